@@ -1,0 +1,59 @@
+"""q2_K: super-blocks of 256 weights in 84 bytes, 2.625 bits a weight: 16 sub-blocks of 16 with a 4-bit scale and
+minimum each.
+
+    field   width     meaning
+    scales  16 bytes  low nibble: scale of a sub-block, high nibble: its minimum
+    qs      64 bytes  codes: of each 32 bytes the lowest pairs of bits are 32 elements, the next pairs the next 32, and
+    so on d       f16       scale of the sub-block scales dmin    f16       scale of the sub-block minimums
+
+value = f32(d scale) code - f32(dmin minimum)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from diffuzz.formats import bits, fit, parts
+from diffuzz.formats.format import Fields, Format, Parts, table
+
+LAYOUT = table(84, scales=("u1", 16), qs=("u1", 64), d="<f2", dmin="<f2")
+
+
+def decode(blocks: Any, xp: Any) -> Parts:
+    """Codes as stored."""
+    packed = bits.integers(blocks[:, :16], xp)
+    codes = bits.pairs_of_bits(blocks[:, 16:80], xp)
+    d, dmin = bits.half_at(blocks, 80, xp), bits.half_at(blocks, 82, xp)
+    return parts.of_super_block(d, dmin, packed & 15, packed >> 4, codes, xp)
+
+
+def unpack(records: np.ndarray) -> Fields:
+    """d, dmin float16[b]; scales, minimums int32[b, 16] in 0..15; codes int32[b, 256] in 0..3."""
+    packed = records["scales"].astype(np.int32)
+    codes = bits.pairs_of_bits(records["qs"], np)
+    return {
+        "d": records["d"].copy(),
+        "dmin": records["dmin"].copy(),
+        "scales": packed & 15,
+        "minimums": packed >> 4,
+        "codes": codes,
+    }
+
+
+def pack(fields: Fields) -> np.ndarray:
+    """Inverse of ``unpack``."""
+    records = np.zeros(len(fields["d"]), LAYOUT)
+    records["d"], records["dmin"] = fields["d"], fields["dmin"]
+    records["scales"] = (fields["scales"] & 15) | ((fields["minimums"] & 15) << 4)
+    records["qs"] = bits.pack_pairs_of_bits(fields["codes"])
+    return records
+
+
+def quantise(values: np.ndarray) -> np.ndarray:
+    """Scales and minimums by diffuzz.formats.fit.with_minimums, 4 bits each; 2-bit codes."""
+    return pack(fit.with_minimums(values, groups=16, top=3, levels=15)).view(np.uint8).reshape(len(values), -1)
+
+
+FORMAT = Format("q2_K", 256, LAYOUT, "q8_K", ("d", "dmin"), decode, unpack, pack, quantise)

@@ -1,0 +1,72 @@
+"""q3_K: super-blocks of 256 weights in 110 bytes, 3.4375 bits a weight: 16 sub-blocks of 16 with a 6-bit signed scale
+each.
+
+    field   width     meaning
+    hmask   32 bytes  bit j of byte l: third bit of element 32 j + l
+    qs      64 bytes  low bits: of each 32 bytes the lowest pairs are 32 elements, the next pairs the next 32, and so on
+    scales  12 bytes  16 scales plus 32: low nibbles of bytes 0-7 (0-7) and high ones (8-15); the four pairs of bits of
+    bytes 8-11
+                      are the upper bits of scales 0-3, 4-7, 8-11 and 12-15
+    d       f16       scale of the sub-block scales
+
+value = f32(d scale) (code - 4)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from diffuzz.formats import bits, fit, parts
+from diffuzz.formats.format import Fields, Format, Parts, table
+
+LAYOUT = table(110, hmask=("u1", 32), qs=("u1", 64), scales=("u1", 12), d="<f2")
+
+
+def _codes(hmask: Any, qs: Any, xp: Any) -> Any:
+    return bits.pairs_of_bits(qs, xp) | (bits.planes(hmask, xp) << 2)
+
+
+def _scales(packed: Any, xp: Any) -> Any:
+    value = bits.integers(packed, xp)
+    low = xp.concatenate([value[:, :8] & 15, value[:, :8] >> 4], axis=1)
+    high = xp.concatenate([(value[:, 8:] >> (2 * j)) & 3 for j in range(4)], axis=1)
+    return (low | (high << 4)) - 32
+
+
+def decode(blocks: Any, xp: Any) -> Parts:
+    """Codes minus 4."""
+    codes = _codes(blocks[:, :32], blocks[:, 32:96], xp) - 4
+    return parts.of_super_block(bits.half_at(blocks, 108, xp), None, _scales(blocks[:, 96:108], xp), None, codes, xp)
+
+
+def unpack(records: np.ndarray) -> Fields:
+    """d float16[b]; scales int32[b, 16] in -32..31; codes int32[b, 256] in 0..7."""
+    return {
+        "d": records["d"].copy(),
+        "scales": _scales(records["scales"], np),
+        "codes": _codes(records["hmask"], records["qs"], np),
+    }
+
+
+def pack(fields: Fields) -> np.ndarray:
+    """Inverse of ``unpack``."""
+    records = np.zeros(len(fields["d"]), LAYOUT)
+    records["d"] = fields["d"]
+    records["hmask"] = bits.pack_planes(fields["codes"] >> 2)
+    records["qs"] = bits.pack_pairs_of_bits(fields["codes"] & 3)
+    stored = (fields["scales"] + 32).astype(np.uint8)
+    records["scales"][:, :8] = (stored[:, :8] & 15) | ((stored[:, 8:] & 15) << 4)
+    high = (stored >> 4).reshape(-1, 4, 4) << (2 * np.arange(4, dtype=np.uint8))[None, :, None]
+    records["scales"][:, 8:] = np.bitwise_or.reduce(high, axis=1)
+    return records
+
+
+def quantise(values: np.ndarray) -> np.ndarray:
+    """Scales by diffuzz.formats.fit.symmetric, up to 31; codes -4..3 plus 4."""
+    fields = fit.symmetric(values, groups=16, lowest=-4, levels=31)
+    return pack(fields | {"codes": fields["codes"] + 4}).view(np.uint8).reshape(len(values), -1)
+
+
+FORMAT = Format("q3_K", 256, LAYOUT, "q8_K", ("d",), decode, unpack, pack, quantise)

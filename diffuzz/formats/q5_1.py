@@ -1,0 +1,63 @@
+"""q5_1: 32 weights in 24 bytes, 6 bits a weight.
+
+    field  width     meaning
+    d      f16       scale
+    m      f16       minimum
+    qh     u32       bit j: fifth bit of element j
+    qs     16 bytes  byte i: low bits of element i in the low nibble, of element i + 16 in the high one
+
+value = d code + m
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from diffuzz.formats import bits, parts
+from diffuzz.formats.format import Fields, Format, Parts, table
+
+LAYOUT = table(24, d="<f2", m="<f2", qh="<u4", qs=("u1", 16))
+
+
+def decode(blocks: Any, xp: Any) -> Parts:
+    """Codes as stored; the minimum is -m."""
+    qh = bits.integers(blocks[:, 4:8], xp)
+    high = ((qh[:, :, None] >> xp.arange(8)) & 1).reshape(len(blocks), 32)
+    codes = bits.nibbles(blocks[:, 8:24], 16, xp) | (high << 4)
+    return parts.of_block(bits.half_at(blocks, 0, xp), -bits.half_at(blocks, 2, xp), codes, xp)
+
+
+def unpack(records: np.ndarray) -> Fields:
+    """d and m as float16[b], codes int32[b, 32] in 0..31."""
+    high = (records["qh"][:, None] >> np.arange(32, dtype=np.uint32)) & 1
+    codes = bits.nibbles(records["qs"], 16, np) | (high.astype(np.int32) << 4)
+    return {"d": records["d"].copy(), "m": records["m"].copy(), "codes": codes}
+
+
+def pack(fields: Fields) -> np.ndarray:
+    """Inverse of ``unpack``."""
+    records = np.zeros(len(fields["d"]), LAYOUT)
+    records["d"], records["m"] = fields["d"], fields["m"]
+    records["qs"] = bits.pack_nibbles(fields["codes"] & 15, 16)
+    high = (fields["codes"] >> 4).astype(np.uint32)
+    records["qh"] = (high << np.arange(32, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
+    return records
+
+
+def quantise(values: np.ndarray) -> np.ndarray:
+    """From the least value m to the greatest (as in ggml's reference quantiser).
+
+    d = (max - m) / 31; code = min(31, floor((x - m) / d + 0.5)); d and m rounded to f16. The error is at most d / 2
+    plus the f16 rounding of d and m.
+    """
+    least, most = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    d = (most - least) / np.float32(31)
+    inverse = np.where(d != 0, np.float32(1) / d, np.float32(0)).astype(np.float32)
+    codes = np.clip(np.floor((values - least) * inverse + np.float32(0.5)), 0, 31).astype(np.int32)
+    fields = {"d": d[:, 0].astype(np.float16), "m": least[:, 0].astype(np.float16), "codes": codes}
+    return pack(fields).view(np.uint8).reshape(len(values), -1)
+
+
+FORMAT = Format("q5_1", 32, LAYOUT, "q8_1", ("d", "m"), decode, unpack, pack, quantise)

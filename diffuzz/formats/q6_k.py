@@ -1,0 +1,56 @@
+"""q6_K: super-blocks of 256 weights in 210 bytes, 6.5625 bits a weight: 16 sub-blocks of 16 with an 8-bit scale each.
+
+    field   width      meaning
+    ql      128 bytes  low four bits: of each 64 bytes the low nibbles are elements 0-63 of a half, the high ones 64-127
+    qh      64 bytes   upper two bits: of each 32 bytes the lowest pairs are elements 0-31 of a half, the next 32-63,
+    and so on scales  16 int8    sub-block scales d       f16        scale of the sub-block scales; last, unlike in the
+    other formats
+
+value = f32(d scale) (code - 32)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from diffuzz.formats import bits, fit, parts
+from diffuzz.formats.format import Fields, Format, Parts, table
+
+LAYOUT = table(210, ql=("u1", 128), qh=("u1", 64), scales=("i1", 16), d="<f2")
+
+
+def _codes(ql: Any, qh: Any, xp: Any) -> Any:
+    return bits.nibbles(ql, 64, xp) | (bits.pairs_of_bits(qh, xp) << 4)
+
+
+def decode(blocks: Any, xp: Any) -> Parts:
+    """Codes minus 32."""
+    codes = _codes(blocks[:, :128], blocks[:, 128:192], xp) - 32
+    scales = bits.signed(blocks[:, 192:208], xp)
+    return parts.of_super_block(bits.half_at(blocks, 208, xp), None, scales, None, codes, xp)
+
+
+def unpack(records: np.ndarray) -> Fields:
+    """d float16[b]; scales int32[b, 16] in -128..127; codes int32[b, 256] in 0..63."""
+    codes = _codes(records["ql"], records["qh"], np)
+    return {"d": records["d"].copy(), "scales": records["scales"].astype(np.int32), "codes": codes}
+
+
+def pack(fields: Fields) -> np.ndarray:
+    """Inverse of ``unpack``."""
+    records = np.zeros(len(fields["d"]), LAYOUT)
+    records["d"], records["scales"] = fields["d"], fields["scales"]
+    records["ql"] = bits.pack_nibbles(fields["codes"] & 15, 64)
+    records["qh"] = bits.pack_pairs_of_bits(fields["codes"] >> 4)
+    return records
+
+
+def quantise(values: np.ndarray) -> np.ndarray:
+    """Scales by diffuzz.formats.fit.symmetric, up to 127; codes -32..31 plus 32."""
+    fields = fit.symmetric(values, groups=16, lowest=-32, levels=127)
+    return pack(fields | {"codes": fields["codes"] + 32}).view(np.uint8).reshape(len(values), -1)
+
+
+FORMAT = Format("q6_K", 256, LAYOUT, "q8_K", ("d",), decode, unpack, pack, quantise)
