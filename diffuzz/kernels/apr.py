@@ -1,0 +1,171 @@
+"""aprender's APR path: weights dequantised to float32, everything in float32, in the order of its source.
+
+What it does to a whole operation, where f32() is one rounding and sums run from the left unless stated:
+
+    vec_dot     dequantise, then order="fold": a left fold of f32 products; order="simd": the 8 lanes of ``dot_lanes``
+    rms_norm    f32(f32(x / rms) * w), rms = f32 sqrt(f32(f32(S / n) + eps)), S a left fold of f32(x x)
+    soft_max    e / sum e (a division each), e = expf(f32(x - max)), the sum a left fold
+    rope        angle = f32(position * f32(1 / powf(base, 2 i / d))), then f32(f32(x0 cos) - f32(x1 sin)) and
+                f32(f32(x0 sin) + f32(x1 cos)), nothing fused
+    silu        f32(x / f32(1 + expf(-x)))
+
+Source: paiml/aprender, crates/aprender-serve/src/apr_transformer (read, not executed); the published bits of its tests
+are reproduced (FFN-GGUF-006, 007, 008). Bits of ``rope`` depend on the C library's powf, sinf and cosf, all others on
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from diffuzz import formats
+from diffuzz.kernels import arguments, libm
+from diffuzz.kernels.fma import fma
+from diffuzz.kernels.realizar import dequantize
+
+__all__ = [
+    "dequantize",
+    "dot_fold",
+    "dot_lanes",
+    "matmul",
+    "rms_norm",
+    "rope",
+    "silu",
+    "soft_max",
+    "swiglu",
+    "vec_dot",
+    "vec_dot_rows",
+]
+
+_LANES = 8
+# Elements of the products held at a time in a batched dot product.
+_CHUNK = 1 << 22
+_ONE, _ZERO = np.float32(1), np.float32(0)
+
+
+def dot_fold(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``f32(... f32(f32(a0 b0) + f32(a1 b1)) + ...)`` along the last axis, broadcasting the others: float32."""
+    with np.errstate(all="ignore"):
+        # accumulate is a left fold, where sum() is pairwise; it starts at the first product, so adding +0 last turns -0
+        # into +0.
+        return np.add.accumulate(np.multiply(a, b, dtype=np.float32), axis=-1)[..., -1] + _ZERO
+
+
+def dot_lanes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The AVX2 dot product along the last axis, broadcasting the others: float32.
+
+    Eight lanes acc_l = fma(a[8 j + l], b[8 j + l], acc_l), then r_i = f32(acc_i + acc_{i+4}), f32(f32(r0 + r1) + f32(r2
+    + r3)), and the products of the last n mod 8 elements added one by one, each rounded. Below eight elements it is
+    ``dot_fold``.
+    """
+    n = a.shape[-1]
+    if n < _LANES:
+        return dot_fold(a, b)
+    acc = np.zeros((*np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), _LANES), np.float32)
+    for start in range(0, n - n % _LANES, _LANES):
+        acc = fma(a[..., start : start + _LANES], b[..., start : start + _LANES], acc)
+    with np.errstate(all="ignore"):
+        r = acc[..., :4] + acc[..., 4:]
+        total = (r[..., 0] + r[..., 1]) + (r[..., 2] + r[..., 3])
+        for i in range(n - n % _LANES, n):
+            total = total + a[..., i] * b[..., i]
+        return np.asarray(total)
+
+
+_DOTS = {"fold": dot_fold, "simd": dot_lanes}
+
+
+def vec_dot(format: str, weights: np.ndarray, x: np.ndarray, *, order: str = "fold") -> np.ndarray:
+    """Every row with every x: float32[m, b]. ``order``: ``"fold"`` (the published path A) or ``"simd"``."""
+    rows, array = arguments.dot(format, weights, x, paired=False)
+    return _product(_dequantised(format, rows), array, order)
+
+
+def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray, *, order: str = "fold") -> np.ndarray:
+    """Row i with x i: float32[b]. ``order`` as in ``vec_dot``."""
+    rows, array = arguments.dot(format, weights, x, paired=True)
+    return _dot(order)(_dequantised(format, rows), array)
+
+
+def matmul(w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """``sum_k w[m, k] x[b, k]`` of float32 matrices by ``dot_lanes``: float32[m, b]."""
+    one, other = arguments.vector("w", w), arguments.vector("x", x)
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+        raise ValueError(f"w has shape {one.shape} and x {other.shape}: [m, k] and [b, k] are needed")
+    return _product(one, other, "simd")
+
+
+def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.ndarray:
+    """``f32(f32(x / rms) * weight)``, the Divide form."""
+    array, gain = arguments.norm(x, eps, weight)
+    with np.errstate(all="ignore"):
+        rms = np.sqrt(mean_square(array) + np.float32(eps))
+        y = array / rms
+        return np.asarray(y if gain is None else y * gain)
+
+
+def mean_square(x: np.ndarray) -> np.ndarray:
+    """``f32(S / n)``, S the left fold of the squares: float32[..., 1]."""
+    with np.errstate(all="ignore"):
+        return np.asarray(dot_fold(x, x)[..., None] / np.float32(x.shape[-1]))
+
+
+def soft_max(x: np.ndarray) -> np.ndarray:
+    """``f32(e / sum e)``, the Divide form."""
+    e, total = exponentials(arguments.vector("x", x))
+    with np.errstate(all="ignore"):
+        return np.asarray(e / total)
+
+
+def exponentials(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(e = expf(f32(x - max)), their left fold [..., 1]); as Rust's f32::max, the maximum passes over NaN."""
+    with np.errstate(all="ignore"):
+        e = libm.expf(x - np.fmax.reduce(x, axis=-1, keepdims=True))
+        return e, np.add.accumulate(e, axis=-1)[..., -1:]
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """``f32(x / f32(1 + expf(-x)))``; NaN at minus infinity."""
+    array = arguments.real("x", x)
+    with np.errstate(all="ignore"):
+        return np.asarray(array / (_ONE + libm.expf(-array)))
+
+
+def swiglu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """``f32(silu(gate) * up)``."""
+    one, other = arguments.pair(gate, up)
+    with np.errstate(all="ignore"):
+        return np.asarray(silu(one) * other)
+
+
+def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
+    """Each pair turned by ``f32(position * f32(1 / powf(base, f32(2 i / d))))``, nothing fused."""
+    array, where = arguments.rope(x, positions, base, mode)
+    d = array.shape[2]
+    exponents = np.arange(0, d, 2, dtype=np.float32) / np.float32(d)
+    with np.errstate(all="ignore"):
+        frequency = _ONE / libm.powf(base, exponents)
+        angle = (where.astype(np.float32)[:, None] * frequency)[:, None, :]
+        cos, sin = libm.cosf(angle), libm.sinf(angle)
+        first, second = arguments.halves(array, mode)
+        return arguments.joined(first * cos - second * sin, first * sin + second * cos, mode)
+
+
+def _dequantised(format: str, rows: np.ndarray) -> np.ndarray:
+    fmt = formats.get(format)
+    return fmt.dequantize(rows.reshape(-1, rows.shape[2])).reshape(len(rows), rows.shape[1] * fmt.block_size)
+
+
+def _dot(order: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    if order not in _DOTS:
+        raise ValueError(f"order={order!r}: {' or '.join(_DOTS)} is needed")
+    return _DOTS[order]
+
+
+def _product(w: np.ndarray, x: np.ndarray, order: str) -> np.ndarray:
+    dot = _dot(order)
+    step = max(1, _CHUNK // max(1, x.size))
+    parts = [dot(w[start : start + step, None, :], x[None]) for start in range(0, len(w), step)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(x)), np.float32)

@@ -1,0 +1,38 @@
+"""Fused multiply-add in float32: a * b + c with one rounding.
+
+NumPy has none. The product of two float32 numbers is exact in float64 (48 bits of 53), but float64(product + c) is
+already rounded, and rounding it again to float32 is wrong where the first rounding lands on the midpoint of two float32
+numbers. Rounding the first time *to odd* (an inexact result takes the neighbour whose last bit is 1) keeps what the
+second rounding needs to know, because float64 has more than two bits to spare: Boldo and Melquiond, Emulation of FMA
+and correctly rounded sums, IEEE Trans. Computers 57 (2008), theorem 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> np.ndarray:
+    """``f32(a * b + c)``, elementwise with broadcasting: one rounding to nearest, ties to even.
+
+    Subnormal results, signed zeros, overflow, infinities and NaN (but not a NaN's payload) are as IEEE 754 has them.
+
+    Args:
+        a, b, c: float32 arrays or scalars.
+    """
+    with np.errstate(all="ignore"):
+        product = np.asarray(np.multiply(a, b, dtype=np.float64))
+        addend = np.asarray(c, np.float64)
+        total = np.asarray(product + addend)
+        # Knuth's two-sum: total + error is the exact sum. Where total is infinite or NaN, error is NaN.
+        virtual = total - product
+        error = (product - (total - virtual)) + (addend - virtual)
+        above = error > 0
+        inexact = above | (error < 0)
+        bits = total.view(np.int64)
+        # Towards zero where the rounding went away from it (one step of the bits is one ULP), then to the odd one of
+        # the two neighbours.
+        bits -= inexact & (above == (total < 0))
+        bits |= inexact
+        return total.astype(np.float32)

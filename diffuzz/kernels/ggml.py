@@ -1,0 +1,244 @@
+"""ggml's CPU library, as compiled for x86-64 with AVX2, FMA, F16C and AVX512: the same bits, in NumPy.
+
+Checked bit for bit against ggml 0.15.3 (GCC 12, -march=native, no llamafile, no repack). What its bits depend on:
+
+    vec_dot            nothing else. (With AVX-VNNI-INT8 the one product described in ``_int8`` differs; without AVX2
+                       other code runs.)
+    rms_norm           nothing else.
+    soft_max, silu,    AVX512: 16 elements at a time by a polynomial, the last n mod 16 by expf, so that one value has
+    swiglu             different bits at different places. AVX2 and SSE take 8 and 4 at a time, and the last bit of
+                       their polynomial may differ.
+    rope               the C library's powf, cosf and sinf, and how the compiler fused multiplications and additions.
+
+Activations are finite: what the quantisers of q8_0 and q8_1 make of NaN is not modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from diffuzz import formats
+from diffuzz.formats import Parts, q8_0, q8_1, q8_k
+from diffuzz.kernels import arguments, lanes, libm
+from diffuzz.kernels.fma import fma
+
+__all__ = ["exp", "rms_norm", "rope", "silu", "soft_max", "swiglu", "vec_dot", "vec_dot_rows"]
+
+_ONE, _ZERO = np.float32(1), np.float32(0)
+_WIDTH = 16  # float32 lanes of AVX512
+
+
+def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Every row with every x, quantised to the format's partner: float32[m, b].
+
+    Integer products are summed in eight lanes L (:func:`diffuzz.kernels.lanes.by_fours`); over the blocks, in order:
+
+        q4_0 q5_0 q8_0    acc = fma(f32(d y.d), L, acc)
+        q4_1 q5_1         the same; s = fma(m, y.s, s)
+        q2_K              acc = fma(f32(-y.d dmin), M8, acc), then acc = fma(f32(y.d d), L, acc)
+        q3_K q6_K         acc = fma(f32(y.d d), L, acc)
+        q4_K              the same; four lanes t = fma(f32(-y.d dmin), M4, t), s = f32(f32(t0 + t2) + f32(t1 + t3))
+        q5_K              the same; s = fma(f32(-y.d dmin), M1, s)
+
+    and the result is crosswise(acc), or f32(crosswise(acc) + s),
+    with M8, M4, M1 the sums of minimums times codes in 8, 4 and 1 lanes.
+    """
+    return lanes.batched(_dot(format), format, weights, x, paired=False)
+
+
+def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Row i with x i, as ``vec_dot``: float32[b]."""
+    return lanes.batched(_dot(format), format, weights, x, paired=True)
+
+
+def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.ndarray:
+    """``f32(f32(x * r) * weight)``, r = f32(1 / sqrt(f32(f32(S / n) + eps))), S a left fold in float64 of f32(x x)."""
+    array, gain = arguments.norm(x, eps, weight)
+    with np.errstate(all="ignore"):
+        square = np.add.accumulate((array * array).astype(np.float64), axis=-1)[..., -1:]
+        mean = (square / array.shape[-1]).astype(np.float32)
+        y = array * (_ONE / np.sqrt(mean + np.float32(eps)))
+        return np.asarray(y if gain is None else y * gain)
+
+
+def soft_max(x: np.ndarray) -> np.ndarray:
+    """``f32(e * f32(1 / S))``, e = exp(f32(x - max)).
+
+    S is a left fold in float64 of the float32 sums of 16 elements, and then of the last n mod 16 one by one.
+    """
+    array = arguments.vector("x", x)
+    whole = array.shape[-1] - array.shape[-1] % _WIDTH
+    with np.errstate(all="ignore"):
+        e = _exp_along(array - array.max(axis=-1, keepdims=True))
+        chunks = e[..., :whole].reshape(*e.shape[:-1], -1, _WIDTH)
+        terms = np.concatenate((lanes.halving(chunks), e[..., whole:]), axis=-1).astype(np.float64)
+        total = np.add.accumulate(terms, axis=-1)[..., -1:]
+        return np.asarray(e * (1.0 / total).astype(np.float32))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """``f32(x / f32(1 + exp(f32(0 - x))))``; NaN at minus infinity."""
+    array = arguments.real("x", x)
+    with np.errstate(all="ignore"):
+        return np.asarray(array / (_ONE + _exp_along(_ZERO - array)))
+
+
+def swiglu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """``f32(silu(gate) * up)``."""
+    one, other = arguments.pair(gate, up)
+    with np.errstate(all="ignore"):
+        return np.asarray(silu(one) * other)
+
+
+def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
+    """Pair i turned by theta_i, theta_0 = f32(position), theta_{i+1} = f32(theta_i * powf(base, f32(-2 / d))).
+
+    d0 = fma(x0, cosf, -f32(x1 sinf)), d1 = fma(x0, sinf, f32(x1 cosf)), as GCC contracts it; but the last pair of
+    mode norm, where d/2 is odd, stays outside of GCC's loop over two pairs and has every product rounded.
+    """
+    array, where = arguments.rope(x, positions, base, mode)
+    d = array.shape[2]
+    with np.errstate(all="ignore"):
+        steps = np.full((len(array), d // 2), libm.powf(base, np.array([-2], np.float32) / np.float32(d)), np.float32)
+        steps[:, 0] = where
+        theta = np.multiply.accumulate(steps, axis=1)[:, None, :]
+        cos, sin = libm.cosf(theta), libm.sinf(theta)
+        first, second = arguments.halves(array, mode)
+        turned = fma(first, cos, -(second * sin)), fma(first, sin, second * cos)
+        if mode == "norm" and d % 4:
+            turned[0][..., -1] = (first * cos - second * sin)[..., -1]
+            turned[1][..., -1] = (first * sin + second * cos)[..., -1]
+        return arguments.joined(*turned, mode)
+
+
+def exp(x: np.ndarray) -> np.ndarray:
+    """ggml_v_expf for AVX512: n = round(x / ln 2), b = x - n ln 2 in two parts, a polynomial of degree 5 in b, times
+    2^n with one rounding.
+
+    At most 1.95 ULP off; 0 and infinity beyond |n| = 192; subnormal results are kept. (vec.h, after ARM's optimized
+    routines.)
+    """
+    with np.errstate(all="ignore"):
+        n = fma(x, _INVERSE_LN2, _SHIFT) - _SHIFT
+        b = fma(-n, _LN2_LOW, fma(-n, _LN2_HIGH, x))
+        u = b * b
+        high = fma(fma(_C5, b, _C4), u, fma(_C3, b, _C2))
+        j = fma(high, u, fma(_C1, b, _ONE))
+        beyond = np.abs(n) > 192
+        exponent = np.where(beyond | np.isnan(n), 0, n).astype(np.int32)
+        scaled = np.ldexp(j.astype(np.float64), exponent).astype(np.float32)
+        return np.where(beyond, np.where(n <= 0, _ZERO, np.float32(np.inf)), scaled)
+
+
+def _hex(text: str) -> np.float32:
+    return np.float32(float.fromhex(text))
+
+
+_INVERSE_LN2, _SHIFT = _hex("0x1.715476p+0"), _hex("0x1.8p23")
+_LN2_HIGH, _LN2_LOW = _hex("0x1.62e4p-1"), _hex("0x1.7f7d1cp-20")
+_C1, _C2, _C3 = _hex("0x1.ffffecp-1"), _hex("0x1.fffdb6p-2"), _hex("0x1.555e66p-3")
+_C4, _C5 = _hex("0x1.573e2ep-5"), _hex("0x1.0e4020p-7")
+
+
+def _exp_along(x: np.ndarray) -> np.ndarray:
+    """``exp`` of the elements of the last axis, and the C library's expf of the last n mod 16."""
+    n = x.shape[-1] if x.ndim else 1
+    line = x.reshape(*x.shape[:-1], n)
+    whole = n - n % _WIDTH
+    return np.concatenate((exp(line[..., :whole]), libm.expf(line[..., whole:])), axis=-1).reshape(x.shape)
+
+
+def _dot(format: str) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
+    if formats.get(format).name not in _DOTS:
+        raise ValueError(f"format={format!r}: ggml multiplies weights of {', '.join(_DOTS)}")
+    return partial(_DOTS[format], format)
+
+
+def _parts(format: str, rows: np.ndarray) -> Parts:
+    return formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
+
+
+def _folded(scale: np.ndarray, products: np.ndarray, acc: np.ndarray | None = None) -> np.ndarray:
+    """acc = fma(scale, lane, acc) over the blocks: float32[..., lanes] from scale [..., blocks] and lanes [..., blocks,
+    lanes].
+    """
+    values = products.astype(np.float32)
+    total = np.zeros(values.shape[:-2] + values.shape[-1:], np.float32) if acc is None else acc
+    for block in range(values.shape[-2]):
+        total = fma(scale[..., block, None], values[..., block, :], total)
+    return total
+
+
+def _int8(w: np.ndarray, y: np.ndarray, paired: bool) -> np.ndarray:
+    """Lanes of signed products, taken as |w| times the int8 y with w's sign: -128 has no negative, so w < 0 meets +128
+    instead of -128.
+    """
+    w, y = lanes.by_fours(w), lanes.by_fours(y)
+    products = lanes.sums(w, y, paired)
+    if (y == -128).any():
+        products += lanes.sums(np.minimum(w, 0), 256 * (y == -128), paired)
+    return products
+
+
+def _legacy(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    parts = _parts(format, rows)
+    _, step, codes = q8_0.quantise_x86(x.reshape(-1, 32))
+    products = _int8(parts.code.reshape(len(rows), -1, 32), codes.reshape(len(x), -1, 32), paired)
+    d, s = lanes.met(parts.d.reshape(len(rows), -1), step.reshape(len(x), -1), paired)
+    return lanes.crosswise(_folded(d * s, products))
+
+
+def _legacy_minimum(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    parts = _parts(format, rows)
+    step, total, codes = q8_1.quantise_x86(x.reshape(-1, 32))
+    w, y = parts.code.reshape(len(rows), -1, 32), codes.reshape(len(x), -1, 32)
+    products = lanes.sums(lanes.by_fours(w), lanes.by_fours(y), paired)
+    d, s = lanes.met(parts.d.reshape(len(rows), -1), step.reshape(len(x), -1), paired)
+    m, block_sum = lanes.met(-parts.dmin.reshape(len(rows), -1), total.reshape(len(x), -1), paired)
+    return lanes.crosswise(_folded(d * s, products)) + _folded(m, block_sum[..., None])[..., 0]
+
+
+def _k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    parts = _parts(format, rows)
+    step, codes = q8_k.quantise_ggml(x.reshape(-1, 256))
+    y = codes.reshape(len(x), -1, 256)
+    block_sums = y.reshape(*y.shape[:2], 16, 16).sum(axis=3)
+
+    def by_sixteens(sub: np.ndarray, count: int) -> np.ndarray:
+        """Sums of a number for each sub-block times its codes, in ``count`` lanes."""
+        w = sub[:, ::16].reshape(len(rows), -1, count, 16 // count)
+        return lanes.sums(w, block_sums.reshape(*y.shape[:2], count, 16 // count), paired)
+
+    # q6_K is summed with its codes as stored, 0..63, and 32 times the scales taken off again: the same integers in
+    # other lanes.
+    offset = 32 if format == "q6_K" else 0
+    w = (parts.sub_scale * (parts.code + offset)).reshape(len(rows), -1, 256)
+    products = lanes.sums(lanes.by_fours(w), lanes.by_fours(y), paired)
+    if offset:
+        products -= offset * by_sixteens(parts.sub_scale, 8)
+    d, s = lanes.met(parts.d.reshape(len(rows), -1), step.reshape(len(x), -1), paired)
+    if parts.dmin is None:
+        return lanes.crosswise(_folded(s * d, products))
+    dmin, s = lanes.met(parts.dmin.reshape(len(rows), -1), step.reshape(len(x), -1), paired)
+    below = -s * dmin
+    if format == "q2_K":
+        both = np.stack((by_sixteens(parts.sub_minimum, 8), products), axis=-2)
+        scales = np.stack((below, s * d), axis=-1)
+        flat = (*both.shape[:-3], -1)
+        return lanes.crosswise(_folded(scales.reshape(flat), both.reshape(*flat, 8)))
+    if format == "q4_K":
+        m = _folded(below, by_sixteens(parts.sub_minimum, 4))
+        minimum = (m[..., 0] + m[..., 2]) + (m[..., 1] + m[..., 3])
+    else:
+        minimum = _folded(below, by_sixteens(parts.sub_minimum, 1))[..., 0]
+    return lanes.crosswise(_folded(s * d, products)) + minimum
+
+
+_DOTS: dict[str, Callable[[str, np.ndarray, np.ndarray, bool], np.ndarray]] = {
+    **dict.fromkeys(("q4_0", "q5_0", "q8_0"), _legacy),
+    **dict.fromkeys(("q4_1", "q5_1"), _legacy_minimum),
+    **dict.fromkeys(("q2_K", "q3_K", "q4_K", "q5_K", "q6_K"), _k),
+}

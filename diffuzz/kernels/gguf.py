@@ -1,0 +1,162 @@
+"""aprender's GGUF path (realizar): activations quantised where it has a fused integer kernel, float32 elsewhere.
+
+    weights            activation                      accumulation
+    q4_K               q8_K, scale max|x| / 127, f32   integer sums of each sub-block, one float32 combination for each
+    q4_0, q8_0         q8_0, scale kept as f32         8 lanes of an integer sum, acc = fma(f32(d s), lane, acc)
+    q5_K, q6_K         float32                         AVX2: chains of fma in 8 lanes
+    q4_1, q5_0         float32                         dequantised, 8-lane dot
+    q2_K, q3_K, q5_1   float32                         dequantised, left fold
+
+Codes round half away from zero. ``rms_norm`` and ``soft_max`` multiply by a float32 reciprocal where the APR path
+divides; ``silu``, ``swiglu`` and ``rope`` have the same formulas on both paths.
+
+Source: paiml/aprender, crates/aprender-serve/src/quantize (read, not executed); q4_K is its portable kernel, whose
+published bits are reproduced (FFN-GGUF-008). Not read there, so taken as in the APR path: the float order of q4_1 and
+q5_0, and whether the SIMD rotation of NEOX pairs is fused. Not modelled: the float32 fallback for blocks with one
+outlier ("crushed blocks"), and the polynomial exp of its fused SwiGLU, whose bits depend on the CPU's vendor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from diffuzz import formats
+from diffuzz.formats import q8_0, q8_k
+from diffuzz.kernels import apr, arguments, lanes
+from diffuzz.kernels.apr import rope, silu, swiglu
+from diffuzz.kernels.fma import fma
+
+__all__ = ["rms_norm", "rope", "silu", "soft_max", "swiglu", "vec_dot", "vec_dot_rows"]
+
+
+def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Every row with every x: float32[m, b]."""
+    return lanes.batched(_dot(format), format, weights, x, paired=False)
+
+
+def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Row i with x i: float32[b]."""
+    return lanes.batched(_dot(format), format, weights, x, paired=True)
+
+
+def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.ndarray:
+    """``f32(f32(x * inv) * weight)``, inv = f32(1 / sqrt(f32(f32(S / n) + eps))).
+
+    S as its AVX512 backend sums squares: 16 lanes of fma, added by halves, plus the squares of the last n mod 16
+    elements, folded apart.
+    """
+    array, gain = arguments.norm(x, eps, weight)
+    whole = array.shape[-1] - array.shape[-1] % 16
+    acc = np.zeros((*array.shape[:-1], 16), np.float32)
+    for start in range(0, whole, 16):
+        part = array[..., start : start + 16]
+        acc = fma(part, part, acc)
+    with np.errstate(all="ignore"):
+        square = lanes.halving(acc)
+        if whole < array.shape[-1]:
+            square = square + apr.dot_fold(array[..., whole:], array[..., whole:])
+        mean = square[..., None] / np.float32(array.shape[-1])
+        y = array * (np.float32(1) / np.sqrt(mean + np.float32(eps)))
+        return np.asarray(y if gain is None else y * gain)
+
+
+def soft_max(x: np.ndarray) -> np.ndarray:
+    """``f32(e * f32(1 / sum e))``, e and the sum as on the APR path."""
+    e, total = apr.exponentials(arguments.vector("x", x))
+    with np.errstate(all="ignore"):
+        return np.asarray(e * (np.float32(1) / total))
+
+
+def _dot(format: str) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
+    if formats.get(format).name not in _DOTS:
+        raise ValueError(f"format={format!r}: realizar multiplies weights of {', '.join(_DOTS)}")
+    return partial(_DOTS[format], format)
+
+
+def _q8_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    """For each sub-block: total += f32(f32(f32(d sc) s) * sum q x) - f32(f32(f32(dmin m) s) * sum x), every operation
+    rounded.
+    """
+    parts = formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
+    d, codes = q8_k.quantise_realizar(x.reshape(-1, 256))
+    shape, subs = (len(rows), -1, 8), (len(x), -1, 8, 32)
+    dots = lanes.sums(parts.code.reshape(len(rows), -1, 8, 32), codes.reshape(subs), paired).astype(np.float32)
+    scale, step = lanes.met(parts.scale[:, ::32].reshape(shape), d.reshape(len(x), -1, 1), paired)
+    minimum, totals = lanes.met(
+        parts.minimum[:, ::32].reshape(shape), codes.reshape(subs).sum(axis=3).astype(np.float32), paired
+    )
+    terms = (scale * step) * dots - (minimum * step) * totals
+    # A left fold from +0 over the sub-blocks.
+    return np.add.accumulate(terms.reshape(*terms.shape[:-2], -1), axis=-1)[..., -1] + np.float32(0)
+
+
+def _q8_0(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    """acc = fma(f32(d s), lane, acc) over the blocks; neighbouring lanes are added first."""
+    parts = formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
+    step, codes = q8_0.quantise_realizar(x.reshape(-1, 32))
+    w, y = parts.code.reshape(len(rows), -1, 32), codes.reshape(len(x), -1, 32)
+    products = lanes.sums(lanes.by_fours(w), lanes.by_fours(y), paired).astype(np.float32)
+    d, s = lanes.met(parts.d.reshape(len(rows), -1), step.reshape(len(x), -1), paired)
+    scale = (d * s)[..., None]
+    acc = np.zeros((*products.shape[:-2], 8), np.float32)
+    for block in range(products.shape[-2]):
+        acc = fma(scale[..., block, :], products[..., block, :], acc)
+    return lanes.neighbours(acc)
+
+
+def _q5_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    """For each sub-block: chain = fma over its four groups of 8, then acc = fma(d sc, chain, acc), acc = fma(-dmin m,
+    sum x, acc).
+    """
+    parts = formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
+    w, y = lanes.met(parts.code.reshape(len(rows), -1, 4, 8).astype(np.float32), x.reshape(len(x), -1, 4, 8), paired)
+    scale, minimum = (part[:, ::32].reshape(len(rows), -1, 1) for part in (parts.scale, parts.minimum))
+    if not paired:
+        scale, minimum = scale[:, None], minimum[:, None]
+    acc = np.zeros((*np.broadcast_shapes(w.shape[:-3], y.shape[:-3]), 8), np.float32)
+    for sub in range(w.shape[-3]):
+        chain, total = np.zeros_like(acc), np.zeros((*y.shape[:-3], 8), np.float32)
+        for group in range(4):
+            chain = fma(w[..., sub, group, :], y[..., sub, group, :], chain)
+            total = total + y[..., sub, group, :]
+        acc = fma(scale[..., sub, :], chain, acc)
+        acc = fma(-minimum[..., sub, :], total, acc)
+    return lanes.crosswise(acc)
+
+
+def _q6_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    """Four accumulators of 8 lanes, one for each quarter of 128 elements: acc = fma(f32(f32(d sc) q), x, acc); (a0 +
+    a1) + (a2 + a3).
+    """
+    weights = formats.get(format).dequantize(rows.reshape(-1, rows.shape[2]))
+    split = (-1, 4, 4, 8)
+    w, y = lanes.met(weights.reshape(len(rows), *split), x.reshape(len(x), *split), paired)
+    acc = np.zeros((*np.broadcast_shapes(w.shape[:-4], y.shape[:-4]), 4, 8), np.float32)
+    for half in range(w.shape[-4]):
+        for group in range(4):
+            acc = fma(w[..., half, :, group, :], y[..., half, :, group, :], acc)
+    both = acc[..., 0::2, :] + acc[..., 1::2, :]
+    return lanes.crosswise(both[..., 0, :] + both[..., 1, :])
+
+
+def _float(order: str, format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    weights = formats.get(format).dequantize(rows.reshape(-1, rows.shape[2])).reshape(len(rows), -1)
+    w, y = lanes.met(weights, x, paired)
+    return apr.dot_fold(w, y) if order == "fold" else apr.dot_lanes(w, y)
+
+
+_DOTS: dict[str, Callable[[str, np.ndarray, np.ndarray, bool], np.ndarray]] = {
+    "q4_K": _q8_k,
+    "q4_0": _q8_0,
+    "q8_0": _q8_0,
+    "q5_K": _q5_k,
+    "q6_K": _q6_k,
+    "q4_1": partial(_float, "simd"),
+    "q5_0": partial(_float, "simd"),
+    "q5_1": partial(_float, "fold"),
+    "q2_K": partial(_float, "fold"),
+    "q3_K": partial(_float, "fold"),
+}

@@ -1,0 +1,79 @@
+"""The C library's float32 functions, on arrays.
+
+NumPy's own float32 exp, sin, cos and power are other implementations, with other last bits; ggml and aprender call the
+C library.
+
+``expf`` is computed here, as glibc has done since 2.27 (the algorithm of ARM's optimized routines, which musl and
+bionic took too), so its bits do not depend on the machine. ``powf``, ``sinf`` and ``cosf`` call the machine's own
+library: their bits are those of its libm.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+_STEPS = 32  # of the table 2^(i/32); EXP2F_TABLE_BITS = 5
+_POWERS = np.array([2.0 ** (i / _STEPS) for i in range(_STEPS)])
+_SCALE = float.fromhex("0x1.71547652b82fep+0") * _STEPS  # 32 / ln 2
+# 2^(r/32) on |r| <= 1/2: 1 + c2 r + c1 r^2 + c0 r^3 with a relative error of 2^-34.8 (glibc, e_exp2f_data.c).
+_C0 = float.fromhex("0x1.c6af84b912394p-5") / _STEPS**3
+_C1 = float.fromhex("0x1.ebfce50fac4f3p-3") / _STEPS**2
+_C2 = float.fromhex("0x1.62e42ff0c52d6p-1") / _STEPS
+_OVERFLOW = np.float32(float.fromhex("0x1.62e42ep6"))  # the largest argument with a finite result
+_UNDERFLOW = np.float32(float.fromhex("-0x1.9fe368p6"))  # below it the result is 0
+
+
+def expf(x: np.ndarray) -> np.ndarray:
+    """``exp(x)`` in float32 as glibc's expf: at most 0.502 ULP off.
+
+    32 x / ln 2 = k + r with a whole k and |r| <= 1/2, then 2^(k/32) from a table times a cubic in r, all in float64;
+    one rounding at the end. Infinities and NaN as in C.
+    """
+    with np.errstate(all="ignore"):
+        scaled = _SCALE * np.clip(x, np.float32(-120), np.float32(100)).astype(np.float64)
+        whole = np.rint(scaled)
+        r = scaled - whole
+        k = np.where(np.isnan(whole), 0, whole).astype(np.int32)
+        power = np.ldexp(_POWERS[k % _STEPS], k // _STEPS)
+        result = (((_C0 * r + _C1) * (r * r) + (_C2 * r + 1)) * power).astype(np.float32)
+        result = np.where(x > _OVERFLOW, np.float32(np.inf), result)
+        return np.where(x < _UNDERFLOW, np.float32(0), result)
+
+
+@cache
+def _function(name: str, arguments: int) -> Callable[..., float]:
+    """A float32 function of the C library. Raises OSError on a machine without one."""
+    library = ctypes.util.find_library("m") or ctypes.util.find_library("c") or "libm.so.6"
+    function: Callable[..., float] = ctypes.CFUNCTYPE(ctypes.c_float, *[ctypes.c_float] * arguments)(
+        (name, ctypes.CDLL(library))
+    )
+    return function
+
+
+def powf(base: float, exponent: np.ndarray) -> np.ndarray:
+    """``base ** exponent`` by the machine's powf, float32 in the shape of ``exponent``."""
+    function = _function("powf", 2)
+    return np.array([function(base, e) for e in np.ravel(exponent).tolist()], np.float32).reshape(np.shape(exponent))
+
+
+def sinf(x: np.ndarray) -> np.ndarray:
+    """``sin(x)`` by the machine's sinf, float32 in the shape of x."""
+    return _elementwise("sinf", x)
+
+
+def cosf(x: np.ndarray) -> np.ndarray:
+    """``cos(x)`` by the machine's cosf, float32 in the shape of x."""
+    return _elementwise("cosf", x)
+
+
+def _elementwise(name: str, x: np.ndarray) -> np.ndarray:
+    function = _function(name, 1)
+    # Positions repeat in a batch, and a call costs more than finding the repeats.
+    arguments, where = np.unique(x.view(np.int32), return_inverse=True)
+    values = np.array([function(a) for a in arguments.view(np.float32).tolist()], np.float32)
+    return values[where].reshape(x.shape)

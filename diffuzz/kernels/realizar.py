@@ -1,0 +1,182 @@
+"""aprender's dequantisers, in the loop structure of its source: one byte at a time, over all blocks at once.
+
+A second implementation of every block format, which shares nothing with ``diffuzz.formats`` but NumPy: fields are read
+by byte offset here, and an element's place comes from the loops. Source: paiml/aprender,
+crates/aprender-serve/src/quantize/dequant*.rs (q8_1 and q8_K have no loop there; theirs are as q8_0's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from diffuzz.kernels import arguments
+
+_F = np.float32
+
+
+def dequantize(format: str, blocks: np.ndarray) -> np.ndarray:
+    """The numbers that ``blocks`` uint8[b, type_size] stand for: float32[b, block_size], every operation rounded to
+    float32.
+    """
+    whole = arguments.blocks(format, blocks)
+    if whole.shape[1] != 1:
+        raise ValueError(f"blocks has rows of {whole.shape[1]} blocks: one block of {format} in each is needed")
+    with np.errstate(all="ignore"):
+        return _LOOPS[format](whole[:, 0])
+
+
+def _half(data: np.ndarray, offset: int) -> np.ndarray:
+    return np.ascontiguousarray(data[:, offset : offset + 2]).view("<f2")[:, 0].astype(_F)
+
+
+def _bytes(data: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Bytes by position: int32[count, b]."""
+    return data[:, start : start + count].astype(np.int32).T
+
+
+def _of_32(high_bits: bool, minimum: bool) -> Callable[[np.ndarray], np.ndarray]:
+    offset = 0 if minimum else (16 if high_bits else 8)
+    start = 4 if minimum else 2
+
+    def loop(data: np.ndarray) -> np.ndarray:
+        d = _half(data, 0)
+        m = _half(data, 2) if minimum else None
+        qh = _bytes(data, start, 4) if high_bits else None
+        qs = _bytes(data, start + (4 if high_bits else 0), 16)
+        result = np.zeros((len(data), 32), _F)
+        for j in range(16):
+            for place, nibble in ((j, qs[j] & 0x0F), (j + 16, qs[j] >> 4)):
+                if qh is not None:
+                    nibble = nibble | (((qh[place // 8] >> (place % 8)) & 1) << 4)
+                value = d * (nibble - offset).astype(_F)
+                result[:, place] = value if m is None else value + m
+        return result
+
+    return loop
+
+
+def _of_bytes(d: Callable[[np.ndarray], np.ndarray], start: int, count: int) -> Callable[[np.ndarray], np.ndarray]:
+    def loop(data: np.ndarray) -> np.ndarray:
+        result = np.zeros((len(data), count), _F)
+        for j in range(count):
+            result[:, j] = d(data) * np.ascontiguousarray(data[:, start + j]).view(np.int8).astype(_F)
+        return result
+
+    return loop
+
+
+def _single(data: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(data[:, :4]).view("<f4")[:, 0].astype(_F)
+
+
+def _scale_min(scales: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray]:
+    """extract_scale_min: the 6-bit scale and minimum of sub-block j from int32[12, b]."""
+    if j < 4:
+        return (scales[j] & 63).astype(_F), (scales[j + 4] & 63).astype(_F)
+    scale = (scales[j + 4] & 0x0F) | ((scales[j - 4] >> 6) << 4)
+    minimum = (scales[j + 4] >> 4) | ((scales[j] >> 6) << 4)
+    return scale.astype(_F), minimum.astype(_F)
+
+
+def _q2_k(data: np.ndarray) -> np.ndarray:
+    scales, qs = _bytes(data, 0, 16), _bytes(data, 16, 64)
+    d, dmin = _half(data, 80), _half(data, 82)
+    result = np.zeros((len(data), 256), _F)
+    place = 0
+    for group in range(2):
+        for shift in (0, 2, 4, 6):
+            for half in range(2):
+                scale = scales[place // 16]
+                dl, ml = d * (scale & 0x0F).astype(_F), dmin * (scale >> 4).astype(_F)
+                for i in range(16):
+                    q = qs[32 * group + 16 * half + i]
+                    result[:, place] = dl * ((q >> shift) & 3).astype(_F) - ml
+                    place += 1
+    return result
+
+
+def _q3_k(data: np.ndarray) -> np.ndarray:
+    hmask, qs, packed = _bytes(data, 0, 32), _bytes(data, 32, 64), _bytes(data, 96, 12)
+    d = _half(data, 108)
+    result = np.zeros((len(data), 256), _F)
+    place = 0
+    for group in range(2):
+        for block in range(4):
+            for half in range(2):
+                j = place // 16
+                low = packed[j % 8] & 0x0F if j < 8 else packed[j % 8] >> 4
+                scale = low | (((packed[8 + j % 4] >> (2 * (j // 4))) & 3) << 4)
+                dl = d * (scale.astype(_F) - _F(32))
+                for i in range(16):
+                    at = 16 * half + i
+                    q = (qs[32 * group + at] >> (2 * block)) & 3
+                    bit = (hmask[at] >> (4 * group + block)) & 1
+                    result[:, place] = dl * (q - 4 * (1 - bit)).astype(_F)
+                    place += 1
+    return result
+
+
+def _q4_k(data: np.ndarray) -> np.ndarray:
+    d, dmin = _half(data, 0), _half(data, 2)
+    scales, qs = _bytes(data, 4, 12), _bytes(data, 16, 128)
+    result = np.zeros((len(data), 256), _F)
+    place = 0
+    for j in range(0, 256, 64):
+        chunk = qs[j // 2 : j // 2 + 32]
+        for sub, shift in ((j // 32, 0), (j // 32 + 1, 4)):
+            scale, minimum = _scale_min(scales, sub)
+            d1, m1 = d * scale, dmin * minimum
+            for byte in chunk:
+                result[:, place] = d1 * ((byte >> shift) & 0x0F).astype(_F) - m1
+                place += 1
+    return result
+
+
+def _q5_k(data: np.ndarray) -> np.ndarray:
+    d, dmin = _half(data, 0), _half(data, 2)
+    scales, qh, qs = _bytes(data, 4, 12), _bytes(data, 16, 32), _bytes(data, 48, 128)
+    result = np.zeros((len(data), 256), _F)
+    for sub in range(8):
+        scale, minimum = _scale_min(scales, sub)
+        d1, m1 = d * scale, dmin * minimum
+        for i in range(32):
+            low = (qs[32 * (sub // 2) + i] >> (4 * (sub % 2))) & 0x0F
+            result[:, 32 * sub + i] = d1 * (low | (((qh[i] >> sub) & 1) << 4)).astype(_F) - m1
+    return result
+
+
+def _q6_k(data: np.ndarray) -> np.ndarray:
+    ql, qh, d = _bytes(data, 0, 128), _bytes(data, 128, 64), _half(data, 208)
+    scales = np.ascontiguousarray(data[:, 192:208]).view(np.int8).astype(_F).T
+    result = np.zeros((len(data), 256), _F)
+    for half in range(2):
+        for i in range(32):
+            near, far, high = ql[64 * half + i], ql[64 * half + 32 + i], qh[32 * half + i]
+            codes = (
+                (near & 0x0F) | ((high & 3) << 4),
+                (far & 0x0F) | (((high >> 2) & 3) << 4),
+                (near >> 4) | (((high >> 4) & 3) << 4),
+                (far >> 4) | ((high >> 6) << 4),
+            )
+            for quarter, code in enumerate(codes):
+                scale = scales[8 * half + 2 * quarter + i // 16]
+                result[:, 128 * half + 32 * quarter + i] = d * scale * (code - 32).astype(_F)
+    return result
+
+
+_LOOPS = {
+    "q4_0": _of_32(high_bits=False, minimum=False),
+    "q4_1": _of_32(high_bits=False, minimum=True),
+    "q5_0": _of_32(high_bits=True, minimum=False),
+    "q5_1": _of_32(high_bits=True, minimum=True),
+    "q8_0": _of_bytes(lambda data: _half(data, 0), 2, 32),
+    "q8_1": _of_bytes(lambda data: _half(data, 0), 4, 32),
+    "q2_K": _q2_k,
+    "q3_K": _q3_k,
+    "q4_K": _q4_k,
+    "q5_K": _q5_k,
+    "q6_K": _q6_k,
+    "q8_K": _of_bytes(_single, 4, 256),
+}
