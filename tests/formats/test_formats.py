@@ -1,4 +1,4 @@
-"""Every block format: decoding to the bit, inverse views of the same bytes, and quantisers within their stated error."""
+"""Every block format: decoding to the bit, inverse views of the same bytes, quantisers within their stated error."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_every_half() -> None:
 @each_format
 @pytest.mark.parametrize("scale", [1.0, 2.0**-10, 1000.0])
 def test_quantisers_keep_their_word(name: str, scale: float) -> None:
-    """Quantised numbers are within one step of their sub-block, and clipping aside within half of one."""
+    """Quantised numbers are within one step of their sub-block, clipping aside within half of one."""
     fmt = formats.get(name)
     values = (scale * np.random.default_rng(2).standard_normal((100, fmt.block_size))).astype(np.float32)
     assert fmt.quantize is not None

@@ -1,0 +1,337 @@
+r"""Matvec: how far apart are the APR path and the GGUF path of one row of weights times one activation?
+
+    arithmetic=gguf   A: dequantise the weights, multiply, fold float32 products from the left (APR, before it took
+    GGUF's arithmetic)
+                      B: quantise x to the partner of the format (q8_K, q8_0, q8_1), fused integer dot product, as ggml
+                      does on x86
+    arithmetic=apr    A as above; B: the same dequantised weights, 8-lane fused multiply-add
+
+Published (FFN-GGUF-008): |A - B| / |A| = 0.077 % on one input. The relative error of a signed sum is unbounded by
+cancellation, so:
+
+**Measure.** |A - B| / (||w||_1 max|x|), or with floor > 0 the relative |A - B| / max(|A|, floor ||w||_2 ||x||_2). The
+norms of w are those of its terms, |d sc q| + |dmin m|, which the kernels sum apart (see
+:func:`diffuzz.kernels.fused.terms`): a row whose terms cancel to zero has a drift, and no measure relative to zero is
+bounded. With dmin = 0 they are the norms of w.
+
+**Limit, norm-relative.** B is sum w_i x^_i with x^ the quantised activation, A is sum w_i x_i, both up to rounding. So
+|A - B| <= sum |terms_i| |x^_i - x_i| <= ||w||_1 max|x^ - x|, which is 1/254 of max|x| for q8_K; for an f16 scale the
+rounding of the scale comes on top, 2^-11 in relative terms, and more where the scale is subnormal. That is (1) of
+:mod:`diffuzz.errors`. It is reached, or nearly, by activations beside the edge between two codes, with the sign of
+their weight, and the largest one on a weight of zero.
+
+**Limit, relative.** By Cauchy and Schwarz |A - B| <= ||w||_2 ||x^ - x||_2, and ||x^ - x||_2 / ||x||_2 is at most (2),
+(3) of :mod:`diffuzz.errors`: sqrt(255) / 254 / sqrt(1 + 255/254^2) = 0.0627 for q8_K. Divided by the floor that is the
+limit, 6.27 for 0.01.
+
+**Rounding.** A has n products, n - 1 sums and three roundings of a weight: gamma_{n+4} sum |terms_i x_i|. B has one
+fused multiply-add for each block and lane, the product of the scales, the conversion of an integer sum, and four sums
+at the end: gamma_{n/32+8}, of the same sum with x^. Codes are rounded to within errors.ROUNDING of half a step.
+Products below the float32 range add less than 2^-90 of the whole. With arithmetic=apr there is nothing else: B folds
+n/8 terms a lane and three sums: gamma_n + gamma_{n/8+3} and three roundings of each weight, the same ones on both
+sides.
+
+That the sums all round the same way, and the two orders opposite ways, is what the bound allows and nothing does: the
+partial sums of terms as large as max|x| grow as they are added, which leaves half, and searches end near 0.6 of it.
+
+**Noise.** A value counts as a drift of the quantised path only where A is the better of the two: its distance from the
+sum in float64 is the noise. With arithmetic=apr that distance is the drift, and both sides are exact to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffuzz import errors, formats
+from diffuzz.kernels import apr, exact, fused, ggml
+from diffuzz.space import Dim, Space, TensorSpec
+from diffuzz.target import Arrays, Bound, Contract, Drift, Outcome, Parameter, ParameterError, Params, Target
+
+WEIGHT_FORMATS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
+# The block sum of q8_1 is an f16 number: 32 max|x| must stay below the largest one.
+LARGEST_WITH_BLOCK_SUM = 2040.0
+SMALLEST_PEAK = 2.0**-4
+# How far beside the edge between two codes a start sits, in codes: more than float32 rounding, less than anything else.
+EDGE = 2.0**-15
+
+FORMAT = Parameter("format", "q4_K", "format of the weights", choices=WEIGHT_FORMATS)
+LENGTH = Parameter("n", 256, "length of the row, in whole blocks", low=32, high=65536)
+MAX_ABS = Parameter("max_abs", 16.0, "largest |x|", low=1e-6, high=1e6)
+
+PARAMETERS = (
+    FORMAT,
+    Parameter("arithmetic", "gguf", "gguf: x is quantised | apr: x stays float32", choices=("gguf", "apr")),
+    LENGTH,
+    MAX_ABS,
+    Parameter(
+        "floor", 0.0, "0: norm-relative; above: relative to |A|, at least this share of ||w|| ||x||", low=0.0, high=1.0
+    ),
+)
+
+
+def partner(p: Params) -> str:
+    """The format that activations are quantised to before they meet these weights."""
+    return formats.get(p["format"]).activation or ""
+
+
+def activation_spec(p: Params, n: Dim, quantiser: str | None) -> TensorSpec:
+    """x, with max|x| >= max_abs / 16."""
+    top = p["max_abs"]
+    return TensorSpec(
+        "x",
+        kind="activations",
+        shape=(n,),
+        low=-top,
+        high=top,
+        smallest_peak=top * SMALLEST_PEAK,
+        quantiser=quantiser,
+        against="weights" if quantiser else None,
+    )
+
+
+def row_space(p: Params, *, rows: int = 1, quantised: bool = True) -> Space:
+    """Rows of weights and an activation.
+
+    Raises ParameterError where n is not whole blocks, or a block sum of q8_1 would overflow.
+    """
+    fmt = formats.get(p["format"])
+    if p["n"] % fmt.block_size:
+        raise ParameterError(f"n={p['n']}: a multiple of {fmt.block_size}, the block of {p['format']}, is needed")
+    if partner(p) == "q8_1" and p["max_abs"] > LARGEST_WITH_BLOCK_SUM:
+        raise ParameterError(
+            f"max_abs={p['max_abs']:g}: at most {LARGEST_WITH_BLOCK_SUM:g} is needed, or a sum of q8_1 overflows f16"
+        )
+    n = Dim("n", p["n"], step=fmt.block_size)
+    weights = TensorSpec("weights", kind="blocks", shape=(Dim("rows", rows, fixed=True), n), format=p["format"])
+    return Space((weights, activation_spec(p, n, partner(p) if quantised else None)))
+
+
+def space(p: Params) -> Space:
+    """One row of weights and an activation."""
+    return row_space(p, quantised=p["arithmetic"] == "gguf")
+
+
+def paths(p: Params, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Results [b] of path A and path B, in float64 but exact to the bit."""
+    weights, x = arrays["weights"][:, 0], arrays["x"]
+    a = apr.vec_dot_rows(p["format"], weights, x)
+    if p["arithmetic"] == "gguf":
+        b = ggml.vec_dot_rows(p["format"], weights, x)
+    else:
+        b = apr.vec_dot_rows(p["format"], weights, x, order="simd")
+    return a.astype(np.float64), b.astype(np.float64)
+
+
+def value_of(p: Params, arrays: Arrays, a: Any, b: Any, xp: Any) -> tuple[Any, Any]:
+    """(value, what |A - B| is divided by), both [b]; the value of a row without weights is 0."""
+    terms, x = fused.terms(p["format"], arrays["weights"][:, 0], xp), xp.abs(arrays["x"].astype(float))
+    if p["floor"] > 0:
+        lengths = xp.sqrt((terms * terms).sum(axis=1)) * xp.sqrt((x * x).sum(axis=1))
+        whole = xp.maximum(xp.abs(a), p["floor"] * lengths)
+    else:
+        whole = terms.sum(axis=1) * x.max(axis=1)
+    safe = xp.where(whole > 0, whole, 1.0)
+    return xp.where(whole > 0, xp.abs(a - b) / safe, 0.0), safe
+
+
+def evaluate(p: Params, arrays: Arrays) -> Outcome:
+    """Drift of the two paths, exact to the bit."""
+    a, b = paths(p, arrays)
+    value, whole = value_of(p, arrays, a, b, np)
+    wide = exact.vec_dot_rows(p["format"], arrays["weights"][:, 0], arrays["x"])
+    noise = np.abs(a - wide) / whole if p["arithmetic"] == "gguf" else np.zeros_like(value)
+    return Outcome(value, noise, {"A": a, "B": b, "exact": wide})
+
+
+def screen(p: Params) -> Callable[[Arrays], Any] | None:
+    """The drift of the quantised path with all sums in float64; None for arithmetic=apr, whose drift is the rounding of
+    sums.
+    """
+    if p["arithmetic"] == "apr":
+        return None
+    from diffuzz.kernels import xla
+
+    def value(arrays: Arrays) -> Any:
+        weights, x = arrays["weights"][:, 0], arrays["x"]
+        a = xla.vec_dot_rows(p["format"], weights, x, "apr")
+        b = xla.vec_dot_rows(p["format"], weights, x, "gguf")
+        return value_of(p, arrays, a, b, xla.xp)[0]
+
+    return value
+
+
+def bound(p: Params) -> Bound:
+    """The limits derived above."""
+    n, peak = p["n"], p["max_abs"] * SMALLEST_PEAK
+    relative = p["floor"] > 0
+    divisor = p["floor"] if relative else 1.0
+    if p["arithmetic"] == "apr":
+        rounding = errors.gamma(n) + errors.gamma(n // 8 + 3)
+        return Bound(rounding / divisor, "rounding alone: gamma_n + gamma_{n/8+3}", rounding=4 * errors.UNIT)
+    activation = partner(p)
+    limit = (
+        errors.largest_relative_error(activation, peak, n)
+        if relative
+        else errors.largest_code_error(activation, peak, n)
+    )
+    sums = errors.gamma(n + 4) + (1 + limit) * errors.gamma(n // 32 + 8)
+    because = f"half a step of {activation}" + (", Cauchy-Schwarz, over the floor" if relative else "")
+    return Bound(limit / divisor, because, rounding=errors.ROUNDING + sums / limit)
+
+
+def _zero_code(format: str) -> tuple[int, int, formats.Fields]:
+    """(stored code of the weight 0, stored sub-scale of 1, fields of a zero block)."""
+    fmt = formats.get(format)
+    fields = fmt.unpack(np.zeros((1, fmt.type_size), np.uint8))
+    parts = fmt.decode(fmt.pack(fields))
+    scale = int(fields["scales"].flat[0]) - int(parts.sub_scale.flat[0]) + 1 if "scales" in fields else 1
+    return int(fields["codes"].flat[0]) - int(parts.code.flat[0]), scale, fields
+
+
+def plain_weights(
+    p: Params, rng: np.random.Generator, count: int, *, silent: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of weights of one magnitude, without minima: (uint8[count, row_bytes], sign of each weight [count, n]).
+
+    With ``silent``, one place in each block of activations, the same in all blocks, has no weight (the group of 16
+    around it, in q6_K, whose terms vanish only with their scale). The sign of a row is random.
+    """
+    fmt = formats.get(p["format"])
+    blocks, size = count * (p["n"] // fmt.block_size), formats.get(partner(p)).block_size
+    zero, one, empty = _zero_code(p["format"])
+    fields = {name: np.repeat(values, blocks, axis=0) for name, values in empty.items()}
+    sign = np.where(rng.random(count) < 0.5, 1.0, -1.0)
+    fields["d"] = np.repeat(sign * 2.0 ** rng.integers(-6, 7, count), blocks // count).astype(np.float16)
+    # The lowest code where codes have a sign: for q6_K it is the one whose two terms do not cancel in part.
+    code = -zero if zero > 0 else 1
+    fields["codes"][:] = zero + code
+    if "scales" in fields:
+        fields["scales"][:] = one
+    signs = np.repeat((sign * np.sign(code))[:, None], p["n"], axis=1)
+    if silent:
+        place = rng.integers(0, size, count)
+        places = np.arange(p["n"])[None, :] % size
+        group = 16 if p["format"] == "q6_K" else 1
+        idle = places // group == place[:, None] // group
+        if group == 1:
+            fields["codes"][idle.reshape(blocks, -1)] = zero
+        else:
+            fields["scales"][idle.reshape(blocks, -1, group)[:, :, 0]] = one - 1
+        signs[idle] = 0
+    return fmt.pack(fields).reshape(count, -1), signs
+
+
+def _worst_scales(p: Params, activation: str, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Block scales d, max|x| = 127 d, whose rounding to f16 errs most (powers of two for q8_K): float64[count, 1]."""
+    smallest, largest = p["max_abs"] * SMALLEST_PEAK / 127, p["max_abs"] * (1 - 2.0**-20) / 127
+    if activation != "q8_K" and smallest < 2.0**-14:
+        # Just above a midpoint of the subnormal grid, as low as the domain allows.
+        return np.full((count, 1), (math.ceil(smallest * 2.0**24 - 0.5) + 0.5) * 2.0**-24 * (1 + 2.0**-22))
+    mantissa = 1.0 if activation == "q8_K" else (1 + 2.0**-11) * (1 + 2.0**-22)
+    return mantissa * 2.0 ** (math.floor(math.log2(largest / mantissa)) - rng.integers(0, 3, (count, 1)))
+
+
+def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """Activations beside the edges between codes, where they err most, with the sign that hurts, and the largest on a
+    weight of zero.
+    """
+    if p["arithmetic"] == "apr":
+        return _short_steps(p, rng, count)
+    activation = partner(p)
+    size = formats.get(activation).block_size
+    d = _worst_scales(p, activation, rng, count)
+    relative = p["floor"] > 0
+    weights, signs = plain_weights(p, rng, count, silent=not (relative and p["format"] == "q6_K"))
+    if relative:
+        # Above the first edge in one direction, below it in the other: errors of one sign, and the sum of w x cancels.
+        up = (np.arange(p["n"]) % 2 == 0) & (p["format"] != "q6_K")
+        codes = np.where(up, 0.5 + EDGE, -(0.5 - EDGE)) * np.ones_like(signs)
+    else:
+        edge = rng.integers(0, 127, (count, 1)) + 0.5 if activation == "q8_K" else 126.5
+        codes = signs * (edge + EDGE)
+    if signs.all():
+        codes[:, rng.integers(0, size) :: size] = 127
+    codes = np.where(signs == 0, 127.0, codes)
+    x = np.clip(codes * d, -p["max_abs"], p["max_abs"]).astype(np.float32)
+    return {"weights": weights[:, None], "x": x}
+
+
+def _short_steps(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """Equal products a little below a power of two: the fold rounds most of its sums the same way."""
+    weights, _ = plain_weights(p, rng, count, silent=False)
+    top = 2.0 ** (math.floor(math.log2(p["max_abs"])) - rng.integers(0, 3, (count, 1)))
+    x = np.repeat(top * (1 - 2.0 ** -rng.integers(8, 24, (count, 1))), p["n"], axis=1)
+    return {"weights": weights[:, None], "x": x.astype(np.float32)}
+
+
+def contract_space(p: Params) -> Space:
+    """Three rows of an odd number of blocks, at least three: a mix-up of rows, columns or blocks shows."""
+    size = formats.get(p["format"]).block_size
+    longer = {**p, "n": size * (max(3, p["n"] // size) | 1)}
+    return row_space(longer, rows=3, quantised=p["arithmetic"] == "gguf")
+
+
+def _each_row(weights: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[b, m, row_bytes] and [b, k] as b m pairs of rows."""
+    b, m, _ = weights.shape
+    return weights.reshape(b * m, -1), np.repeat(x, m, axis=0)
+
+
+def _reference(p: Params, arrays: Arrays) -> np.ndarray:
+    weights, x = _each_row(arrays["weights"], arrays["x"])
+    dot = ggml.vec_dot_rows if p["arithmetic"] == "gguf" else apr.vec_dot_rows
+    return dot(p["format"], weights, x).reshape(arrays["weights"].shape[:2])
+
+
+def _exact(p: Params, arrays: Arrays) -> np.ndarray:
+    weights, x = _each_row(arrays["weights"], arrays["x"])
+    return exact.vec_dot_rows(p["format"], weights, x).reshape(arrays["weights"].shape[:2])
+
+
+def allowance(p: Params, arrays: Arrays) -> np.ndarray:
+    """The a-priori bound of |f(w, x) - w.x|, float64[b, m].
+
+    Every term of a weight times the largest error of its quantised activation (with arithmetic=gguf;
+    errors.quantisation), and gamma_{k+8} times the sum of all terms, offsets of codes apart, for float32 sums in any
+    order; subnormal products may be flushed to zero.
+    """
+    weights, x = _each_row(arrays["weights"], arrays["x"])
+    size, apart = fused.terms(p["format"], weights), fused.terms(p["format"], weights, offsets=True)
+    magnitude = np.abs(x.astype(np.float64))
+    error = np.zeros_like(magnitude)
+    if p["arithmetic"] == "gguf":
+        error = errors.quantisation(partner(p), x)
+    k = x.shape[1]
+    total = (size * error).sum(axis=1) + errors.gamma(k + 8) * (apart * (magnitude + error)).sum(axis=1)
+    return (total + (apart.sum(axis=1) + k) * 2.0**-126).reshape(arrays["weights"].shape[:2])
+
+
+TARGET = Target(
+    name="matvec",
+    summary="one row of quantised weights times an activation: APR path against GGUF path",
+    parameters=PARAMETERS,
+    space=space,
+    question=Drift(evaluate, screen),
+    measure=lambda p: (
+        f"|A - B| / max(|A|, {p['floor']:g} ||w||_2 ||x||_2)" if p["floor"] > 0 else "|A - B| / (||w||_1 max|x|)"
+    ),
+    bound=bound,
+    claim="the two paths differ by more than their arithmetic explains",
+    limit=lambda p: bound(p).ceiling,
+    cost=4.0,
+    starts=starts,
+    contract=Contract(
+        signature="f(weights: uint8[m, row_bytes], x: float32[k]) -> float32[m]",
+        call=lambda p, f, arrays: np.stack(
+            [np.asarray(f(w, x)) for w, x in zip(arrays["weights"], arrays["x"], strict=True)]
+        ),
+        exact=_exact,
+        allowance=allowance,
+        reference=_reference,
+        space=contract_space,
+    ),
+)

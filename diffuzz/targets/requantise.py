@@ -1,0 +1,217 @@
+r"""Requantise: how far does the GGUF path move when its input moves by one ULP?
+
+The quantiser of the activations is a step function, so the path amplifies without limit in principle; float32 inputs
+have a spacing, and with it there is a limit. The measure is the amplification of relative moves, in which max|x|
+cancels:
+
+    (|B(x') - B(x)| / (||w||_1 max|x|)) / (max|x' - x| / max|x|) = |B(x') - B(x)| / (||w||_1 max|x' - x|)
+
+x' is x with each element moved to the next float32 up or down, or not at all (perturbation model ``ulp``). B has the
+codes and scales of ggml's quantiser to the bit and its sum in float64 (:mod:`diffuzz.kernels.fused`), so that the steps
+are those of the quantiser: a float32 sum has steps of its own, and a block much smaller than its neighbours would show
+those instead.
+
+**Limit.** B(x') - B(x) = sum_i w_i (x^'_i - x^_i), so it suffices to bound |x^'_i - x^_i| in one block by the largest
+move in it. A float32 x moves by at least 2^-24 |x|. Let d be the block's scale before it is stored, s as stored.
+
+(i) The largest |x| of the block stays. Then x^_i changes only if its code does, by one code: by s. It does so at a
+midpoint x = (k + 1/2) d. Let 2^b be the first power of two that is not below x, so that x moves by 2^(b-24). For k = 0,
+d = 2 x <= 2^(b+1), and s <= 2^(b+1): rounding to f16 is monotone and keeps powers of two (the smallest, 2^-24, is
+rounded to only from above 2^-25). So |x^'_i - x^_i| / |x'_i - x_i| <= 2^(b+1) / 2^(b-24) = 2^25. For k >= 1, d <= 2 x /
+3 < 2^b, so s <= 2^b and the ratio is at most 2^24.
+
+(ii) The largest |x| of the block moves, by at least 2^-24 * 127 d. Then d moves by at most 2^-22 d, s by at most that
+and twice the error of its rounding, codes by at most one: |x^'_i - x^_i| <= 127 |s' - s| + s', which is at most 2^25 e
++ 2^18 (1 + e) + 4 moves, where e <= 1 is the relative error of the stored scale: no more than 2^25 while e < 0.98. For
+larger e, d is just above 2^-25 or just below, s and s' are 0 or 2^-24, and 127 * 2^-24 over 2^-24 * 127 * 2^-25 is 2^25
+again.
+
+So the limit is 2^25 = 33 554 432, reached by a block whose scale is just below a power of two, all elements but the
+largest at the first midpoint, moving outwards by the sign of their weights. float32 rounding of scales and midpoints
+moves it by a few u = 2^-24 (stated: 2^-20).
+
+**q8_1** has a block sum s = f16(d sum q_i) as well, by which the minimum m is multiplied; its terms have norm 32 |m| in
+a block. k codes that change move d sum q_i by k d, and f16 rounding adds the spacing at s: at most 2^-10 |s|, or 2^-24
+where s is subnormal. While d >= 2^-14 and k <= 31 (the largest stays) that is at most (k + 2^-10 (127 (32 - k) + k)) d
+<= 31.2 d, and over 32 moves of 2^-25 d less than 2^25. Blocks with a smaller scale (a row may have some, next to a
+larger one) jump by 2^-24 while the move is at least 2^(j-24), 2^j <= d < 2^(j+1): the ratio is 2^(-5-j) for d < 2^-24 /
+31, and at most 31.2/32 2^25 + 2^(-5-j) above. A jump needs d |sum q_i| > 2^-25, |sum q_i| <= 3938, so d > 2^-37 and the
+limit is 2^32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffuzz import formats, perturb
+from diffuzz.kernels import fused, ggml
+from diffuzz.space import Space, TensorSpec
+from diffuzz.target import Arrays, Bound, Drift, Outcome, Params, Target
+from diffuzz.targets import matvec
+
+PARAMETERS = (matvec.FORMAT, matvec.LENGTH, matvec.MAX_ABS)
+LIMIT = 2.0**25
+LIMIT_OF_BLOCK_SUMS = 2.0**32
+
+
+def space(p: Params) -> Space:
+    """One row of weights, an activation, and the direction of each element's move: up, down or none."""
+    rows = matvec.row_space(p)
+    n = rows["x"].shape[0]
+    direction = TensorSpec("x_direction", kind="direction", shape=(n,), low=-1.0, high=1.0, smallest_peak=2.0**-10)
+    return Space((*rows.tensors, direction))
+
+
+def _value(p: Params, arrays: Arrays, moved: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """(value, |B(x') - B(x)| / ||w||_1, max|x' - x|), each [b]."""
+    code, constant = fused.split(p["format"], arrays["weights"][:, 0], xp)
+    activation = matvec.partner(p)
+    before, after = fused.seen(activation, arrays["x"], xp), fused.seen(activation, moved, xp)
+    # Element by element, so that nothing cancels but what the moves themselves make cancel.
+    change = xp.abs((code * (after[0] - before[0]) + constant * (after[1] - before[1])).sum(axis=1))
+    size = fused.terms(p["format"], arrays["weights"][:, 0], xp).sum(axis=1)
+    step = xp.abs(moved.astype(float) - arrays["x"].astype(float)).max(axis=1)
+    usable = (size > 0) & (step > 0)
+    out = xp.where(usable, change / xp.where(usable, size, 1.0), 0.0)
+    return out / xp.where(usable, step, 1.0), out, step
+
+
+def _moved(arrays: Arrays, xp: Any) -> Any:
+    return perturb.apply("ulp", arrays["x"], arrays["x_direction"], 0.0, xp).astype(xp.float32)
+
+
+def evaluate(p: Params, arrays: Arrays) -> Outcome:
+    """Amplification of one ULP; noise is the float64 rounding of the sum."""
+    moved = _moved(arrays, np)
+    value, out, step = _value(p, arrays, moved, np)
+    weights, peak = arrays["weights"][:, 0], np.abs(arrays["x"].astype(np.float64)).max(axis=1)
+    bits = [ggml.vec_dot_rows(p["format"], weights, x).astype(np.float64) for x in (arrays["x"], moved)]
+    detail = {
+        "output drift": out / peak,
+        "input drift": step / peak,
+        "move of ggml's result": np.abs(bits[1] - bits[0]),
+    }
+    return Outcome(value, value * arrays["x"].shape[1] * 2.0**-52, detail)
+
+
+def screen(p: Params) -> Callable[[Arrays], Any]:
+    """The same as a JAX-traceable function."""
+    from diffuzz.kernels import xla
+
+    return lambda arrays: _value(p, arrays, _moved(arrays, xla.xp), xla.xp)[0]
+
+
+def solve(p: Params, arrays: Arrays) -> dict[str, np.ndarray]:
+    """The worst moves with the largest element of each block kept, where they beat the given ones.
+
+    Moving one element up or down changes B by a known gain, so for either sign of the sum and for each size of a ULP
+    the best choice is every move with a gain of that sign and no larger ULP.
+    """
+    x = arrays["x"]
+    rows = np.arange(len(x))
+    activation = matvec.partner(p)
+    code, constant = fused.split(p["format"], arrays["weights"][:, 0])
+    weights, size = code + constant, formats.get(activation).block_size
+    peaks = np.repeat(np.abs(x).reshape(len(x), -1, size).max(axis=2), size, axis=1)
+    base = fused.seen(activation, x)[0]
+    gains, steps = [], []
+    for towards in (np.float32(np.inf), np.float32(-np.inf)):
+        moved = np.nextafter(x, towards)
+        moved = np.asarray(np.where((np.abs(x) == peaks) | (np.abs(moved) >= peaks), x, moved))
+        gains.append(weights * (fused.seen(activation, moved)[0] - base))
+        steps.append(np.abs(moved.astype(np.float64) - x))
+    best, found = arrays["x_direction"], evaluate(p, arrays).value
+    for sign in (1.0, -1.0):
+        up = sign * gains[0] >= sign * gains[1]
+        gain = np.maximum(np.where(up, sign * gains[0], sign * gains[1]), 0.0)
+        step = np.where(gain > 0, np.where(up, steps[0], steps[1]), np.inf)
+        order = np.argsort(step, axis=1, kind="stable")
+        ordered = np.take_along_axis(step, order, axis=1)
+        ratio = np.cumsum(np.take_along_axis(gain, order, axis=1), axis=1) / ordered
+        largest = ordered[rows, ratio.argmax(axis=1)][:, None]
+        direction = np.where((gain > 0) & (step <= largest), np.where(up, 1.0, -1.0), 0.0).astype(np.float32)
+        value = evaluate(p, {**arrays, "x_direction": direction}).value
+        better = value > found
+        best, found = np.where(better[:, None], direction, best), np.where(better, value, found)
+    return {**arrays, "x_direction": best}
+
+
+def bound(p: Params) -> Bound:
+    """The limits derived above."""
+    activation, scale = matvec.partner(p), p["max_abs"] * matvec.SMALLEST_PEAK / 127
+    small_blocks = p["n"] > 32 or scale < 2.0**-14
+    if activation != "q8_1" or not small_blocks:
+        return Bound(LIMIT, "one code for half a step's ULP: d / (2^-24 d / 2)", rounding=2.0**-20)
+    jump = 2.0**37 if p["n"] > 32 else 2.0 ** min(37, -math.floor(math.log2(scale)))
+    limit = LIMIT_OF_BLOCK_SUMS if p["n"] > 32 else min(LIMIT_OF_BLOCK_SUMS, LIMIT + jump / 32)
+    return Bound(
+        limit, "f16 spacing of a subnormal block sum over the ULP of the code that moves it", rounding=2.0**-20
+    )
+
+
+def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """The construction of the derivation: a scale just below a power of two, elements at the first midpoint, all of
+    them moving outwards.
+    """
+    weights, signs = matvec.plain_weights(p, rng, count)
+    exponent = math.floor(math.log2(p["max_abs"] / 127)) - rng.integers(0, 2, (count, 1))
+    peak = np.nextafter((127 * 2.0**exponent).astype(np.float32), np.float32(0))
+    edge = np.nextafter((2.0 ** (exponent - 1)).astype(np.float32), np.float32(0))
+    silent = signs == 0
+    x = np.where(silent, peak, signs * edge).astype(np.float32)
+    direction = signs.astype(np.float32)
+    if matvec.partner(p) == "q8_1" and p["n"] > 32:
+        _jump_of_block_sum(p, weights, x, direction, rng)
+    return {"weights": weights[:, None], "x": x, "x_direction": direction}
+
+
+def _jump_of_block_sum(
+    p: Params, weights: np.ndarray, x: np.ndarray, direction: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Turns every other row into one whose first block has a subnormal sum that one code lifts from 0 to 2^-24, and
+    only its minimum has weight.
+    """
+    fmt = formats.get(p["format"])
+    d = 2.0**-25 / 3937.5
+    blocks = weights[::2].reshape(-1, fmt.type_size)
+    fields = fmt.unpack(blocks)
+    first = (np.arange(len(blocks)) % (p["n"] // fmt.block_size) == 0).astype(np.float16)
+    fields["d"], fields["m"] = np.zeros_like(fields["d"]), first
+    weights[::2] = fmt.pack(fields).reshape(weights[::2].shape)
+    rows = len(x[::2])
+    x[::2, :32] = 127 * d
+    x[::2, 32:] = p["max_abs"] / 2
+    place = rng.integers(1, 32, rows)
+    x[2 * np.arange(rows), place] = _last_below_midpoint(127 * d)
+    direction[::2] = 0
+    direction[2 * np.arange(rows), place] = 1
+
+
+def _last_below_midpoint(peak: float) -> np.float32:
+    """The largest float32 that a block of q8_1 with this peak takes to code 0."""
+    inverse = np.float32(127) / np.float32(peak)
+    x = np.float32(0.5) / inverse
+    while x * inverse > np.float32(0.5):
+        x = np.nextafter(x, np.float32(0))
+    while np.nextafter(x, np.float32(1)) * inverse <= np.float32(0.5):
+        x = np.nextafter(x, np.float32(1))
+    return x
+
+
+TARGET = Target(
+    name="requantise",
+    summary="the GGUF path of one row: how far it moves when its input moves by one ULP",
+    parameters=PARAMETERS,
+    space=space,
+    question=Drift(evaluate, screen, solve),
+    measure=lambda p: "(|B(x') - B(x)| / (||w||_1 max|x|)) / (max|x' - x| / max|x|), x' one ULP away",
+    bound=bound,
+    claim="one ULP of the input moves the quantised path by more than the limit allows",
+    limit=lambda p: bound(p).ceiling,
+    cost=8.0,
+    starts=starts,
+)

@@ -1,0 +1,207 @@
+r"""RoPE: does a difference of phase amplify a small drift of q, or of q and k, in the score q.k?
+
+    s = (R_m q) . (R_n k) / sqrt d        R_m turns pair i by m base^(-2 i / d); m, n the positions
+
+Published (FFN-GGUF-012): 1.00x for one input, whose q was only scaled, so that it could not have come out otherwise.
+
+R_m is orthogonal: a rotated vector is as long as before and drifts exactly as much as the vector (limit 1, always
+reached). What is left to ask is the score. Let N = ||q|| ||k|| / sqrt d, c = |s| / N (the cosine of the angle between
+the rotated vectors) and f the floor.
+
+    normalised score   (floor = 0)   |s' - s| / N           over the drift of q, or the larger drift of q and k
+    relative score     (floor > 0)   |s' - s| / max(|s|, f N)
+
+A score near zero has no relative error that means anything: the floor says from where on it counts, and the limit
+depends on it.
+
+**q moves.** |s' - s| = |(R_m dq) . (R_n k)| / sqrt d <= (||dq|| / ||q||) N, and a componentwise drift d has ||dq|| <=
+d ||q||. So the normalised score amplifies by at most 1, the relative one by at most 1/f. Reached where q is
+orthogonal to k after the rotation and moves towards it: for example k constant, q = +-k in halves, positions equal.
+
+**q and k move**, each by a drift of at most delta. With unit vectors a = R_m q / ||q||, b = R_n k / ||k|| and moves
+delta u, delta v of length at most delta: |s' - s| / N = delta |u.b + a.v + delta u.v|. For fixed v the best u is the
+direction of b + delta v, so the maximum is delta times G = max_v ||b + delta v|| + a.v. It is attained in the plane
+of a and b, and symmetric: v turned from a towards b by some angle phi, u from b towards a. With theta the angle
+between a and b, cos theta = c (if s' - s is negative, turn b and v round),
+
+    G = 2 cos phi + delta cos(theta - 2 phi) = 2 cos phi + delta (c cos 2phi + sin theta sin 2phi)
+      <= 2 cos phi (1 + delta sin phi) + delta c <= 2 + delta^2 + delta c,
+
+the last step by (1 - x^2/2)(2 + 2 delta x) <= 2 + 2 delta x - x^2 <= 2 + delta^2 with x = sin phi >= 0. Also G <= 2 +
+delta. So the normalised score has the limit 2 + delta (reached at c = 1). The relative one has G(c) / max(c, f): G
+grows with c, by less than delta per unit of c, while G >= 2 > delta c, so the quotient is largest at c = f, and the
+limit is (2 + min(delta, delta^2 + delta f)) / f. A smaller drift than delta only lowers G.
+
+**A candidate** works in float32. The frequency base^(-2 i / d) may come from a power (the exponent is rounded:
+relative error 2 u (2 i / d) ln base, the power itself 4 u) or from the recurrence of ggml, theta_i = theta_(i-1)
+base^(-2/d) (i rounded products of a number with relative error 2 u + u (2/d) ln base); the angle is rounded twice
+more. So the angle A_i is off by alpha_i = |A_i| u (2 (2 i / d) ln base + 4 i + 8), which turns the pair r = (x0, x1)
+by at most alpha_i ||r||. Sine and cosine are good to 2 ULP of 1 (4 u), each product and the sum is rounded, or fused:
+
+    |y^ - y| <= min(alpha_i, 2) ||r|| + 8 u (|x0| + |x1|) + 2^-124
+
+The last term lets numbers below 2^-126 be flushed to zero. The allowance grows with the position, as the float32
+angle's error does.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from diffuzz.errors import UNIT
+from diffuzz.kernels import apr, exact
+from diffuzz.sampling import clip
+from diffuzz.space import Dim, Space, TensorSpec
+from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, ParameterError, Params, Target
+
+PARAMETERS = (
+    Parameter("head_dim", 64, "length d of q and k, even", low=2, high=65536),
+    Parameter("base", 10000.0, "base of the frequencies", low=1.0, high=1e9),
+    Parameter("mode", "neox", "pairs (i, i + d/2), or (2i, 2i + 1)", choices=("neox", "norm")),
+    Parameter("max_position", 4096, "largest position", low=0, high=2**24),
+    Parameter("max_abs", 8.0, "largest |q| and |k|", low=1e-6, high=1e6),
+    Parameter("perturb", "q", "what moves: q, or q and k", choices=("q", "qk")),
+    Parameter("floor", 1e-3, "|s| counts from floor ||q|| ||k|| / sqrt d; 0: normalised score", low=0.0, high=1.0),
+    Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
+    Parameter("perturbation", "componentwise", "model of the perturbation", choices=("componentwise", "normwise")),
+)
+# Heads of one position in a case of a candidate: enough for an index error to show.
+_HEADS = 2
+# The relative rounding of value and bound, which are evaluated in float64.
+_FLOAT64 = 1e-9
+
+
+def space(p: Params) -> Space:
+    """q and k (neither zero), their positions, and the directions of what moves."""
+    d, top = _head_dim(p), p["max_abs"]
+    names = inputs(p)
+    vectors = [
+        TensorSpec(name, kind="activations", shape=(d,), low=-top, high=top, smallest_peak=top * 2.0**-20)
+        for name in ("q", "k")
+    ]
+    directions = [
+        TensorSpec(f"{name}_direction", kind="direction", shape=(d,), low=-1.0, high=1.0, smallest_peak=2.0**-10)
+        for name in names
+    ]
+    return Space((*vectors, _positions(p, Dim("pair", 2, fixed=True)), *directions))
+
+
+def inputs(p: Params) -> tuple[str, ...]:
+    """Names of the arrays that move."""
+    return ("q", "k") if p["perturb"] == "qk" else ("q",)
+
+
+def function(p: Params, arrays: Arrays, kernels: ModuleType) -> tuple[Any, Any, Any]:
+    """The score [b, 1], what its drift is relative to, and the size N of its terms."""
+    xp, root = kernels.xp, math.sqrt(p["head_dim"])
+    q, k = arrays["q"].astype(float), arrays["k"].astype(float)
+    turned_q = kernels.rope(q[:, None, :], arrays["positions"][:, 0], p["base"], p["mode"])[:, 0, :]
+    turned_k = kernels.rope(k[:, None, :], arrays["positions"][:, 1], p["base"], p["mode"])[:, 0, :]
+    score = (turned_q * turned_k).sum(axis=1) / root
+    size = xp.sqrt((q * q).sum(axis=1) * (k * k).sum(axis=1)) / root
+    scale = xp.maximum(xp.abs(score), p["floor"] * size) if p["floor"] else size
+    return score[:, None], scale, size
+
+
+def bound(p: Params) -> Bound:
+    """The limits derived above."""
+    floor, delta, both = p["floor"], p["delta"], p["perturb"] == "qk"
+    if not floor:
+        value, because = (2 + delta, "bilinear: 2 + delta") if both else (1.0, "bilinear: ||dq|| ||k|| / (||q|| ||k||)")
+    elif both:
+        value = (2 + min(delta, delta**2 + delta * floor)) / floor
+        because = "bilinear: (2 + min(delta, delta^2 + delta floor)) / floor"
+    else:
+        value, because = 1 / floor, "bilinear: 1 / floor"
+    return Bound(value, because, rounding=_FLOAT64)
+
+
+def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """k with pairs of equal length, q as k looks from q's position, half of it negated; each moves to the other."""
+    d, top = p["head_dim"], p["max_abs"]
+    scale = 2.0 ** -rng.integers(1, 8, (count, 1))
+    positions = rng.integers(0, p["max_position"] + 1, (count, 2)).astype(np.int32)
+    if d % 4 or p["mode"] != "neox":
+        positions[:, 1] = positions[
+            :, 0
+        ]  # an odd number of pairs: halves of equal weight need the signs within each pair
+    k = np.where(rng.random((count, d)) < 0.5, 1.0, -1.0) * top * scale
+    gap = positions[:, 1] - positions[:, 0]
+    seen = exact.rope(k[:, None, :], gap, p["base"], p["mode"])[:, 0, :]
+    if p["floor"]:
+        flip = np.where(np.arange(d) % 2 == 0, 1.0, -1.0)
+    else:
+        flip = np.ones(d)
+    vectors = {"q": seen * flip, "k": k}
+    arrays = {name: clip(space(p)[name], vector) for name, vector in vectors.items()} | {"positions": positions}
+    towards = {"q": seen, "k": exact.rope((seen * flip)[:, None, :], -gap, p["base"], p["mode"])[:, 0, :]}
+    for name in inputs(p):
+        peak = 1.0 if p["perturbation"] == "componentwise" else np.abs(towards[name]).max(axis=1, keepdims=True)
+        shape = np.sign(towards[name]) if p["perturbation"] == "componentwise" else towards[name] / peak
+        arrays[f"{name}_direction"] = shape.astype(np.float32)
+    return arrays
+
+
+def candidate_space(p: Params) -> Space:
+    """x of a few heads, and its position."""
+    top = p["max_abs"]
+    x = TensorSpec("x", kind="activations", shape=(Dim("heads", _HEADS), _head_dim(p)), low=-top, high=top)
+    return Space((x, _positions(p, Dim("token", 1, fixed=True))))
+
+
+def allowance(p: Params, arrays: Arrays) -> np.ndarray:
+    """The a-priori error bound derived above, float64[b, heads, d]."""
+    x, d, u = np.abs(arrays["x"].astype(np.float64)), p["head_dim"], UNIT
+    i = np.arange(d // 2)
+    angle = np.abs(arrays["positions"].astype(np.float64)) * p["base"] ** (-2.0 * i / d)
+    turn = np.minimum(angle * u * (2 * (2 * i / d) * math.log(p["base"]) + 4 * i + 8), 2.0)
+    if p["mode"] == "norm":
+        x0, x1 = x[..., 0::2], x[..., 1::2]
+    else:
+        x0, x1 = x[..., : d // 2], x[..., d // 2 :]
+    error = turn[:, None, :] * np.hypot(x0, x1) + 8 * u * (x0 + x1) + 2.0**-124
+    return np.repeat(error, 2, axis=-1) if p["mode"] == "norm" else np.concatenate([error, error], axis=-1)
+
+
+def _head_dim(p: Params) -> Dim:
+    if p["head_dim"] % 2:
+        raise ParameterError(f"parameter head_dim={p['head_dim']}: an even number is needed, RoPE turns pairs")
+    return Dim("head_dim", p["head_dim"], fixed=True)
+
+
+def _positions(p: Params, dim: Dim) -> TensorSpec:
+    return TensorSpec("positions", kind="positions", shape=(dim,), low=0, high=p["max_position"])
+
+
+def _measure(p: Params) -> str:
+    output = "|ds| / max(|s|, floor ||q|| ||k||/sqrt d)" if p["floor"] else "|ds| / (||q|| ||k||/sqrt d)"
+    return f"({output}) / ({p['perturbation']} drift of {'q, or of k if larger' if p['perturb'] == 'qk' else 'q'})"
+
+
+TARGET = Target(
+    name="rope",
+    summary="RoPE: drift of the score q.k over drift of q, or of q and k",
+    parameters=PARAMETERS,
+    space=space,
+    question=Amplification(function, inputs=inputs, norm=2),
+    measure=_measure,
+    bound=bound,
+    claim="RoPE amplifies a drift of q and k in the attention score",
+    limit=lambda p: 5.0,
+    tolerance=1e-9,
+    starts=starts,
+    contract=Contract(
+        signature="f(x: float32[b, heads, head_dim], positions: int32[b], base: float, mode: str) -> float32 like x",
+        call=lambda p, f, arrays: f(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
+        exact=lambda p, arrays: exact.rope(
+            arrays["x"].astype(np.float64), arrays["positions"][:, 0], p["base"], p["mode"]
+        ),
+        allowance=allowance,
+        reference=lambda p, arrays: apr.rope(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
+        space=candidate_space,
+    ),
+)

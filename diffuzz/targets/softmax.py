@@ -1,0 +1,157 @@
+r"""Softmax: does saturation amplify a small drift of the logits?
+
+    p_i = e^{z_i} / sum_k e^{z_k}
+
+Published (FFN-GGUF-011): 0.0113x on one input. Measure: ||p' - p||_1 (||p||_1 is 1) over the relative drift of z.
+
+**Lemma.** Let c_i = z'_i - z_i and osc = max c - min c. Then ||p' - p||_1 <= 2 tanh(osc / 4) <= osc / 2. Proof: let A
+be the set of the indices where p' > p, and P = p(A), P' = p'(A), so that ||p' - p||_1 = 2 (P' - P). From p'_i
+proportional to p_i e^{c_i}, P' / (1 - P') <= e^osc P / (1 - P): in log-odds L of P, P' - P <= S(L + osc) - S(L) with
+S the logistic function, and that is largest where it is symmetric, L = -osc/2: S(osc/2) - S(-osc/2) = tanh(osc/4).
+
+**l1** (drift = ||dz||_1 / ||z||_1, the published measure). osc <= ||dz||_1 (at most two elements make it up), so
+||dp||_1 <= ||dz||_1 / 2, for finite moves too, and the amplification is at most ||z||_1 / 2 <= n max_abs / 2. Two
+logits tied at +max_abs, the others at -max_abs, and a move of one of the two come as close as one likes.
+
+Where max_abs is so small that no probability reaches 1/2 the limit is lower. On the way from z to z' the L1 norm of
+the Jacobian is max_j 2 p_j (1 - p_j) = 2 S'(L), L the log-odds of p_j. After the part s of D = ||dz||_1 no gap
+between logits exceeds 2 max_abs + s, so L <= L0 + s with L0 = 2 max_abs - log(n - 1), and with h(L) = 2 S'(min(L, 0))
+
+    ||dp||_1 <= integral of h(L0 + s) over s = 0..D = 2 (S(min(L0 + D, 0)) - S(L0)) + max(L0 + D, 0) / 2     (L0 <= 0).
+
+Its mean over D grows with D <= delta n max_abs. One logit at +max_abs that moves up, the others at -max_abs, reach
+it. (Between these two regimes, max_abs about 1/2 to 2, a probability of exactly 1/2 needs logits that are not at
++-max_abs, and the limit is not quite reached: 98.9 % for n = 7, max_abs = 1.)
+
+**componentwise** (dz_i = +-delta |z_i|, drift = delta). osc <= 2 delta max_abs, so the amplification is at most 2
+tanh(delta max_abs / 2) / delta <= max_abs: half of the probability on logits at +max_abs that move up, half on such
+that move down.
+
+A long move ends on the flat part of tanh, so the direction of a move may be shorter than 1: the drift is measured,
+not assumed.
+
+**A candidate** computes in float32, in any form: e_i = exp(z_i - m) with m the maximum, p_i = e_i / sum e. With u =
+2^-24: z_i - m is rounded once, and a form that goes through 2^(x log2 e) rounds x log2 e and its constant too: 3 u
+|z_i - m|; exp itself is good to 4 ULP (8 u). So e_i carries the relative error E_i = 3 u |z_i - m| + 8 u. The sum
+carries their mean with weights p, and (n - 1) u for its additions in any order; the quotient 3 u (division, or
+reciprocal and product):
+
+    |p^_i - p_i| <= p_i ((1 + E_i) (1 + 3 u) / (1 - sum_j p_j E_j - gamma_n - n 2^-126) - 1) + 2^-125
+
+The last terms let numbers below 2^-126 be flushed to zero, as many devices do.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from diffuzz.errors import UNIT, gamma
+from diffuzz.kernels import apr, exact
+from diffuzz.sampling import clip
+from diffuzz.space import Dim, Space, TensorSpec
+from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, Params, Target
+
+PARAMETERS = (
+    Parameter("n", 7, "largest number of logits", low=2, high=65536),
+    Parameter("max_abs", 10.0, "largest |z|", low=1e-3, high=1e4),
+    Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
+    Parameter("perturbation", "l1", "model of the perturbation", choices=("l1", "componentwise")),
+    Parameter("candidate_max_abs", 120.0, "largest |z| that a candidate is called with", low=1e-3, high=1e4),
+)
+
+# The relative rounding of value and bound, which are evaluated in float64.
+_FLOAT64 = 1e-9
+
+
+def space(p: Params) -> Space:
+    """The logits (max|z| >= max_abs / 2^20: a zero vector has no relative drift) and the direction of their move."""
+    n, top = Dim("n", p["n"]), p["max_abs"]
+    z = TensorSpec("z", kind="logits", shape=(n,), low=-top, high=top, smallest_peak=top * 2.0**-20)
+    direction = TensorSpec("z_direction", kind="direction", shape=(n,), low=-1.0, high=1.0, smallest_peak=2.0**-20)
+    return Space((z, direction))
+
+
+def function(p: Params, arrays: Arrays, kernels: ModuleType) -> tuple[Any, Any, Any]:
+    """The probabilities, their sum, and the size of their rounding: 1 + the mean distance to the largest logit."""
+    z = arrays["z"].astype(float)
+    y = kernels.soft_max(z)
+    total = y.sum(axis=1)
+    return y, total, 1.0 + (y * (z.max(axis=1, keepdims=True) - z)).sum(axis=1)
+
+
+def bound(p: Params) -> Bound:
+    """The limits derived above."""
+    n, top, delta = p["n"], p["max_abs"], p["delta"]
+    if p["perturbation"] == "componentwise":
+        value, because = 2 * math.tanh(delta * top / 2) / delta, "TV <= tanh(osc/4): 2 tanh(delta max_abs / 2) / delta"
+        return Bound(value, because, rounding=_FLOAT64)
+    odds, move = 2 * top - math.log(n - 1), delta * n * top
+    if odds >= 0:
+        return Bound(n * top / 2, "TV <= tanh(osc/4) <= ||dz||_1 / 4: n max_abs / 2", rounding=_FLOAT64)
+    # S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)), without cancellation.
+    end = min(odds + move, 0.0)
+    output = math.sinh((end - odds) / 2) / math.cosh(odds / 2) / math.cosh(end / 2) + max(odds + move, 0.0) / 2
+    because = "||J||_1 <= 2 p (1 - p), log-odds of p <= 2 max_abs - log(n - 1) + ||dz||_1"
+    return Bound(output / delta, because, rounding=_FLOAT64)
+
+
+def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """l1: one or two logits at the top, one moves; the others at the bottom. componentwise: two halves near the top."""
+    n, top, spec = p["n"], p["max_abs"], space(p)["z"]
+    order = rng.permuted(np.tile(np.arange(n), (count, 1)), axis=1)
+    if p["perturbation"] == "componentwise":
+        # The half that moves up starts as far below the other as it ends above it.
+        rising = order < n // 2
+        z = np.where(rising, top / (1 + p["delta"] / 2) * (1 - p["delta"] / 2), top)
+        # An odd one out would spoil the balance of the halves; at the bottom it does so least.
+        z = np.where((order == n - 1) & (n % 2 == 1), -top, z)
+        return {"z": clip(spec, z), "z_direction": np.where(rising, 1.0, -1.0).astype(np.float32)}
+    tied = rng.integers(1, 3, (count, 1))
+    # Short enough to stay where the curve is straight, long enough to stand clear of float64 noise; or all of delta.
+    short = min(1.0, max(2.0**-20, 0.01 / (p["delta"] * n * top)))
+    length = np.where(rng.random((count, 1)) < 0.5, short, 1.0)
+    sign = np.where(rng.random((count, 1)) < 0.5, 1.0, -1.0)
+    z = np.where(order < tied, top, -top)
+    return {"z": clip(spec, z), "z_direction": np.where(order == 0, sign * length, 0.0).astype(np.float32)}
+
+
+def candidate_space(p: Params) -> Space:
+    """The logits alone, up to the range of a candidate."""
+    top = p["candidate_max_abs"]
+    return Space((TensorSpec("z", kind="logits", shape=(Dim("n", p["n"]),), low=-top, high=top),))
+
+
+def allowance(p: Params, arrays: Arrays) -> np.ndarray:
+    """The a-priori error bound derived above, float64[b, n]."""
+    z = arrays["z"].astype(np.float64)
+    y, u = exact.soft_max(z), UNIT
+    term = 3 * u * (z.max(axis=1, keepdims=True) - z) + 8 * u
+    total = (y * term).sum(axis=1, keepdims=True) + gamma(z.shape[1]) + z.shape[1] * 2.0**-126
+    return y * ((1 + term) * (1 + 3 * u) / (1 - total) - 1) + 2.0**-125
+
+
+TARGET = Target(
+    name="softmax",
+    summary="softmax: L1 drift of the probabilities over relative drift of the logits",
+    parameters=PARAMETERS,
+    space=space,
+    question=Amplification(function, inputs=lambda p: ("z",), norm=1),
+    measure=lambda p: f"(||dp||_1/||p||_1) / ({p['perturbation']} drift of z)",
+    bound=bound,
+    claim="softmax amplifies a drift of its logits",
+    limit=lambda p: 5.0,
+    tolerance=1e-9,
+    starts=starts,
+    contract=Contract(
+        signature="f(z: float32[b, n]) -> float32[b, n]",
+        call=lambda p, f, arrays: f(arrays["z"]),
+        exact=lambda p, arrays: exact.soft_max(arrays["z"].astype(np.float64)),
+        allowance=allowance,
+        reference=lambda p, arrays: apr.soft_max(arrays["z"]),
+        space=candidate_space,
+    ),
+)

@@ -1,0 +1,167 @@
+r"""SwiGLU: does the gate amplify a small drift of its inputs?
+
+    y_i = silu(g_i) u_i,   silu(x) = x S(x),   S(x) = 1 / (1 + e^-x)
+
+Nobody had looked. Measure: ||y' - y||_2 / ||y||_2 over the componentwise drift delta of the gate g (and of up, u):
+every element moves by exactly +-delta times itself. The relative condition number of silu at x is 1 + x (1 - S(x)):
+at most 1.279 for x > 0, but |x| - 1 far out on the negative side, where silu(x) is nearly x e^x and a relative drift
+is an absolute drift of the exponent.
+
+**Gate.** y_i'/y_i - 1 = r(x, t) with x = g_i, t = +-1 and r(x, t) = (1 + t delta) S(x + t delta x) / S(x) - 1 (an
+element with g_i = 0 or u_i = 0 has y_i = y'_i = 0). If |r| <= R for all |x| <= M = max_abs then ||dy|| <= R ||y||,
+and the limit is R / delta. For x = -a < 0:
+
+    t = -1 (towards 0)    r = (1 - delta) (1 + e^a) / (1 + e^(a (1 - delta))) - 1
+    t = +1 (away)         r = (1 + delta) (1 + e^a) / (1 + e^(a (1 + delta))) - 1
+
+The logarithm of the first quotient has the derivative S(a) - (1 - delta) S(a (1 - delta)) > 0, that of the second
+S(a) - (1 + delta) S(a (1 + delta)) < 0, because S grows. So both r are monotone in a, with r = -delta and +delta at a
+= 0: |r| is at most delta or |r| at a = M. For x > 0: log (S(x(1+t delta)) / S(x)) is the integral of x S(-x tau) over
+tau from 1 to 1 + t delta, and s S(-s) = s / (1 + e^s) <= K, where K is its value at the smaller of M (1 + delta) and
+1.27846..., the root of s = 1 + e^-s (K = 0.27846...). So 1 + r lies between (1 + t delta) and (1 + t delta)^(1 + K),
+and |r| <= (1 + delta)^(1 + K) - 1 by convexity. R is the largest of these. It is reached by all the gates at -M,
+moved towards 0: about M - 1, and more for a large delta (R grows like e^(M delta)).
+
+**Gate and up.** 1 + r gets the factor 1 + delta or 1 - delta, whichever makes |r| larger; the limit is about M.
+
+**A candidate** computes in float32. e = exp(-g) with 4 ULP (8 u) and up to 3 u |g| from a form through 2^(x log2 e);
+it carries the share S(-g) of the denominator; sums, quotient (or reciprocal, 4 u more) and product add 8 u:
+
+    |y^ - y| <= |y| ((1 + 8 u) / (1 - S(-g) (8 u + 3 u |g|)) - 1) + 2^-126 (1 + |g|) (1 + |u|)
+
+The last term covers the far tail, where exp(-g) leaves the range of float32 and the result is 0, and numbers below
+2^-126 that a device may flush to zero. A silu from a hyperbolic tangent, x (1 + tanh(x/2)) / 2, is outside: it
+cancels for x < -10.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from diffuzz import perturb
+from diffuzz.errors import UNIT
+from diffuzz.kernels import apr, exact
+from diffuzz.sampling import clip
+from diffuzz.space import Dim, Space, TensorSpec
+from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, Params, Target
+
+PARAMETERS = (
+    Parameter("n", 256, "largest length of gate and up", low=1, high=65536),
+    Parameter("max_abs", 16.0, "largest |gate| and |up|", low=1e-3, high=80.0),
+    Parameter("inputs", "gate", "what moves: gate, or gate and up", choices=("gate", "both")),
+    Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
+    Parameter("perturbation", "componentwise", "model of the perturbation", choices=("componentwise",)),
+    Parameter(
+        "candidate_max_abs", 120.0, "largest |gate| and |up| that a candidate is called with", low=1e-3, high=1e9
+    ),
+)
+# Where s / (1 + e^s) is largest: the root of s = 1 + e^-s.
+_STEEPEST = 1.2784645427610738
+# The relative rounding of value and bound, which are evaluated in float64.
+_FLOAT64 = 1e-9
+
+
+def space(p: Params) -> Space:
+    """gate and up (neither zero) and the directions of what moves."""
+    n, top = Dim("n", p["n"]), p["max_abs"]
+    tensors = [
+        TensorSpec(name, kind="activations", shape=(n,), low=-top, high=top, smallest_peak=top * 2.0**-20)
+        for name in ("gate", "up")
+    ]
+    tensors += [
+        TensorSpec(f"{name}_direction", kind="direction", shape=(n,), low=-1.0, high=1.0, smallest_peak=2.0**-10)
+        for name in inputs(p)
+    ]
+    return Space(tuple(tensors))
+
+
+def inputs(p: Params) -> tuple[str, ...]:
+    """Names of the arrays that move."""
+    return ("gate", "up") if p["inputs"] == "both" else ("gate",)
+
+
+def function(p: Params, arrays: Arrays, kernels: ModuleType) -> tuple[Any, Any, Any]:
+    """SwiGLU, the norm of its result, and the size of its terms (the same)."""
+    y = kernels.swiglu(arrays["gate"].astype(float), arrays["up"].astype(float))
+    length = perturb.norm(y, 2, kernels.xp)
+    return y, length, length
+
+
+def bound(p: Params) -> Bound:
+    """The limit derived above."""
+    delta, top = p["delta"], p["max_abs"]
+    more, less = (1 + delta, 1 - delta) if p["inputs"] == "both" else (1.0, 1.0)
+    s = min(_STEEPEST, top * (1 + delta))
+    positive = more * (1 + delta) ** (1 + s / (1 + math.exp(s))) - 1
+    towards = more * (1 - delta) * math.exp(_softplus(top) - _softplus(top * (1 - delta))) - 1
+    away = 1 - less * (1 + delta) * math.exp(_softplus(top) - _softplus(top * (1 + delta)))
+    value = max(positive, towards, away) / delta
+    where = "x > 0" if positive >= value * delta else f"x = -{top:g}"
+    return Bound(value, f"|silu(x')u'/(silu(x)u) - 1| / delta, largest at {where}", rounding=_FLOAT64)
+
+
+def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """Gates at one level: -max_abs moved towards 0 or away, or where silu is steepest for x > 0; up at one level."""
+    shape, top = (count, p["n"]), p["max_abs"]
+    level = np.choose(rng.choice(3, (count, 1), p=[0.5, 0.2, 0.3]), [-top, -top, min(_STEEPEST, top)])
+    down = (level < 0) & (rng.random((count, 1)) < 0.8)
+    up = top * 2.0 ** -rng.integers(0, 8, (count, 1))
+    batch = {
+        "gate": np.broadcast_to(level, shape),
+        "up": np.broadcast_to(up, shape),
+        "gate_direction": np.broadcast_to(np.where(down, 1.0, np.sign(level)), shape),
+    }
+    if p["inputs"] == "both":
+        batch["up_direction"] = np.broadcast_to(np.where(down | (level > 0), 1.0, -1.0), shape)
+    return {spec.name: clip(spec, batch[spec.name]) for spec in space(p).tensors}
+
+
+def candidate_space(p: Params) -> Space:
+    """gate and up, up to the range of a candidate."""
+    n, top = Dim("n", p["n"]), p["candidate_max_abs"]
+    return Space(tuple(TensorSpec(name, kind="activations", shape=(n,), low=-top, high=top) for name in ("gate", "up")))
+
+
+def allowance(p: Params, arrays: Arrays) -> np.ndarray:
+    """The a-priori error bound derived above, float64[b, n]."""
+    gate, up = arrays["gate"].astype(np.float64), arrays["up"].astype(np.float64)
+    size, u = np.abs(gate), UNIT
+    e = np.exp(-size)
+    share = np.where(gate >= 0, e, 1.0) / (1 + e)
+    # Far out on the negative side the first-order term exceeds 1; what is left of y there is far below the last term.
+    relative = np.minimum(share * (8 * u + 3 * u * size), 0.5)
+    y = np.abs(exact.swiglu(gate, up))
+    return y * ((1 + 8 * u) / (1 - relative) - 1) + 2.0**-126 * (1 + size) * (1 + np.abs(up))
+
+
+def _softplus(x: float) -> float:
+    return math.log1p(math.exp(-abs(x))) + max(x, 0.0)
+
+
+TARGET = Target(
+    name="swiglu",
+    summary="SwiGLU: L2 drift out over componentwise drift of gate, or of gate and up",
+    parameters=PARAMETERS,
+    space=space,
+    question=Amplification(function, inputs=inputs, norm=2),
+    measure=lambda p: (
+        f"(||dy||_2/||y||_2) / (componentwise drift of {'gate and up' if p['inputs'] == 'both' else 'gate'})"
+    ),
+    bound=bound,
+    claim="SwiGLU amplifies a drift of its inputs",
+    limit=lambda p: 5.0,
+    tolerance=1e-9,
+    starts=starts,
+    contract=Contract(
+        signature="f(gate: float32[b, n], up: float32[b, n]) -> float32[b, n]",
+        call=lambda p, f, arrays: f(arrays["gate"], arrays["up"]),
+        exact=lambda p, arrays: exact.swiglu(arrays["gate"].astype(np.float64), arrays["up"].astype(np.float64)),
+        allowance=allowance,
+        reference=lambda p, arrays: apr.swiglu(arrays["gate"], arrays["up"]),
+        space=candidate_space,
+    ),
+)

@@ -1,0 +1,83 @@
+"""The chain target: it reproduces the published growth, is bounded by 2, and is turned round entirely."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffuzz import measure, sampling, targets
+from diffuzz.case import Case
+from diffuzz.kernels import apr, gguf
+from diffuzz.published import PUBLISHED_DRIFT, ramp, seed_matrix
+from diffuzz.target import evaluate
+from diffuzz.targets import chain
+
+TARGET = targets.get("chain")
+
+
+def test_published_case():
+    """Five steps from the ramp drift by 0.439 %, which is 5.70 times one step's: the factor of the published
+    decomposition.
+    """
+    value = evaluate(TARGET, TARGET.params(), Case({"x": ramp()})).value
+    assert round(100 * value, 3) == 0.439
+    assert round(value / PUBLISHED_DRIFT, 2) == 5.70
+
+
+def test_one_step_is_two_matvecs():
+    """With one step the activations are those of the two kernels, divided by their rms in float32."""
+    x = ramp()[None]
+    a, b, wide = chain.paths(x, 1)
+    for got, kernel in ((a, apr), (b, gguf)):
+        y = kernel.vec_dot("q4_K", seed_matrix(0), x).T
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, y / np.sqrt((y.astype(np.float64) ** 2).mean()), rtol=1e-6)
+    assert measure.relative_l2(wide, a)[0] < 1e-5
+
+
+@pytest.mark.parametrize("given", [{}, {"steps": 8, "max_abs": 0.01}])
+def test_limit_is_reached_by_loss_of_sign(given):
+    """The constructions come within 1 % of 2, path A being sure of itself to 1e-5."""
+    params = TARGET.params(given)
+    batch = TARGET.starts(params, np.random.default_rng(0), 6)
+    assert TARGET.space(params).admissible(batch).all()
+    outcome = TARGET.question.evaluate(params, batch)
+    assert outcome.value.min() >= 0.99 * 2
+    assert outcome.value.max() <= TARGET.bound(params).ceiling
+    assert outcome.noise.max() < 1e-5
+
+
+def test_limit_holds():
+    """Nothing structured or uniform exceeds 2, for a single step either."""
+    rng = np.random.default_rng(0)
+    for steps in (1, 3):
+        params = TARGET.params({"steps": steps})
+        space = TARGET.space(params)
+        for batch in (
+            sampling.structured(space, rng, 12),
+            sampling.uniform(space, rng, 4),
+            TARGET.starts(params, rng, 4),
+        ):
+            assert TARGET.question.evaluate(params, batch).value.max() <= TARGET.bound(params).ceiling
+
+
+def test_vanishing_activations_are_not_divided_by_zero():
+    """Below an rms of 1e-9 an activation is divided by 1e-9, in float32 and in float64; zero stays zero."""
+    for dtype in (np.float32, np.float64):
+        y = np.zeros((2, 256), dtype)
+        y[1] = 1e-12
+        got = chain.normalised(y)
+        assert got.dtype == dtype
+        assert not got[0].any()
+        np.testing.assert_allclose(got[1], 1e-3, rtol=1e-5)
+
+
+def test_screen_agrees():
+    """The JAX screen gives the value of the exact evaluation to float32 rounding."""
+    jax = pytest.importorskip("jax")
+    params = TARGET.params()
+    batch = TARGET.starts(params, np.random.default_rng(0), 2)
+    batch = {"x": np.concatenate([batch["x"], ramp()[None]])}
+    with jax.enable_x64(True):
+        got = np.asarray(jax.jit(TARGET.question.screen(params))(batch))
+    np.testing.assert_allclose(got, TARGET.question.evaluate(params, batch).value, rtol=1e-3)

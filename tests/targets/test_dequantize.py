@@ -1,0 +1,136 @@
+"""Dequantisation: the published block, equal bits on every format, the contract of a candidate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffuzz import formats, sampling, targets
+from diffuzz.candidate import with_candidate
+from diffuzz.case import Case
+from diffuzz.target import evaluate
+from diffuzz.targets import dequantize
+from diffuzz.verdict import Verdict, judge
+
+DEQUANTIZE = targets.get("dequantize")
+
+
+def _seed_block() -> np.ndarray:
+    """The published Q4_K block: d = 1, dmin = -0.25, bytes that count in steps of 7 and 13."""
+    block = np.zeros(144, np.uint8)
+    block[:4] = 0x00, 0x3C, 0x00, 0xB4
+    block[4:16] = (7 * np.arange(12) + 3) % 256
+    block[16:] = (13 * np.arange(128) + 17) % 256
+    return block
+
+
+def test_published_block() -> None:
+    """FFN-GGUF-007: byte-identical; elements 0 and 255 are the published 10.75 and 1.25."""
+    block = _seed_block()
+    values = formats.get("q4_K").dequantize(block[None])[0]
+    assert (values[0], values[255]) == (10.75, 1.25)
+    assert evaluate(DEQUANTIZE, DEQUANTIZE.params(), Case({"blocks": block})).value == 0.0
+
+
+@pytest.mark.parametrize("name", formats.names())
+def test_equal_bits_on_every_format(name: str) -> None:
+    """Random and structured blocks agree, and the bound of 0 falsifies the claim."""
+    params = DEQUANTIZE.params({"format": name})
+    space, rng = DEQUANTIZE.space(params), np.random.default_rng(0)
+    for draw in (sampling.uniform, sampling.structured):
+        batch = draw(space, rng, 200)
+        kept = {"blocks": batch["blocks"][space.admissible(batch)]}
+        assert not DEQUANTIZE.question.evaluate(params, kept).value.any()
+    assert judge(0.0, 0.0, 0.0, DEQUANTIZE.bound(params)) is Verdict.FALSIFIED
+
+
+@pytest.mark.parametrize("name", formats.names())
+def test_the_result_is_the_nearest_float32(name: str) -> None:
+    """The step of the proof: one rounding of the exact weight, so that fused or reordered products agree."""
+    params = DEQUANTIZE.params({"format": name})
+    space, rng = DEQUANTIZE.space(params), np.random.default_rng(1)
+    blocks = np.concatenate([draw(space, rng, 300)["blocks"] for draw in (sampling.uniform, sampling.structured)])
+    blocks = blocks[space.admissible({"blocks": blocks})]
+    parts = formats.get(name).decode(blocks)
+    weights = parts.d.astype(np.float64)[:, None] * parts.sub_scale * parts.code
+    if parts.dmin is not None:
+        weights -= parts.dmin.astype(np.float64)[:, None] * parts.sub_minimum
+    nearest = weights.astype(np.float32)
+    assert np.array_equal(nearest, formats.get(name).dequantize(blocks))
+
+
+def test_elements_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three elements off by one ULP and one by two: four elements, at most two ULP."""
+
+    def off(name: str, blocks: np.ndarray) -> np.ndarray:
+        values = formats.get(name).dequantize(blocks)
+        up = np.nextafter(values, np.float32(np.inf))
+        values[:, :3], values[:, 7] = up[:, :3], np.nextafter(up[:, 7], np.float32(np.inf))
+        return values
+
+    monkeypatch.setattr(dequantize.apr, "dequantize", off)
+    measured = evaluate(DEQUANTIZE, DEQUANTIZE.params(), Case({"blocks": _seed_block()}))
+    assert (measured.value, measured.detail["largest ulp"]) == (4.0, 2.0)
+
+
+def _fields(name: str, blocks: np.ndarray) -> dict[str, np.ndarray]:
+    return formats.get(name).unpack(blocks)
+
+
+def _flushed_scale(name: str, blocks: np.ndarray) -> np.ndarray:
+    fields = _fields(name, blocks)
+    for field in ("d", "dmin", "m"):
+        if field in fields:
+            value = fields[field]
+            fields[field] = np.where(np.abs(value) < 2.0**-14, 0, value).astype(value.dtype)
+    return formats.get(name).dequantize(formats.get(name).pack(fields))
+
+
+def _without_minimum(name: str, blocks: np.ndarray) -> np.ndarray:
+    fields = _fields(name, blocks)
+    for field in ("dmin", "m"):
+        if field in fields:
+            fields[field] = np.zeros_like(fields[field])
+    return formats.get(name).dequantize(formats.get(name).pack(fields))
+
+
+def _neighbouring_nibbles(name: str, blocks: np.ndarray) -> np.ndarray:
+    fields = _fields(name, blocks)
+    group = 64 if name.endswith("K") else 32
+    codes = fields["codes"].reshape(len(blocks), -1, 2, group // 2)
+    fields["codes"] = codes.transpose(0, 1, 3, 2).reshape(len(blocks), -1)
+    return formats.get(name).dequantize(formats.get(name).pack(fields))
+
+
+def _half_away(name: str, blocks: np.ndarray) -> np.ndarray:
+    return np.nextafter(formats.get(name).dequantize(blocks), np.float32(np.inf))
+
+
+def _worst(function: object, name: str) -> float:
+    params = DEQUANTIZE.params({"format": name})
+    target = with_candidate(DEQUANTIZE, params, lambda blocks: function(name, blocks), "f")
+    space, rng = target.space(params), np.random.default_rng(0)
+    worst = 0.0
+    for draw in (sampling.uniform, sampling.structured):
+        batch = draw(space, rng, 200)
+        kept = {"blocks": batch["blocks"][space.admissible(batch)]}
+        worst = max(worst, target.question.evaluate(params, kept).value.max())
+    return worst
+
+
+@pytest.mark.parametrize("name", formats.names())
+def test_correct_candidates_are_not_flagged(name: str) -> None:
+    """The format itself, and its negation twice over, whose zeros have other signs."""
+    assert _worst(lambda name, blocks: formats.get(name).dequantize(blocks), name) == 0
+    assert _worst(lambda name, blocks: formats.get(name).dequantize(blocks) + np.float32(0), name) == 0
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "q4_K", "q5_K", "q6_K"])
+@pytest.mark.parametrize(
+    "wrong", [_flushed_scale, _neighbouring_nibbles, _half_away, _without_minimum], ids=lambda f: f.__name__
+)
+def test_wrong_candidates_are_flagged(wrong: object, name: str) -> None:
+    """A flushed scale, nibbles of neighbours, one ULP, a forgotten minimum (where there is one)."""
+    if wrong is _without_minimum and name in ("q4_0", "q6_K"):
+        pytest.skip("a format without a minimum")
+    assert _worst(wrong, name) > 0

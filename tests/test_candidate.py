@@ -1,0 +1,222 @@
+"""Candidates: loading, errors of one line, values of what is wrong."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+
+from diffuzz import candidate, targets
+from diffuzz.candidate import CandidateError, load, with_candidate
+from diffuzz.case import Case
+from diffuzz.target import Contract, Target, evaluate
+from diffuzz.verdict import Verdict, judge
+
+SOFTMAX = targets.get("softmax")
+PARAMS = SOFTMAX.params({"n": 3})
+CASE = Case({"z": np.array([1, 2, 3], np.float32)})
+
+
+def _soft_max(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def _target(function: object, target: Target = SOFTMAX) -> Target:
+    return with_candidate(target, target.params(), function, "mine.py:f")
+
+
+def _file(folder: Path, text: str, name: str = "mine.py") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_load(tmp_path: Path) -> None:
+    """The function of a file, which may import what lies beside it and use its own module name."""
+    _file(tmp_path, "FACTOR = 3\n", "helper_of_mine.py")
+    path = _file(
+        tmp_path,
+        "import dataclasses\nfrom helper_of_mine import FACTOR\n"
+        "@dataclasses.dataclass\nclass State:\n    x: 'int' = 1\n"
+        "def f(x):\n    return FACTOR * x\n",
+    )
+    assert load(f"{path}:f")(2) == 6
+
+
+@pytest.mark.parametrize(
+    ("specification", "message"),
+    [
+        ("mine.py", "FILE.py:FUNCTION is needed"),
+        (":f", "FILE.py:FUNCTION is needed"),
+        ("mine.py:", "FILE.py:FUNCTION is needed"),
+        ("mine.py:a b", "FILE.py:FUNCTION is needed"),
+        ("missing.py:f", "there is no file missing.py"),
+        (".:f", "there is no file ."),
+    ],
+)
+def test_bad_specifications(specification: str, message: str) -> None:
+    """One line that says what is needed."""
+    with pytest.raises(CandidateError) as error:
+        load(specification)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def g(x): return x\n", "has no function f"),
+        ("f = 3\n", "has a int, not a function, f"),
+        ("raise RuntimeError('first\\nsecond')\n", "fails to load: RuntimeError: first second"),
+        ("import sys; sys.exit(3)\n", "fails to load: SystemExit: 3"),
+        ("def f(x) return x\n", "fails to load: SyntaxError"),
+        ("import a_module_that_is_not_there\n", "fails to load: ModuleNotFoundError"),
+    ],
+)
+def test_files_that_do_not_load(tmp_path: Path, text: str, message: str) -> None:
+    """One line with the reason."""
+    with pytest.raises(CandidateError) as error:
+        load(f"{_file(tmp_path, text)}:f")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_python(tmp_path: Path) -> None:
+    """A file of another kind is named as such."""
+    with pytest.raises(CandidateError, match=r"its name must end in \.py"):
+        load(f"{_file(tmp_path, 'x', 'mine.txt')}:f")
+
+
+def test_a_correct_candidate() -> None:
+    """Within the bound: UNRESOLVED, since one input proves nothing; the detail names all three voices."""
+    target = _target(_soft_max)
+    measured = evaluate(target, PARAMS, CASE)
+    assert 0 <= measured.value <= 1
+    assert measured.measure == "max |f - exact| / a-priori bound"
+    assert judge(target.limit(PARAMS), measured.value, measured.noise, target.bound(PARAMS)) is Verdict.UNRESOLVED
+    expected = np.exp([1.0, 2, 3]) / np.exp([1.0, 2, 3]).sum()
+    worst = int(measured.detail["worst element"])
+    assert measured.detail["exact"] == pytest.approx(expected[worst], rel=1e-14)
+    assert measured.detail["candidate"] == pytest.approx(expected[worst], rel=1e-6)
+    assert measured.detail["reference"] == pytest.approx(expected[worst], rel=1e-6)
+    assert measured.detail["reference error / a-priori bound"] <= 1
+    error = abs(measured.detail["candidate"] - measured.detail["exact"])
+    assert measured.value == pytest.approx(error / measured.detail["allowance"])
+
+
+def test_a_wrong_candidate_that_ggml_would_not_see() -> None:
+    """A relative error of 1e-5 is hundreds of roundings, but an NMSE of 1e-10, below ggml's limit of 1e-7."""
+    target = _target(lambda z: _soft_max(z) * np.float32(1.00001))
+    measured = evaluate(target, PARAMS, CASE)
+    assert judge(target.limit(PARAMS), measured.value, measured.noise) is Verdict.CONFIRMED
+    assert measured.detail["nmse"] == pytest.approx(1e-10, rel=0.1)
+    assert (measured.detail["ggml nmse limit"], measured.detail["nmse"] < 1e-7) == (1e-7, True)
+    assert candidate.GGML_NMSE_LIMIT["matvec"] == 5e-4
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_infinitely_wrong(wrong: float) -> None:
+    """A NaN or infinity where the exact result is finite has the value inf, without noise, and confirms."""
+
+    def f(z: np.ndarray) -> np.ndarray:
+        p = _soft_max(z)
+        p[:, 1] = wrong
+        return p
+
+    target = _target(f)
+    measured = evaluate(target, PARAMS, CASE)
+    assert (math.inf, 0.0, 1.0) == (measured.value, measured.noise, measured.detail["worst element"])
+    assert measured.detail["nmse"] == math.inf
+    assert judge(target.limit(PARAMS), measured.value, measured.noise) is Verdict.CONFIRMED
+
+
+def test_nothing_is_judged_where_nothing_is_promised() -> None:
+    """A sum of squares that overflows float32 may give anything."""
+    rmsnorm = targets.get("rmsnorm")
+    params = rmsnorm.params({"max_abs": 1e30})
+    target = with_candidate(rmsnorm, params, lambda x, eps: np.full_like(x, np.nan), "f")
+    case = Case({"x": np.array([1e25, 1], np.float32), "eps_exponent": np.zeros(1, np.int32)})
+    assert evaluate(target, params, case).value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda z: z[:, :2], "returns float32[1, 2], where float32[1, 3] is needed"),
+        (lambda z: z[0], "returns float32[3], where float32[1, 3] is needed"),
+        (lambda z: z.astype(np.float64), "returns float64[1, 3], where float32[1, 3] is needed"),
+        (lambda z: z.tolist(), "returns float64[1, 3]"),
+        (lambda z: None, "returns object[]"),
+        (lambda z: 1 / 0, "raises ZeroDivisionError: division by zero"),
+        (lambda: 1, "raises TypeError"),
+    ],
+)
+def test_results_that_cannot_be_judged(function: object, message: str) -> None:
+    """One line: the function, what it did, and the shapes it was called with."""
+    with pytest.raises(CandidateError) as error:
+        evaluate(_target(function), PARAMS, CASE)
+    assert f"candidate mine.py:f {message}" in str(error.value)
+    assert "z float32[1, 3]" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_candidates_get_copies() -> None:
+    """A function that works in place changes neither the case nor the exact result."""
+
+    def f(z: np.ndarray) -> np.ndarray:
+        z -= z.max(axis=1, keepdims=True)
+        np.exp(z, out=z)
+        z /= z.sum(axis=1, keepdims=True)
+        return z
+
+    assert evaluate(_target(f), PARAMS, CASE).value <= 1
+    assert CASE["z"].tolist() == [1, 2, 3]
+
+
+def test_targets_without_a_contract_take_no_candidate() -> None:
+    """Two sums of one product are not one function."""
+    with pytest.raises(CandidateError, match="target dot-order takes no candidate"):
+        _target(_soft_max, targets.get("dot-order"))
+
+
+def _bits(accepts: object = None) -> Target:
+    contract = Contract(
+        signature="f(z) -> z + 1",
+        call=lambda p, f, arrays: f(arrays["z"]),
+        reference=lambda p, arrays: arrays["z"] + np.float32(1),
+        accepts=accepts,
+    )
+    return attrs.evolve(SOFTMAX, contract=contract)
+
+
+def test_a_result_fixed_to_the_bit() -> None:
+    """The value is the number of elements that differ, by one ULP or by NaN; zeros of either sign are one number."""
+    target = _bits()
+    batch = {"z": np.array([[1, 2, 3], [-1, 0, 1]], np.float32)}
+
+    def value(function: object) -> list[float]:
+        return with_candidate(target, PARAMS, function, "f").question.evaluate(PARAMS, batch).value.tolist()
+
+    assert value(lambda z: z + np.float32(1)) == [0.0, 0.0]
+    assert value(lambda z: -(-z - np.float32(1))) == [0.0, 0.0]
+    assert value(lambda z: np.nextafter(z + np.float32(1), np.float32(9))) == [3.0, 3.0]
+    assert value(lambda z: np.where(np.arange(3) == 1, np.nan, z + 1).astype(np.float32)) == [1.0, 1.0]
+    fixed = with_candidate(target, PARAMS, lambda z: z + 1, "f")
+    assert (fixed.limit(PARAMS), fixed.tolerance) == (0.0, 0.0)
+
+
+def test_a_contract_may_say_what_is_right() -> None:
+    """Elements that ``accepts`` allows are right, others are wrong, whatever the reference gives."""
+    target = _bits(accepts=lambda p, arrays, result: result == arrays["z"])
+    batch = {"z": np.array([[1, 2, 3]], np.float32)}
+    found = with_candidate(target, PARAMS, lambda z: z + np.array([0, 0, 1], np.float32), "f")
+    outcome = found.question.evaluate(PARAMS, batch)
+    assert (
+        outcome.value.tolist(),
+        outcome.detail["first element"].tolist(),
+        outcome.detail["candidate"].tolist(),
+        outcome.detail["reference"].tolist(),
+    ) == ([1.0], [2.0], [4.0], [4.0])
