@@ -1,0 +1,65 @@
+"""All engines on one budget: what pays gets more of it.
+
+The constructions a target knows come first, then one round of each engine. After that each round goes to the engine
+with the best recent return, the logarithmic improvement of the best value per unit of work, with every engine that
+still has ideas tried again now and
+then: a bandit with an optimistic floor. Hypothesis proposes structure and the batched engines refine it through the
+objective's elites.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from diffuzz import engines
+from diffuzz.objective import Objective
+
+ORDER = ("evolution", "gradient", "pbt", "random")
+# Share of an engine's old return that remains after a round of its own.
+MEMORY = 0.7
+# Rounds after which even a hopeless engine gets another: the cheap and the lucky more often.
+PATIENCE = {"evolution": 4, "gradient": 24, "pbt": 48, "random": 64}
+
+
+def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
+    """One round of one engine a round."""
+    if objective.target.starts is not None:
+        objective.engine = "starts"
+        objective.refine(objective.target.starts(objective.params, rng, objective.rows))
+        yield
+    running: dict[str, Iterator[None]] = {name: _started_late(name, objective, rng) for name in ORDER}
+    returns = dict.fromkeys(ORDER, math.inf)
+    last = dict.fromkeys(ORDER, 0)
+    for turn in range(1, 10**9):
+        name = _choose(turn, running, returns, last)
+        work, value = objective.work, _value(objective)
+        if next(running[name], "ended") == "ended":
+            del running[name]
+            if not running:
+                return
+            continue
+        last[name] = turn
+        gain = math.log(_value(objective) / value) if value > 0 else 0.0
+        paid = gain / max(objective.work - work, 1.0)
+        returns[name] = paid if math.isinf(returns[name]) else MEMORY * returns[name] + (1 - MEMORY) * paid
+        yield
+
+
+def _started_late(name: str, objective: Objective, rng: np.random.Generator) -> Iterator[None]:
+    """The rounds of an engine that is imported only when its first turn comes: many searches end before."""
+    yield from engines.get(name)(objective, rng)
+
+
+def _choose(turn: int, running: dict[str, Iterator[None]], returns: dict[str, float], last: dict[str, int]) -> str:
+    for name in running:
+        if math.isinf(returns[name]) or turn - last[name] > PATIENCE[name]:
+            return name
+    # Ties, as when nothing pays any more, go to the first in order.
+    return max(running, key=lambda name: returns[name])
+
+
+def _value(objective: Objective) -> float:
+    return objective.best.value if objective.best else 0.0

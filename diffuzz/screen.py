@@ -1,0 +1,148 @@
+"""Screens: a target's value for a whole batch at once, compiled by JAX for whatever device there is.
+
+A screen evaluates the same formula as the target's exact evaluation, in float64, and returns with the values the batch
+with worse
+perturbations: the direction of a perturbation is solved, not searched. For y = f(x + D t), linearised at t = 0 with
+Jacobian J, the worst t in the unit ball of the p-norm maximises ||J D t||_q. Boyd's power method (Higham, Accuracy and
+Stability, algorithm 15.1) alternates
+
+    t -> y = J D t -> g = the q-norm's dual of y -> z = D J^T g -> t = the p-norm's dual of z
+
+and never decreases the ratio: signs for the maximum norm (componentwise), a unit vector for the 2-norm, the best column
+for the 1-norm.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffuzz.target import Amplification, Drift, Params, Target
+
+POWER_ITERATIONS = 2
+# Shorter steps of the solved direction, for functions that flatten out within the perturbation's budget.
+STEPS = (1.0, 2.0**-5)
+
+Batch = dict[str, np.ndarray]
+
+
+def compile_screen(target: Target, params: Params, rows: int) -> Callable[[Batch], tuple[np.ndarray, Batch]] | None:
+    """A function ``batch -> (values float64[b], batch)`` for any number of rows, or None if the target has none.
+
+    Compiled once for batches of ``rows``; fewer rows are padded, more are cut into several calls. Raises ImportError
+    without jax.
+    """
+    screen = target.question.screen
+    if screen is None:
+        return None
+    jax = configured_jax()
+    value = screen(params)
+    if value is None:
+        return None
+
+    def screened(arrays: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        xp = jax.numpy
+        best = value(arrays)
+        changed: dict[str, Any] = {}
+        if isinstance(target.question, Amplification):
+            for directions in worst_directions(jax, target.question, params, arrays):
+                other = value({**arrays, **directions})
+                better = other > best
+                for name, direction in directions.items():
+                    old = changed.get(name, arrays[name])
+                    changed[name] = xp.where(better.reshape(-1, *[1] * (direction.ndim - 1)), direction, old)
+                best = xp.where(better, other, best)
+        return best, changed
+
+    compiled = jax.jit(screened)
+    solve = target.question.solve if isinstance(target.question, Drift) else None
+
+    def run(batch: Batch) -> tuple[np.ndarray, Batch]:
+        if solve is not None:
+            batch = solve(params, batch)
+        total = len(next(iter(batch.values())))
+        values, parts = [], []
+        for start in range(0, total, rows):
+            part = {name: np.asarray(array[start : start + rows]) for name, array in batch.items()}
+            count = min(rows, total - start)
+            padded = {name: _pad(array, rows) for name, array in part.items()}
+            with jax.enable_x64(True):
+                best, changed = jax.device_get(compiled(padded))
+            values.append(np.asarray(best, np.float64)[:count])
+            parts.append(part | {name: np.asarray(array, np.float32)[:count] for name, array in changed.items()})
+        if len(parts) == 1:
+            return values[0], parts[0]
+        return np.concatenate(values), {name: np.concatenate([part[name] for part in parts]) for name in batch}
+
+    return run
+
+
+def configured_jax() -> Any:
+    """The jax module, with compiled programs kept in the user's cache folder from run to run."""
+    import jax
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffuzz" / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return jax
+
+
+def _pad(array: np.ndarray, rows: int) -> np.ndarray:
+    missing = rows - len(array)
+    return array if not missing else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+
+
+def worst_directions(jax: Any, question: Amplification, params: Params, arrays: dict[str, Any]) -> list[dict[str, Any]]:
+    """Directions, by array name, in which the linearised function moves most, at several lengths."""
+    from diffuzz.kernels import xla
+
+    xp, names, model = jax.numpy, question.inputs(params), params["perturbation"]
+    base = {name: arrays[name].astype(float) for name in names}
+    sizes = {name: _size(xp, model, base[name]) for name in names}
+
+    def output(steps: dict[str, Any]) -> Any:
+        moved = {name: base[name] + sizes[name] * steps[name] for name in names}
+        return question.function(params, {**arrays, **moved}, xla)[0]
+
+    zero = {name: xp.zeros_like(base[name]) for name in names}
+    _, pull_back = jax.vjp(output, zero)
+    t = {name: _unit(xp, model, arrays[f"{name}_direction"].astype(float)) for name in names}
+    for _ in range(POWER_ITERATIONS):
+        _, y = jax.jvp(output, (zero,), (t,))
+        (z,) = pull_back(y if question.norm == 2 else xp.where(y >= 0, 1.0, -1.0))
+        t = {name: _unit(xp, model, z[name]) for name in names}
+    steps = STEPS[:1] if model == "componentwise" else STEPS
+    return [
+        {f"{name}_direction": (sign * step * t[name]).astype(xp.float32) for name in names}
+        for step in steps
+        for sign in (1.0, -1.0)
+    ]
+
+
+def _size(xp: Any, model: str, x: Any) -> Any:
+    if model == "componentwise":
+        return xp.abs(x)
+    flat = xp.abs(x.reshape(x.shape[0], -1))
+    size = flat.sum(axis=1) if model == "l1" else xp.sqrt((flat**2).sum(axis=1))
+    return size.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _unit(xp: Any, model: str, z: Any) -> Any:
+    """The t of unit p-norm with the largest inner product with z."""
+    if model == "componentwise":
+        return xp.where(z >= 0, 1.0, -1.0)
+    flat = z.reshape(z.shape[0], -1)
+    if model == "l1":
+        index = xp.argmax(xp.abs(flat), axis=1)
+        column = xp.arange(flat.shape[1])[None, :] == index[:, None]
+        return xp.where(column, xp.where(flat >= 0, 1.0, -1.0), 0.0).reshape(z.shape)
+    # Scaled by the largest element: a product of tiny gradients must not vanish when squared.
+    peak = xp.abs(flat).max(axis=1, keepdims=True)
+    flat = flat / xp.where(peak > 0, peak, 1.0)
+    length = xp.sqrt((flat**2).sum(axis=1, keepdims=True))
+    return (flat / xp.where(length > 0, length, 1.0)).reshape(z.shape)

@@ -1,0 +1,220 @@
+"""Search: engine -> confirm -> minimise -> judge -> save.
+
+    result = search(targets.get("softmax"), {"n": 7}, seconds=10, seed=0)
+    result.verdict, result.value, result.bound, result.case
+
+The clock and a deterministic amount of work bound a search together: WORK_PER_SECOND is what a slow core evaluates in a
+second, so on most machines the work ends first and equal seeds give equal witnesses, bit for bit.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+
+from diffuzz import candidate as candidates
+from diffuzz import corpus, engines, targets
+from diffuzz.candidate import CandidateError
+from diffuzz.case import Case
+from diffuzz.corpus import Counterexample
+from diffuzz.minimise import minimise
+from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
+from diffuzz.target import Bound, Measurement, Params, Target, evaluate
+from diffuzz.verdict import Verdict, judge
+
+WORK_PER_SECOND = 2**23
+
+
+class MissingDependencyError(ImportError):
+    """A requested engine or oracle needs a package that is not installed; the message says how to get it."""
+
+
+@attrs.frozen
+class SearchResult:
+    """What a search found out. ``case`` is None only if nothing admissible had a value above zero."""
+
+    target: Target
+    params: Params
+    engine: str
+    seed: int
+    budget_s: float
+    evaluations: int
+    seconds: float
+    stopped: str
+    limit: float
+    bound: Bound | None
+    verdict: Verdict
+    measurement: Measurement
+    case: Case | None
+    history: tuple[Found, ...]
+    candidate: str | None = None
+    error: str | None = None
+
+    @property
+    def value(self) -> float:
+        """The largest value found (of the minimised witness)."""
+        return self.measurement.value
+
+    @property
+    def largest(self) -> float:
+        """The largest value before minimising, which keeps nearly all of it (and sometimes finds more)."""
+        return self.history[-1].value if self.history else 0.0
+
+    @property
+    def efficiency(self) -> float | None:
+        """Share of the bound that the witness reaches, or None without a bound above zero."""
+        if self.bound is None or not self.bound.value > 0:
+            return None
+        return self.value / self.bound.value
+
+
+def search(
+    target: Target,
+    given: Mapping[str, Any] | None = None,
+    *,
+    engine: str = "auto",
+    seconds: float = 10.0,
+    seed: int | None = None,
+    limit: float | None = None,
+    keep: float = 0.999,
+    candidate: str | None = None,
+    on_found: Callable[[Found], None] | None = None,
+) -> SearchResult:
+    """Search the space of ``target`` for the largest value; see the module's docstring.
+
+    Args:
+        given: parameters of the target, text or numbers; the others have their defaults.
+        engine: one of ``diffuzz.engines.names()``.
+        seconds: budget.
+        seed: of everything random; a random one, in the result, if None.
+        limit: T of the claim "more than T"; the target's default if None.
+        keep: share of the value that the minimised witness must keep.
+        candidate: ``FILE.py:FUNCTION`` to test in the place of the implementation.
+        on_found: called with every improvement.
+
+    A candidate that fails in the middle of a search ends it; what was found before is kept, with the failure in
+    ``error``.
+
+    Raises:
+        ParameterError, UnknownEngineError, CandidateError, MissingDependencyError: one line each.
+    """
+    params = target.params(given)
+    if candidate is not None:
+        target = candidates.with_candidate(target, params, candidates.load(candidate), candidate)
+    seed = secrets.randbits(32) if seed is None else seed
+    objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
+    rounds = engines.get(engine)
+    error = None
+    try:
+        interrupted = _run(objective, rounds, np.random.default_rng(seed))
+    except CandidateError as failure:
+        if objective.best is None:
+            raise
+        interrupted, error = True, str(failure)
+    limit = target.limit(params) if limit is None else limit
+    case, measurement = _witness(objective, limit, keep, interrupted)
+    return SearchResult(
+        target=target,
+        params=params,
+        engine=engine,
+        seed=seed,
+        budget_s=seconds,
+        evaluations=objective.evaluations,
+        seconds=objective.seconds,
+        stopped="interrupted" if interrupted else objective.stopped or "ideas",
+        limit=limit,
+        bound=objective.bound,
+        verdict=judge(limit, measurement.value, measurement.noise, objective.bound),
+        measurement=measurement,
+        case=case,
+        history=tuple(objective.history),
+        candidate=candidate,
+        error=error,
+    )
+
+
+def _run(objective: Objective, rounds: engines.Rounds, rng: np.random.Generator) -> bool:
+    """Run an engine until the budget is spent; True if the user interrupted it."""
+    try:
+        from diffuzz.screen import compile_screen
+
+        objective.screen = compile_screen(objective.target, objective.params, objective.rows)
+        for _ in rounds(objective, rng):
+            pass
+    except BudgetSpentError:
+        return False
+    except KeyboardInterrupt:
+        return True
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("jax", "jaxlib", "hypothesis"):
+            raise
+        raise MissingDependencyError(
+            f"a search needs the package {error.name}, which is not installed: pip install {error.name}"
+        ) from error
+    return False
+
+
+def _witness(objective: Objective, limit: float, keep: float, interrupted: bool) -> tuple[Case | None, Measurement]:
+    target, params = objective.target, objective.params
+    best = objective.best
+    if best is None:
+        return None, Measurement(0.0, 0.0, target.measure(params))
+    try:
+        case = minimise(target, params, best.case, keep=keep, limit=limit, seconds=1.0 if interrupted else 5.0).case
+        return case, evaluate(target, params, case)
+    except CandidateError:
+        # It failed on a simpler case; the one that was found is still a witness.
+        return best.case, Measurement(best.value, best.noise, target.measure(params))
+
+
+def entry_of(result: SearchResult, command: str = "") -> Counterexample:
+    """The corpus entry of a search that found something. Raises ValueError if it has no case."""
+    if result.case is None:
+        raise ValueError("the search found no case, so there is nothing to keep")
+    found = {"engine": result.engine, "seed": result.seed, "evaluations": result.evaluations, "command": command}
+    return Counterexample(
+        target=result.target.name,
+        params=result.params,
+        case=result.case,
+        measure=result.measurement.measure,
+        value=result.value,
+        noise=result.measurement.noise,
+        limit=result.limit,
+        bound=None if result.bound is None else attrs.asdict(result.bound),
+        verdict=result.verdict,
+        tolerance=result.target.tolerance,
+        found=found,
+        environment=corpus.environment() | corpus.device(),
+        candidate=result.candidate,
+    )
+
+
+def minimised(
+    entry: Counterexample, keep: float, seconds: float = 10.0, candidate: str | None = None
+) -> Counterexample:
+    """``entry`` with a simpler case of the same verdict and at least ``keep`` of the value; itself if there is none.
+
+    Raises CandidateError for an entry that was found with a candidate, unless ``candidate`` names the function.
+    """
+    target = targets.get(entry.target)
+    if entry.candidate is not None:
+        if candidate is None:
+            raise CandidateError(f"the entry was found with a candidate: give --candidate {entry.candidate}")
+        target = candidates.with_candidate(target, entry.params, candidates.load(candidate), candidate)
+    case = minimise(target, entry.params, entry.case, keep=keep, limit=entry.limit, seconds=seconds).case
+    if case == entry.case:
+        return entry
+    measured = evaluate(target, entry.params, case)
+    bound = target.bound(entry.params)
+    return attrs.evolve(
+        entry,
+        case=case,
+        value=measured.value,
+        noise=measured.noise,
+        verdict=judge(entry.limit, measured.value, measured.noise, bound),
+        environment=corpus.environment(),
+    )

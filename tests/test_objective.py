@@ -1,0 +1,126 @@
+"""The objective: budget, best so far, admissibility, confirmation by the exact implementation, elites."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+import pytest
+
+from diffuzz import targets
+from diffuzz.objective import Budget, BudgetSpentError, Objective
+from diffuzz.sampling import uniform
+from diffuzz.space import Dim, Space, TensorSpec
+from diffuzz.target import Arrays, Bound, Drift, Outcome, Params, Target
+
+
+def mean_of(p: Params, arrays: Arrays) -> Outcome:
+    value = arrays["x"].mean(axis=1).astype(np.float64)
+    return Outcome(value, np.zeros(len(value)))
+
+
+def mean_target(**changes: object) -> Target:
+    space = Space((TensorSpec("x", kind="activations", shape=(Dim("n", 4),), low=-1.0, high=1.0),))
+    target = Target(
+        name="mean",
+        summary="mean of x",
+        parameters=(),
+        space=lambda p: space,
+        question=Drift(mean_of),
+        measure=lambda p: "mean x",
+        bound=lambda p: Bound(1.0, "|x| <= 1"),
+        claim="the mean is large",
+        limit=lambda p: 0.5,
+    )
+    return attrs.evolve(target, **changes)
+
+
+def batch(*rows: float) -> dict[str, np.ndarray]:
+    return {"x": np.full((len(rows), 4), np.array(rows)[:, None], np.float32)}
+
+
+def test_keeps_the_largest_value() -> None:
+    """The best is the largest value of all batches, with the case that has it and the engine that found it."""
+    objective = Objective(mean_target(), {}, Budget(60), engine="hand")
+    objective.evaluate(batch(0.25, 0.5))
+    objective.evaluate(batch(0.125))
+    assert objective.best is not None
+    assert (objective.best.value, objective.best.engine, objective.best.evaluations) == (0.5, "hand", 2)
+    assert (objective.best.case["x"] == 0.5).all()
+    assert objective.evaluations == 3
+
+
+def test_rows_outside_the_space_do_not_count() -> None:
+    """A row outside the space has the value -inf and never becomes the best."""
+    objective = Objective(mean_target(), {}, Budget(60))
+    assert objective.evaluate(batch(2.0, 0.25, np.nan)).tolist() == [-np.inf, 0.25, -np.inf]
+    assert objective.best is not None
+    assert objective.best.value == 0.25
+
+
+def test_a_screen_is_not_believed() -> None:
+    """What a screen promises counts only with the value that the exact evaluation gives it."""
+
+    def liar(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return arrays["x"].mean(axis=1).astype(np.float64) + 10, arrays
+
+    objective = Objective(mean_target(), {}, Budget(60), screen=liar)
+    objective.evaluate(batch(0.25))
+    assert objective.best is not None
+    assert objective.best.value == 0.25
+
+
+def test_noisy_values_do_not_count() -> None:
+    """A value that is known less well than it is large is no value."""
+
+    def noisy(p: Params, arrays: Arrays) -> Outcome:
+        outcome = mean_of(p, arrays)
+        return Outcome(outcome.value, outcome.value.copy())
+
+    objective = Objective(mean_target(question=Drift(noisy)), {}, Budget(60))
+    assert objective.evaluate(batch(0.5)).tolist() == [-np.inf]
+    assert objective.best is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"), [(Budget(60, work=1), "work"), (Budget(0), "clock")], ids=["work", "clock"]
+)
+def test_stops_when_the_budget_is_spent(budget: Budget, reason: str) -> None:
+    """Work and clock each end a search, before the next evaluation, and the reason is kept."""
+    objective = Objective(mean_target(), {}, budget)
+    if reason == "work":
+        objective.evaluate(batch(0.25))
+    with pytest.raises(BudgetSpentError):
+        objective.evaluate(batch(0.25))
+    assert objective.stopped == reason
+
+
+def test_stops_at_the_limit() -> None:
+    """Nothing is left to find once the proven bound is reached."""
+    objective = Objective(mean_target(), {}, Budget(60))
+    objective.evaluate(batch(1.0))
+    with pytest.raises(BudgetSpentError):
+        objective.evaluate(batch(0.25))
+    assert objective.stopped == "limit"
+
+
+def test_elites_are_distinct_and_sorted() -> None:
+    """Elites hold the best rows of all batches, best first, no value twice."""
+    objective = Objective(mean_target(bound=lambda p: None), {}, Budget(60))
+    objective.evaluate(batch(0.25, 0.5, 0.25))
+    objective.evaluate(batch(0.75, 0.5))
+    assert objective.elite_values.tolist() == [0.75, 0.5, 0.25]
+    assert objective.elites["x"][:, 0].tolist() == [0.75, 0.5, 0.25]
+
+
+def test_equal_seeds_give_equal_histories() -> None:
+    """Two searches over the same batches have the same history to the bit."""
+    target = targets.get("rmsnorm")
+    params = target.params({"n": 8})
+    digests = []
+    for _ in range(2):
+        objective = Objective(target, params, Budget(60))
+        rng = np.random.default_rng(3)
+        for _ in range(5):
+            objective.evaluate(uniform(objective.space, rng, 16))
+        digests.append([(found.value, found.case.digest) for found in objective.history])
+    assert digests[0] == digests[1]

@@ -1,0 +1,92 @@
+"""Batches drawn from a space are admissible, reproducible, and hold the structures that searches start from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffuzz import formats, moves, sampling
+from diffuzz.space import Dim, Space, TensorSpec
+
+K = Dim("k", 512, step=256)
+SPACE = Space(
+    (
+        TensorSpec("weights", kind="blocks", shape=(Dim("m", 1), K), format="q4_K", largest_scale=100.0),
+        TensorSpec(
+            "x", kind="activations", shape=(K,), low=-3.0, high=3.0, smallest_peak=0.1, quantiser="q8_K", against="weights"
+        ),
+        TensorSpec("x_direction", kind="direction", shape=(K,), low=-1.0, high=1.0, smallest_peak=2.0**-10),
+        TensorSpec("gain", kind="gain", shape=(K,), low=0.1, high=7.0),
+        TensorSpec("z", kind="logits", shape=(Dim("n", 5),), low=-10.0, high=10.0),
+        TensorSpec("positions", kind="positions", shape=(Dim("p", 2),), low=0, high=1000),
+    )
+)
+ROWS = 200
+
+
+@pytest.mark.parametrize("draw", [sampling.uniform, sampling.structured])
+def test_draws_are_admissible(draw: object) -> None:
+    """Nearly every row is in the space, and every array has its dtype and largest shape."""
+    batch = draw(SPACE, np.random.default_rng(0), ROWS)  # type: ignore[operator]
+    for spec in SPACE.tensors:
+        assert (batch[spec.name].shape, str(batch[spec.name].dtype)) == ((ROWS, *spec.array_shape()), spec.dtype)
+    assert SPACE.admissible(batch).mean() > 0.95
+
+
+@pytest.mark.parametrize("draw", [sampling.uniform, sampling.structured])
+def test_equal_seeds_draw_equal_bits(draw: object) -> None:
+    """A batch depends on nothing but the generator."""
+    first, second = (draw(SPACE, np.random.default_rng(7), 20) for _ in range(2))  # type: ignore[operator]
+    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+
+
+def test_structured_draws_have_few_levels() -> None:
+    """A good share of structured vectors has at most eight distinct numbers, and some have one spike."""
+    x = sampling.structured(SPACE, np.random.default_rng(0), ROWS)["x"]
+    levels = np.array([len(np.unique(row)) for row in x])
+    spikes = [(np.unique(row, return_counts=True)[1] == 1).any() and len(np.unique(row)) == 2 for row in x]
+    assert (levels <= 8).mean() > 0.4
+    assert np.mean(spikes) > 0.05
+
+
+def test_clip_stays_inside_in_float32() -> None:
+    """A range whose ends are no float32 numbers is not left by rounding to one."""
+    spec = TensorSpec("x", kind="activations", shape=(Dim("n", 3),), low=-0.1, high=0.1)
+    clipped = sampling.clip(spec, np.array([[-1.0, np.nan, 1.0]]))
+    assert (np.abs(clipped.astype(np.float64)) <= 0.1).all()
+    assert clipped[0, 1] == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "function"), moves.moves(SPACE), ids=lambda value: getattr(value, "name", getattr(value, "__name__", ""))
+)
+def test_moves_stay_in_the_space(spec: TensorSpec, function: object) -> None:
+    """Every move changes its own tensor only, keeps shape and dtype, and nearly always stays admissible."""
+    rng = np.random.default_rng(0)
+    batch = sampling.structured(SPACE, rng, ROWS)
+    partner = sampling.structured(SPACE, rng, ROWS)
+    changed = moves.apply(function, moves.Move(spec, SPACE, batch, partner, rng))  # type: ignore[arg-type]
+    for name, array in batch.items():
+        assert (changed[name].shape, changed[name].dtype) == (array.shape, array.dtype)
+        assert name == spec.name or changed[name] is array
+    assert (changed[spec.name] != batch[spec.name]).any()
+    # Random bytes may be a scale field, too large or no number.
+    assert SPACE.admissible(changed).mean() > (0.7 if spec.kind == "blocks" else 0.95)
+
+
+def test_midpoints_err_by_half_a_step_with_the_sign_of_the_weight() -> None:
+    """The quantiser's move puts elements where ggml's quantiser is wrong by half a step, all in the weights' favour."""
+    rng = np.random.default_rng(0)
+    batch = sampling.structured(SPACE, rng, ROWS)
+    move = moves.Move(SPACE["x"], SPACE, batch, batch, rng)
+    x = moves.apply(moves._midpoints, move)["x"].astype(np.float64)
+    fmt, q8 = formats.get("q4_K"), formats.get("q8_K")
+    weights = fmt.dequantize(batch["weights"].reshape(-1, fmt.type_size)).reshape(ROWS, -1)
+    assert q8.quantize is not None
+    seen = q8.dequantize(q8.quantize(x.astype(np.float32).reshape(-1, 256))).reshape(ROWS, -1)
+    step = np.repeat(np.abs(x).reshape(ROWS, -1, 256).max(axis=2) / 127, 256, axis=1)
+    error = np.divide(x - seen, step, out=np.zeros_like(x), where=step > 0)
+    half = np.abs(np.abs(error) - 0.5) < 1e-3
+    agree = np.sign(error) == np.sign(weights + 0.0)
+    best = [(half[i] & agree[i]).mean() for i in range(ROWS)]
+    assert max(best) > 0.95
