@@ -1,0 +1,368 @@
+"""The corpus: one readable JSON file per witness, ``corpus/<target>/<digest12>.json``, that any later run can measure
+again.
+
+An entry holds concrete bits, never choice sequences or pickles: target, parameters, arrays, measure, value, bound,
+verdict, how it was found, and what a replay must give. Loading one runs no code and is strict: an unknown or missing
+field, a wrong type, a shape outside the space, or a digest that does not match is a CorpusError of one line. Files are
+written beside their place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from diffuzz import __version__, encoding, targets
+from diffuzz.case import Case
+from diffuzz.encoding import EncodingError, hex_float, parse_hex_float
+from diffuzz.space import InadmissibleError
+from diffuzz.target import ParameterError, Params, Target
+from diffuzz.verdict import Verdict
+
+SCHEMA = 1
+LARGEST_FILE = 2**26
+# Two cases have one mechanism if their arrays have as many levels, up to this many, and so many non-default signs.
+MANY = 8
+
+
+class CorpusError(ValueError):
+    """A corpus file that cannot be read, trusted or written; one line with the file, the field, and what to do."""
+
+
+@attrs.frozen
+class Counterexample:
+    """One entry. ``value`` and ``noise`` are the measurement when it was saved, which a replay must give again within
+    ``tolerance``.
+
+    ``bound`` is ``{"value", "rounding", "because"}`` or None; ``found`` says how: engine, seed, evaluations, command;
+    ``candidate`` is the ``FILE.py:FUNCTION`` that it was found with, if any.
+    """
+
+    target: str
+    params: Mapping[str, Any]
+    case: Case
+    measure: str
+    value: float
+    noise: float
+    limit: float
+    bound: Mapping[str, Any] | None
+    verdict: Verdict
+    tolerance: float
+    found: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    candidate: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over target, parameters, candidate and the case's own digest, in hexadecimal."""
+        key = [self.target, sorted(self.params.items()), self.candidate, self.case.digest]
+        return sha256(json.dumps(key).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """``<target>/<digest12>.json``."""
+        return f"{self.target}/{self.digest[:12]}.json"
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Where a value was measured: versions, platform, processor and the instruction sets that matter to kernels."""
+    found = {
+        "diffuzz": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+    }
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return found
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    found["cpu"] = fields.get("model name", found["cpu"])
+    flags = set(fields.get("flags", "").split())
+    found["cpu_flags"] = " ".join(
+        f for f in ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni") if f in flags
+    )
+    return found
+
+
+def device() -> dict[str, str]:
+    """The accelerator and version of JAX, if this process has used JAX; replaying and listing never load it."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return {}
+    return {"jax": jax.__version__, "device": str(jax.devices()[0].device_kind)}
+
+
+def dumps(entry: Counterexample, indent: int | None = 1) -> str:
+    """The entry as JSON text; floats are hexadecimal, with the decimal beside the value for people."""
+    stored = {
+        "diffuzz": SCHEMA,
+        "target": entry.target,
+        "params": dict(entry.params),
+        "candidate": entry.candidate,
+        "verdict": entry.verdict.value,
+        "measure": entry.measure,
+        "value": {"decimal": f"{entry.value:.9g}", "hex": _float_text(entry.value)},
+        "noise": _float_text(entry.noise),
+        "limit": _float_text(entry.limit),
+        "bound": None if entry.bound is None else dict(entry.bound),
+        "tolerance": entry.tolerance,
+        "arrays": {name: encoding.encode(array) for name, array in entry.case.arrays.items()},
+        "found": dict(entry.found),
+        "environment": dict(entry.environment),
+        "digest": entry.digest,
+    }
+    return json.dumps(stored, indent=indent, allow_nan=False)
+
+
+def _float_text(value: float) -> str:
+    return hex_float(value) if math.isfinite(value) else str(value)
+
+
+def load(path: Path) -> Counterexample:
+    """The entry in a file. Raises CorpusError, one line."""
+    try:
+        return _from_json(_read_json(path), path.stem)
+    except (EncodingError, InadmissibleError, ParameterError, targets.UnknownTargetError, _FieldError) as error:
+        raise CorpusError(f"{path}: {error}; restore the file, or delete it and search again") from error
+
+
+class _FieldError(ValueError):
+    """A field that is not as it must be."""
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CorpusError(f"{path}: is no regular file; name a corpus entry (.json)")
+        if status.st_size > LARGEST_FILE:
+            raise CorpusError(f"{path}: {status.st_size} bytes, where a corpus entry has at most {LARGEST_FILE}")
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: not UTF-8 text (byte {error.start}); restore the file, or delete it") from error
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise CorpusError(
+            f"{path}: not JSON, or cut short (line {error.lineno}: {error.msg}); restore the file, or delete it"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CorpusError(f"{path}: not a corpus entry: {reason}; restore the file, or delete it") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a field is there twice")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _from_json(stored: Any, stem: str) -> Counterexample:
+    wanted = {
+        "diffuzz": int, "target": str, "params": dict, "candidate": (str, type(None)), "verdict": str, "measure": str,
+        "value": dict, "noise": str, "limit": str, "bound": (dict, type(None)), "tolerance": (int, float),
+        "arrays": dict, "found": dict, "environment": dict, "digest": str,
+    }  # fmt: skip
+    _check_fields(stored, wanted, "the entry")
+    if stored["diffuzz"] != SCHEMA:
+        raise _FieldError(f"diffuzz: schema {stored['diffuzz']}, where this version reads {SCHEMA}")
+    target = targets.get(stored["target"])
+    params = _params(target, stored["params"])
+    _check_fields(stored["value"], {"decimal": str, "hex": str}, "value")
+    if stored["bound"] is not None:
+        _check_fields(stored["bound"], {"value": (int, float), "rounding": (int, float), "because": str}, "bound")
+    if not 0 <= stored["tolerance"] <= 1e-3:
+        raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and 0.001")
+    for group in ("found", "environment"):
+        _check_fields(stored[group], dict.fromkeys(stored[group], (str, int, float)), group)
+    if stored["verdict"] not in Verdict.__members__:
+        raise _FieldError(f"verdict: {stored['verdict']!r} is none of {', '.join(Verdict.__members__)}")
+    entry = Counterexample(
+        target=target.name,
+        params=params,
+        case=_case(target, params, stored["arrays"], stored["candidate"]),
+        measure=stored["measure"],
+        value=_float_of(stored["value"]["hex"], "value"),
+        noise=_float_of(stored["noise"], "noise"),
+        limit=_float_of(stored["limit"], "limit"),
+        bound=stored["bound"],
+        verdict=Verdict(stored["verdict"]),
+        tolerance=float(stored["tolerance"]),
+        found=stored["found"],
+        environment=stored["environment"],
+        candidate=stored["candidate"],
+    )
+    if entry.digest != stored["digest"]:
+        raise _FieldError("digest: does not match target, params and arrays; the file was edited")
+    if len(stem) == 12 and not entry.digest.startswith(stem):
+        raise _FieldError(f"the file's name is not the digest {entry.digest[:12]}")
+    return entry
+
+
+def _check_fields(stored: Any, wanted: Mapping[str, Any], where: str) -> None:
+    if not isinstance(stored, dict):
+        raise _FieldError(f"{where}: an object is needed")
+    unknown, missing = sorted(set(stored) - set(wanted)), sorted(set(wanted) - set(stored))
+    if unknown or missing:
+        what = f"unknown field {unknown[0]!r}" if unknown else f"missing field {missing[0]!r}"
+        raise _FieldError(f"{where}: {what}")
+    for name, kinds in wanted.items():
+        if not isinstance(stored[name], kinds) or isinstance(stored[name], bool):
+            raise _FieldError(f"{where}: {name} is {type(stored[name]).__name__}")
+
+
+def _params(target: Target, stored: dict[str, Any]) -> Params:
+    params = target.params(stored)
+    if dict(params) != stored:
+        absent = sorted(set(params) - set(stored))
+        raise _FieldError(
+            f"params: {absent[0]} is missing" if absent else "params: a value does not have its parameter's type"
+        )
+    return params
+
+
+def _case(target: Target, params: Params, stored: dict[str, Any], candidate: str | None) -> Case:
+    arrays = {}
+    for name, encoded in stored.items():
+        try:
+            arrays[name] = encoding.decode(encoded)
+        except EncodingError as error:
+            raise _FieldError(f"arrays.{name}: {error}") from error
+    case = Case(arrays)
+    _space(target, params, candidate).check(case)
+    return case
+
+
+def _space(target: Target, params: Params, candidate: str | None) -> Any:
+    if candidate is not None and target.contract is not None and target.contract.space is not None:
+        return target.contract.space(params)
+    return target.space(params)
+
+
+def _float_of(text: str, where: str) -> float:
+    if text in ("inf", "nan"):
+        return float(text)
+    try:
+        return parse_hex_float(text)
+    except EncodingError as error:
+        raise _FieldError(f"{where}: {error}") from error
+
+
+def load_arrays(path: Path) -> Case:
+    """The case in a ``.npz`` or ``.safetensors`` file of named arrays. Raises CorpusError, or ImportError without
+    safetensors.
+    """
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return Case({name: archive[name] for name in archive.files})
+        if path.suffix == ".safetensors":
+            return Case(_safetensors(path))
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged archive raises whatever its reader stumbles over
+        raise CorpusError(
+            f"{path}: not a readable {path.suffix} file of float32, int32 or uint8 arrays: {error}"
+        ) from error
+    raise CorpusError(f"{path}: a case is a .json corpus entry, a .npz or a .safetensors file")
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors.numpy import load_file
+    except ModuleNotFoundError as error:
+        raise ImportError("reading .safetensors needs the package safetensors: pip install safetensors") from error
+    loaded: dict[str, np.ndarray] = load_file(path)
+    return loaded
+
+
+def check_writable(directory: Path) -> None:
+    """Raise CorpusError now, rather than after a search, if nothing can be saved in ``directory``."""
+    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise CorpusError(f"{directory}: cannot be written; choose another folder with --corpus, or --no-save")
+
+
+def save(entry: Counterexample, directory: Path, *, always: bool = False) -> Path | None:
+    """Write an entry to ``directory`` and return its path; None if it adds nothing there. Raises CorpusError.
+
+    An entry adds something unless the corpus has one of the same target, parameters and candidate with at least its
+    value, by the same mechanism (see ``mechanism``). ``always`` writes it anyway.
+    """
+    path = directory / entry.name
+    known = None if always else _as_good(entry, directory)
+    if known is not None:
+        return known
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(dumps(entry) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise CorpusError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder with --corpus"
+        ) from error
+    return path
+
+
+def _as_good(entry: Counterexample, directory: Path) -> Path | None:
+    """An entry of the corpus that leaves nothing to add, or None."""
+    key = (dict(entry.params), entry.candidate, mechanism(entry.case))
+    for path in files([directory / entry.target]) if (directory / entry.target).is_dir() else ():
+        try:
+            other = load(path)
+        except CorpusError:
+            continue
+        if (dict(other.params), other.candidate, mechanism(other.case)) == key and other.value >= entry.value:
+            return path
+    return None
+
+
+def mechanism(case: Case) -> tuple[tuple[str, int], ...]:
+    """What makes two witnesses alike: by array, the number of distinct values, capped at MANY."""
+    return tuple((name, min(MANY, len(np.unique(array)))) for name, array in case.arrays.items())
+
+
+def files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The corpus files that ``paths`` name: files as they are, folders with every ``.json`` below them, sorted.
+
+    Raises CorpusError for a path that does not exist.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(found for found in path.rglob("*.json") if not found.name.startswith("."))
+        elif path.exists():
+            yield path
+        else:
+            raise CorpusError(f"{path}: there is no such file or folder")

@@ -1,0 +1,346 @@
+"""What the command line prints: progress on a terminal, results as text, results as JSON."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from diffuzz import corpus, report, targets
+from diffuzz.corpus import Counterexample
+from diffuzz.objective import Found
+from diffuzz.replay import Replayed
+from diffuzz.search import SearchResult
+from diffuzz.target import Bound, Measurement, Params, Target
+from diffuzz.verdict import Verdict
+
+_MEANS = {
+    Verdict.CONFIRMED: "this input does",
+    Verdict.FALSIFIED: "the bound is proven for the whole domain",
+    Verdict.UNRESOLVED: "neither a witness nor a bound decides it",
+}
+
+
+def number(value: float) -> str:
+    """A value as people read it: seven significant digits."""
+    return f"{value:.7g}"
+
+
+def params_text(params: Params) -> str:
+    """``n=7, max_abs=10, ...``"""
+    return ", ".join(f"{name}={_plain(value)}" for name, value in params.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def progress(label: str, seconds: float) -> Iterator[Callable[[Found], None]]:
+    """A live line on stderr, if that is a terminal, and what to call with each improvement."""
+    console = Console(stderr=True)
+    with Progress(*_columns(), console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=seconds, found="starting")
+        with _ticking(bar, task, seconds):
+            yield lambda found: bar.update(
+                task, found=f"{number(found.value)} by {found.engine} after {found.evaluations:,} evaluations"
+            )
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("largest so far: {task.fields[found]}"),
+    )
+
+
+@contextmanager
+def _ticking(bar: Progress, task: TaskID, seconds: float) -> Iterator[None]:
+    """Moves the bar with the clock, from rich's own refresh thread's point of view, while the search works."""
+    if bar.disable:
+        yield
+        return
+    done = threading.Event()
+
+    def tick() -> None:
+        elapsed = 0.0
+        while not done.wait(0.1):
+            elapsed += 0.1
+            bar.update(task, completed=min(elapsed, seconds))
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def search_json(result: SearchResult, witness: Path | None) -> dict[str, Any]:
+    """The object of ``search --json``: the keys of the contract, and a few more."""
+    return {
+        "target": result.target.name,
+        "params": dict(result.params),
+        "engine": result.engine,
+        "seed": result.seed,
+        "budget_s": result.budget_s,
+        "evaluations": result.evaluations,
+        "evaluations_per_s": round(result.evaluations / max(result.seconds, 1e-9), 1),
+        "value": report.json_number(result.value),
+        "measure": result.measurement.measure,
+        "bound": _bound_json(result.bound),
+        "efficiency": result.efficiency,
+        "limit": report.json_number(result.limit),
+        "verdict": result.verdict.value,
+        "witness": str(witness) if witness else None,
+        "environment": corpus.environment() | corpus.device(),
+        "candidate": result.candidate,
+        "claim": result.target.claim,
+        "detail": {name: report.json_number(value) for name, value in result.measurement.detail.items()},
+        "stopped_by": result.stopped,
+        "seconds": round(result.seconds, 3),
+        "largest_before_minimising": report.json_number(result.largest),
+    }
+
+
+def _bound_json(bound: Bound | None) -> dict[str, Any] | None:
+    return None if bound is None else {"value": bound.value, "rounding": bound.rounding, "because": bound.because}
+
+
+def search_text(result: SearchResult, witness: Path | None) -> str:
+    """The report of a search: verdict, value beside limit and bound, witness, how to repeat it."""
+    lines = [
+        f"{result.verdict.value}: {result.target.claim}, by more than {number(result.limit)}? "
+        f"{_MEANS[result.verdict].capitalize()}.",
+        "",
+        f"  largest found  {number(result.value)}{_share(result)}",
+        f"  proven limit   {_bound_text(result.bound)}",
+        f"  measure        {result.measurement.measure}",
+        f"  domain         {params_text(result.params)}",
+    ]
+    if result.measurement.detail and result.candidate is None:
+        detail = ", ".join(f"{name} {number(value)}" for name, value in result.measurement.detail.items())
+        lines.append(f"  made of        {detail}")
+    lines += _excess(result)
+    if result.case is not None:
+        lines += ["", "Witness" + (f", in {witness}" if witness else ""), ""]
+        text = report.case_text(result.target.space(result.params), result.case)
+        lines += ["  " + line for line in text.splitlines()]
+    else:
+        lines += ["", "No admissible case had a value above zero."]
+    if result.candidate is not None:
+        lines += ["", *_three_ways(result)]
+    lines += ["", _effort(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _share(result: SearchResult) -> str:
+    return "" if result.efficiency is None else f"  ({100 * result.efficiency:.2f} % of the limit)"
+
+
+def _bound_text(bound: Bound | None) -> str:
+    if bound is None:
+        return "none known"
+    rounding = f", up to {bound.rounding:.1e} more by rounding" if bound.rounding else ""
+    return f"{number(bound.value)}  ({bound.because}{rounding})"
+
+
+def _three_ways(result: SearchResult) -> list[str]:
+    """Exact, reference and candidate at the worst element: who is wrong, and would ggml's own test have seen it."""
+    detail = result.measurement.detail
+    if not detail:
+        return []
+    element = int(detail.get("worst element", detail.get("first element", 0)))
+    wrong = result.value > result.limit
+    lines = [f"At element {element}:"]
+    for name in ("exact", "reference", "candidate", "allowance"):
+        if name in detail:
+            lines.append(f"  {name:10} {detail[name]:.9g}")
+    ours = detail.get("reference error / a-priori bound", 0.0)
+    if ours > 1:
+        lines.append("Wrong is the reference: this is a defect of diffuzz, please report it.")
+    else:
+        lines.append(f"Wrong is {'the candidate' if wrong else 'none of them'}.")
+    if "nmse" in detail:
+        seen = detail["nmse"] > detail["ggml nmse limit"]
+        lines.append(
+            f"ggml's test-backend-ops would {'' if seen else 'not '}have seen it: "
+            f"NMSE {detail['nmse']:.2e} against its limit {detail['ggml nmse limit']:.0e}."
+        )
+    return lines
+
+
+def _excess(result: SearchResult) -> list[str]:
+    """A value above a proven bound is a defect of diffuzz, and it says so."""
+    if result.bound is None or not result.value - result.measurement.noise > result.bound.ceiling * (1 + 1e-9):
+        return []
+    return [
+        "",
+        "  ABOVE ITS PROVEN LIMIT: the derivation or an implementation in diffuzz is wrong. Please report this case.",
+    ]
+
+
+def _effort(result: SearchResult) -> str:
+    ends = {
+        "limit": "the limit was reached",
+        "work": "the budget's work was done",
+        "clock": "time was up (another run may get further or less far)",
+        "interrupted": "it was interrupted",
+        "ideas": "the engine had no more ideas",
+    }
+    rate = result.evaluations / max(result.seconds, 1e-9)
+    return (
+        f"{result.evaluations:,} evaluations in {result.seconds:.1f} s ({rate:,.0f} per second) by {result.engine}, "
+        f"seed {result.seed}; {ends[result.stopped]}."
+    )
+
+
+def measurement_json(
+    target: Target, params: Params, measured: Measurement, limit: float, verdict: Verdict
+) -> dict[str, Any]:
+    """The object of ``measure --json``."""
+    return {
+        "target": target.name,
+        "params": dict(params),
+        "value": report.json_number(measured.value),
+        "noise": report.json_number(measured.noise),
+        "measure": measured.measure,
+        "detail": {name: report.json_number(value) for name, value in measured.detail.items()},
+        "bound": _bound_json(target.bound(params)),
+        "limit": report.json_number(limit),
+        "verdict": verdict.value,
+        "environment": corpus.environment(),
+    }
+
+
+def measurement_text(target: Target, params: Params, measured: Measurement, limit: float, verdict: Verdict) -> str:
+    """The report of ``measure``. One case alone can confirm a claim; only a bound can falsify it."""
+    lines = [
+        f"{verdict.value}: {target.claim}, by more than {number(limit)}? {_MEANS[verdict].capitalize()}.",
+        "",
+        f"  value         {number(measured.value)}  (known to within {measured.noise:.1e})",
+        f"  proven limit  {_bound_text(target.bound(params))}",
+        f"  measure       {measured.measure}",
+        f"  domain        {params_text(params)}",
+    ]
+    lines += [f"  {name:13} {number(value)}" for name, value in measured.detail.items()]
+    return "\n".join(lines) + "\n"
+
+
+def entry_text(entry: Counterexample, path: Path) -> str:
+    """The report of ``show``."""
+    target = targets.get(entry.target)
+    contract = target.contract
+    space = contract.space if entry.candidate is not None and contract is not None and contract.space else target.space
+    return f"{path}\n\n{report.entry_text(entry, space(entry.params))}"
+
+
+def target_json(target: Target) -> dict[str, Any]:
+    """One entry of ``targets --json``."""
+    params = target.params()
+    return {
+        "name": target.name,
+        "summary": target.summary,
+        "claim": target.claim,
+        "measure": target.measure(params),
+        "limit": report.json_number(target.limit(params)),
+        "bound": _bound_json(target.bound(params)),
+        "candidate": target.contract.signature if target.contract else None,
+        "parameters": [
+            {
+                "name": parameter.name,
+                "default": parameter.default,
+                "type": type(parameter.default).__name__,
+                "low": parameter.low,
+                "high": parameter.high,
+                "choices": list(parameter.choices),
+                "help": parameter.help,
+            }
+            for parameter in target.parameters
+        ],
+    }
+
+
+def targets_text(listed: list[Target]) -> str:
+    """The list of ``targets``."""
+    lines = []
+    for target in listed:
+        lines += [f"{target.name}", f"    {target.summary}"]
+        bound = target.bound(target.params())
+        if bound is not None:
+            lines.append(f"    limit {number(bound.value)}: {bound.because}")
+        if target.contract is not None:
+            lines.append(f"    --candidate {target.contract.signature}")
+        for parameter in target.parameters:
+            choice = f" ({'|'.join(parameter.choices)})" if parameter.choices else ""
+            lines.append(f"      {parameter.name}={_plain(parameter.default)}  {parameter.help}{choice}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def claims_progress() -> Any:
+    """A line on stderr for each settled row, if that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    return lambda settled: console.print(f"{settled.row.id} {settled.row.variant}: {settled.verdict}", highlight=False)
+
+
+def replay_json(results: list[Replayed]) -> dict[str, Any]:
+    """The object of ``replay --json``."""
+    return {
+        "replayed": len(results),
+        "as_recorded": sum(result.status == "as recorded" for result in results),
+        "results": [
+            {
+                "path": str(result.path),
+                "status": result.status,
+                "message": result.message,
+                "value": None if result.value is None else report.json_number(result.value),
+                "verdict": None if result.verdict is None else result.verdict.value,
+            }
+            for result in results
+        ],
+    }
+
+
+def replay_text(results: list[Replayed]) -> str:
+    """One line for each entry, and a count."""
+    width = max(len(str(result.path)) for result in results)
+    lines = [f"{result.status:12} {result.path!s:{width}}  {result.message}" for result in results]
+    good = sum(result.status == "as recorded" for result in results)
+    seconds = sum(result.seconds for result in results)
+    lines.append(f"{good} of {len(results)} entries replayed as recorded, in {seconds:.2f} s")
+    return "\n".join(lines) + "\n"
+
+
+def junit(results: list[Replayed]) -> str:
+    """JUnit XML: a test case for each entry; a changed one is a failure, one that could not be replayed an error."""
+    suite = ElementTree.Element(
+        "testsuite",
+        name="diffuzz replay",
+        tests=str(len(results)),
+        failures=str(sum(result.status == "changed" for result in results)),
+        errors=str(sum(result.status in ("broken", "needs candidate") for result in results)),
+        time=f"{sum(result.seconds for result in results):.3f}",
+    )
+    for result in results:
+        attributes = {"classname": result.path.parent.name, "name": result.path.stem, "time": f"{result.seconds:.3f}"}
+        case = ElementTree.SubElement(suite, "testcase", attributes)
+        if result.status != "as recorded":
+            kind = "failure" if result.status == "changed" else "error"
+            # Control characters of a hostile file's name or text have no place in XML.
+            message = "".join(c if c.isprintable() else "?" for c in result.message)
+            ElementTree.SubElement(case, kind, message=message)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

@@ -1,0 +1,93 @@
+"""Replay: measure corpus entries again, with the exact implementations, and compare with what they recorded.
+
+Needs neither jax nor hypothesis, so that a CI job is as quick to start as it is to run. An entry that was found with a
+candidate names a function, but replaying never runs code because a corpus file says so: the caller has to name the
+function again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import numpy as np
+
+from diffuzz import candidate as candidates
+from diffuzz import corpus, targets
+from diffuzz.candidate import CandidateError
+from diffuzz.corpus import CorpusError, Counterexample
+from diffuzz.target import evaluate
+from diffuzz.verdict import Verdict, judge
+
+Status = Literal["as recorded", "changed", "broken", "needs candidate"]
+_CODES: dict[Status, int] = {"broken": 2, "changed": 1, "needs candidate": 3}
+
+
+@attrs.frozen
+class Replayed:
+    """One file: its status, its entry (None if broken), what it measured now, and one line of explanation."""
+
+    path: Path
+    status: Status
+    message: str
+    seconds: float
+    entry: Counterexample | None = None
+    value: float | None = None
+    verdict: Verdict | None = None
+
+
+def replay(paths: Iterable[Path], candidate: str | None = None) -> list[Replayed]:
+    """Replay every entry that ``paths`` (files or folders) name. Raises CorpusError if there is none.
+
+    ``candidate``, ``FILE.py:FUNCTION``, is measured in the entries that were found with a candidate.
+    """
+    paths = list(paths)
+    results = [replay_file(path, candidate) for path in corpus.files(paths)]
+    if not results:
+        raise CorpusError(f"{', '.join(map(str, paths))}: no corpus entry (.json) there, so nothing was replayed")
+    return results
+
+
+def replay_file(path: Path, candidate: str | None = None) -> Replayed:
+    """Replay one file; a file that cannot be loaded is a result, not an exception."""
+    started = time.perf_counter()
+    try:
+        entry = corpus.load(path)
+        if entry.candidate is not None and candidate is None:
+            message = f"{path}: found with a candidate; replay it with --candidate {entry.candidate}"
+            return Replayed(path, "needs candidate", message, time.perf_counter() - started, entry)
+        value, verdict = _measure(entry, candidate)
+    except (CorpusError, CandidateError) as error:
+        return Replayed(path, "broken", str(error), time.perf_counter() - started)
+    same = _same(value, entry.value, entry.tolerance)
+    status: Status = "as recorded" if same and verdict is entry.verdict else "changed"
+    message = f"{entry.value:.9g} {entry.verdict.value}"
+    if status == "changed":
+        message = f"recorded {message}, now {value:.9g} {verdict.value}; see: python -m diffuzz show {path}"
+    return Replayed(path, status, message, time.perf_counter() - started, entry, value, verdict)
+
+
+def _measure(entry: Counterexample, candidate: str | None) -> tuple[float, Verdict]:
+    target = targets.get(entry.target)
+    if entry.candidate is not None and candidate is not None:
+        target = candidates.with_candidate(target, entry.params, candidates.load(candidate), candidate)
+    with np.errstate(all="ignore"):
+        measured = evaluate(target, entry.params, entry.case)
+    return measured.value, judge(entry.limit, measured.value, measured.noise, target.bound(entry.params))
+
+
+def _same(now: float, recorded: float, tolerance: float) -> bool:
+    if np.isnan(recorded) or np.isinf(recorded):
+        return bool(np.array_equal(now, recorded, equal_nan=True))
+    return abs(now - recorded) <= tolerance * abs(recorded)
+
+
+def exit_code(results: Iterable[Replayed]) -> int:
+    """0 if everything is as recorded; else, the worst first: 2 a file is broken, 1 one changed, 3 one needs its
+    candidate.
+    """
+    statuses = {result.status for result in results}
+    return next((code for status, code in _CODES.items() if status in statuses), 0)

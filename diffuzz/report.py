@@ -1,0 +1,97 @@
+"""Rendering of cases and corpus entries as text that fits on a screen. Nothing here prints."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from diffuzz import formats
+from diffuzz.case import Case
+from diffuzz.corpus import Counterexample
+from diffuzz.space import Space, TensorSpec
+
+WIDTH = 100
+# Runs of one array that are written out; what is longer is summarised.
+RUNS = 10
+
+
+def decimal(value: float) -> str:
+    """The shortest decimal that reads back as the same float32."""
+    if abs(value) < 1e7 and value == int(value):
+        return "-0" if value == 0 and math.copysign(1, value) < 0 else str(int(value))
+    narrow = np.float32(value)
+    return np.format_float_positional(narrow, trim="-") if 1e-4 <= abs(value) < 1e7 else str(narrow)
+
+
+def runs_text(array: np.ndarray) -> str:
+    """An array run by run in C order: ``10 x 2, -10 x 5``; the first RUNS runs and a summary where there are more."""
+    flat = array.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts, ends = [0, *edges.tolist()], [*edges.tolist(), flat.size]
+    written = [
+        decimal(float(flat[start])) + (f" x {end - start}" if end - start > 1 else "")
+        for start, end in zip(starts[:RUNS], ends[:RUNS], strict=True)
+    ]
+    text = ", ".join(written)
+    if len(starts) <= RUNS:
+        return text
+    levels = len(np.unique(flat))
+    return (
+        f"{text}, ... ({flat.size} elements in {len(starts)} runs, {levels} distinct, "
+        f"{decimal(float(flat.min()))} to {decimal(float(flat.max()))})"
+    )
+
+
+def _blocks_text(spec: TensorSpec, array: np.ndarray) -> list[str]:
+    fmt = formats.get(spec.format or "")
+    blocks = array.reshape(-1, fmt.type_size)
+    count = f"{len(blocks)} block{'s' if len(blocks) > 1 else ''} of {fmt.name}"
+    lines = [f"{spec.name} = {count}"]
+    for name, values in fmt.unpack(blocks).items():
+        lines.append(f"  {name} = {runs_text(values)}")
+    return lines
+
+
+def case_text(space: Space, case: Case) -> str:
+    """Every array of a case, in the order of the space; one line each, one for each field of blocks."""
+    lines: list[str] = []
+    for spec in space.tensors:
+        array = case[spec.name]
+        if spec.kind == "blocks":
+            lines += _blocks_text(spec, array)
+        else:
+            shape = "" if array.ndim == 1 else f" {list(array.shape)}"
+            lines.append(f"{spec.name}{shape} = {runs_text(array)}")
+    return "\n".join(line if len(line) <= 4 * WIDTH else line[: 4 * WIDTH] + " ..." for line in lines)
+
+
+def entry_text(entry: Counterexample, space: Space) -> str:
+    """An entry for people: what it shows, the case, how it was found, where it was measured."""
+    bound = "none known" if entry.bound is None else f"{entry.bound['value']:.7g}  ({entry.bound['because']})"
+    params = ", ".join(f"{name}={value}" for name, value in entry.params.items())
+    found = ", ".join(f"{name} {value}" for name, value in entry.found.items() if name != "command")
+    candidate = [f"  candidate     {entry.candidate}"] if entry.candidate else []
+    lines = [
+        f"{entry.verdict.value}: {entry.target}, more than {entry.limit:.7g}",
+        "",
+        f"  value         {entry.value:.9g}  ({entry.value.hex()})",
+        f"  proven limit  {bound}",
+        f"  measure       {entry.measure}",
+        f"  domain        {params}",
+        *candidate,
+        "",
+        *("  " + line for line in case_text(space, entry.case).splitlines()),
+        "",
+        f"  found by      {found}",
+        f"  command       {entry.found.get('command', '')}",
+        f"  measured on   {entry.environment.get('cpu', '')}, diffuzz {entry.environment.get('diffuzz', '')}, "
+        f"numpy {entry.environment.get('numpy', '')}",
+        f"  digest        {entry.digest[:12]}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def json_number(value: float) -> float | str:
+    """A number for JSON, which has no infinities: those are the strings "inf", "-inf", "nan"."""
+    return value if math.isfinite(value) else str(value)
