@@ -245,25 +245,20 @@ def replay_command(paths: tuple[Path, ...], candidate: str | None, junit: Path |
 @commands.command("claims")
 @click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each claim.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
+@click.option("--model", type=click.Path(path_type=Path), help="A GGUF file, for the claims about a model.")
 @click.option(
-    "--corpus",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_CORPUS,
-    show_default=True,
-    help="Where witnesses are saved.",
+    "--corpus", type=click.Path(path_type=Path, file_okay=False), help="Save the witnesses there [default: nowhere]."
 )
-@click.option("--no-save", is_flag=True, help="Save nothing.")
 @_json
-def claims_command(budget: float, seed: int, corpus: Path, no_save: bool, as_json: bool) -> int:
+def claims_command(budget: float, seed: int, model: Path | None, corpus: Path | None, as_json: bool) -> int:
     """Reproduce the published claims, search each one, and judge it."""
     from diffuzz import claims, printing
     from diffuzz import corpus as store
 
-    if not no_save:
+    if corpus is not None:
         store.check_writable(corpus)
-    destination = None if no_save else corpus
-    results = claims.settle(budget, seed, corpus=destination, on_row=printing.claims_progress())
-    click.echo(json.dumps(claims.as_json(results)) + "\n" if as_json else claims.as_text(results), nl=False)
+    settled = claims.settle(budget, seed, corpus=corpus, model_path=model, on_row=printing.claims_progress())
+    click.echo(json.dumps(claims.as_json(settled)) + "\n" if as_json else printing.claims_text(settled), nl=False)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from diffuzz import corpus, report, targets
+from diffuzz.claims import Settled
 from diffuzz.corpus import Counterexample
 from diffuzz.objective import Found
 from diffuzz.replay import Replayed
@@ -289,12 +293,35 @@ def targets_text(listed: list[Target]) -> str:
     return "\n".join(lines)
 
 
-def claims_progress() -> Any:
-    """A line on stderr for each settled row, if that is a terminal."""
+def claims_progress() -> Callable[[Settled], None] | None:
+    """What prints a line on stderr for each settled claim, or None if that is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         return None
-    return lambda settled: console.print(f"{settled.row.id} {settled.row.variant}: {settled.verdict}", highlight=False)
+    return lambda settled: console.print(f"{settled.row.id}  {settled.row.claim}: {settled.verdict}", highlight=False)
+
+
+def claims_text(settled: list[Settled]) -> str:
+    """The table of the claims: published, reproduced, found, bound, verdict."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("claim", "published", "reproduced", "largest found", "limit", "verdict"):
+        table.add_column(heading, overflow="fold")
+    for one in settled:
+        table.add_row(
+            f"{'' if one.row.variant else one.row.id.removeprefix('FFN-GGUF-') + ' '}{one.row.claim}",
+            one.row.published,
+            "\n".join(f"{name} {_figure(value)}" for name, value in one.reproduced.items()),
+            "" if one.found is None else number(one.found),
+            "" if one.bound is None else number(one.bound),
+            one.verdict,
+        )
+    console = Console(width=150, file=io.StringIO(), color_system=None)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def replay_json(results: list[Replayed]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import pkgutil
 import re
+from functools import cache
 
 from diffuzz.formats.bits import half_to_float
 from diffuzz.formats.format import Fields, Format, Parts
@@ -18,6 +19,7 @@ from diffuzz.formats.format import Fields, Format, Parts
 __all__ = ["Fields", "Format", "Parts", "get", "half_to_float", "names"]
 
 
+@cache
 def names() -> tuple[str, ...]:
     """Names of all formats: the legacy ones first, then the K formats."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))

@@ -155,7 +155,9 @@ def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.nda
 
 def _dequantised(format: str, rows: np.ndarray) -> np.ndarray:
     fmt = formats.get(format)
-    return fmt.dequantize(rows.reshape(-1, rows.shape[2])).reshape(len(rows), rows.shape[1] * fmt.block_size)
+    if not len(rows):
+        return np.zeros((0, rows.shape[1] * fmt.block_size), np.float32)
+    return fmt.dequantize(rows.reshape(-1, rows.shape[2])).reshape(len(rows), -1)
 
 
 def _dot(order: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

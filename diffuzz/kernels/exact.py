@@ -32,13 +32,15 @@ def weights_of(format: str, weights: np.ndarray) -> np.ndarray:
     An f16 scale has 11 significant bits, a sub-scale at most 8, a code at most 8, and d sc q and dmin m lie between
     2^-24 and 2^29 on a common grid: products and difference fit the 53 bits of float64.
     """
-    rows = arguments.blocks(format, weights)
-    parts = formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
+    rows, fmt = arguments.blocks(format, weights), formats.get(format)
+    if not len(rows):
+        return np.zeros((0, rows.shape[1] * fmt.block_size))
+    parts = fmt.decode(rows.reshape(-1, rows.shape[2]))
     with np.errstate(invalid="ignore"):
         values = parts.d.astype(np.float64)[:, None] * (parts.sub_scale * parts.code)
         if parts.minimum is not None:
             values = values - parts.dmin.astype(np.float64)[:, None] * parts.sub_minimum
-    return np.asarray(values).reshape(len(rows), rows.shape[1] * values.shape[1])
+    return np.asarray(values).reshape(len(rows), -1)
 
 
 def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:

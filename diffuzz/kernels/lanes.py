@@ -58,12 +58,12 @@ def sums(w: np.ndarray, y: np.ndarray, paired: bool) -> np.ndarray:
     Args:
         w, y: integers [rows, blocks, lanes, terms].
     """
-    w, y = w.astype(np.float64), y.astype(np.float64)
+    w, y = np.ascontiguousarray(w, np.float64), np.ascontiguousarray(y, np.float64)
     if paired:
         total = np.einsum("rnlt,rnlt->rnl", w, y)
     else:
         total = np.moveaxis(np.moveaxis(w, 0, 2) @ np.moveaxis(y, 0, 3), (2, 3), (0, 1))
-    return total + 0.0  # an integer zero has no sign
+    return np.add(total, 0.0, order="C")  # an integer zero has no sign
 
 
 def by_fours(codes: np.ndarray) -> np.ndarray:

@@ -116,6 +116,6 @@ TARGET = Target(
     bound=bound,
     claim="a batch of tokens amplifies the drift",
     limit=lambda p: 5.0 if p["objective"] == "std-ratio" else p["steps"] * published.PUBLISHED_DRIFT,
-    cost=2.0 * chain.N * 5,
+    cost=32.0,
     starts=starts,
 )

@@ -22,7 +22,7 @@ def _weights(format: str, rows: int, blocks: int, seed: int, largest: float = 65
     return fmt.pack(fields).reshape(rows, -1)
 
 
-@pytest.fixture(params=WEIGHT_FORMATS)
+@pytest.fixture(scope="session", params=WEIGHT_FORMATS)
 def format(request) -> str:
     """Each format that weights come in."""
     return request.param

@@ -6,6 +6,7 @@ import pytest
 from diffuzz import formats
 from diffuzz.formats import q8_0, q8_k
 from diffuzz.kernels import apr, gguf, libm
+from diffuzz.kernels.fma import fma
 
 ONE = np.float32(1)
 
@@ -32,14 +33,14 @@ def ramp() -> np.ndarray:
 
 def test_published_path_a(seed_block, ramp):
     """FFN-GGUF-008: dequantise and fold gives 0xc69384e3 = -18882.443."""
-    assert "0xc69384e3" == bits(apr.vec_dot("q4_K", seed_block, ramp)[0, 0])
-    assert "0xc69384e3" == bits(apr.vec_dot_rows("q4_K", seed_block, ramp)[0])
+    assert bits(apr.vec_dot("q4_K", seed_block, ramp)[0, 0]) == "0xc69384e3"
+    assert bits(apr.vec_dot_rows("q4_K", seed_block, ramp)[0]) == "0xc69384e3"
 
 
 def test_published_path_b(seed_block, ramp):
     """FFN-GGUF-008: the fused integer dot product gives 0xc693a21e = -18897.059."""
-    assert "0xc693a21e" == bits(gguf.vec_dot("q4_K", seed_block, ramp)[0, 0])
-    assert "0xc693a21e" == bits(gguf.vec_dot_rows("q4_K", seed_block, ramp)[0])
+    assert bits(gguf.vec_dot("q4_K", seed_block, ramp)[0, 0]) == "0xc693a21e"
+    assert bits(gguf.vec_dot_rows("q4_K", seed_block, ramp)[0]) == "0xc693a21e"
 
 
 def test_published_dot_order():
@@ -47,20 +48,20 @@ def test_published_dot_order():
     i = np.arange(128, dtype=np.float32)
     a = (i - np.float32(64)) * np.float32(0.1) + np.mod(i, np.float32(7)) * np.float32(0.013)
     b = (np.float32(0.7) * i - np.float32(50)) * np.float32(0.05) + np.mod(i, np.float32(11)) * np.float32(0.011)
-    assert ("0x44191e70", "0x44191e70") == (bits(apr.dot_fold(a, b)), bits(apr.dot_lanes(a, b)))
+    assert (bits(apr.dot_fold(a, b)), bits(apr.dot_lanes(a, b))) == ("0x44191e70", "0x44191e70")
 
 
 def test_published_dequantised_block(seed_block):
     """FFN-GGUF-007: element 0 is 10.75, element 255 is 1.25, and both dequantisers agree."""
     values = apr.dequantize("q4_K", seed_block)
-    assert (10.75, 1.25) == (values[0, 0], values[0, 255])
+    assert (values[0, 0], values[0, 255]) == (10.75, 1.25)
     assert formats.get("q4_K").dequantize(seed_block).tobytes() == values.tobytes()
 
 
 def test_two_orders_are_two_orders():
     """The left fold and the 8 lanes do not always give the same bits."""
     a, b = np.random.default_rng(0).standard_normal((2, 50, 128)).astype(np.float32)
-    assert 0 < (apr.dot_fold(a, b) != apr.dot_lanes(a, b)).sum()
+    assert (apr.dot_fold(a, b) != apr.dot_lanes(a, b)).sum() > 0
 
 
 @pytest.mark.parametrize("name", formats.names())
@@ -70,7 +71,10 @@ def test_dequantisers_agree(name, golden):
     blocks = np.random.default_rng(1).integers(0, 256, (64, fmt.type_size)).astype(np.uint8)
     one, other = apr.dequantize(name, blocks), fmt.dequantize(blocks)
     assert (64, fmt.block_size) == one.shape
-    assert [] == np.flatnonzero((one.view(np.uint32) != other.view(np.uint32)) & ~(np.isnan(one) & np.isnan(other))).tolist()
+    assert (
+        np.flatnonzero((one.view(np.uint32) != other.view(np.uint32)) & ~(np.isnan(one) & np.isnan(other))).tolist()
+        == []
+    )
     if f"dequantize/{name}/blocks" in golden:
         got = apr.dequantize(name, golden[f"dequantize/{name}/blocks"])
         assert golden[f"dequantize/{name}/values"].tobytes() == got.tobytes()
@@ -101,8 +105,8 @@ def test_fold_is_a_left_fold():
 def test_lanes_are_chains_of_fused_operations(n):
     """dot_lanes against a scalar loop in which float64 products and sums of small integers are exact."""
     rng = np.random.default_rng(n)
-    # 12-bit numbers with 12-bit fractions: every product and partial sum is exact in float64, so f32() is the only rounding.
-    a, b = (rng.integers(-(2**11), 2**11, (2, n)) / 2.0**12).astype(np.float32)
+    # 20-bit fractions: products and sums are exact in float64, so f32() is the only rounding. A product has 40 bits.
+    a, b = (rng.integers(-(2**19), 2**19, (2, n)) / 2.0**20).astype(np.float32)
     if n < 8:
         expected = fold(list(a * b))
     else:
@@ -132,7 +136,9 @@ def test_batches_have_the_bits_of_single_pairs(format, weights):
     simd = {"order": "simd"}
     for kernel, options in ((apr, {}), (apr, simd), (gguf, {})):
         whole = kernel.vec_dot(format, w, x, **options)
-        alone = [[kernel.vec_dot(format, w[m : m + 1], x[b : b + 1], **options)[0, 0] for b in range(3)] for m in range(3)]
+        alone = [
+            [kernel.vec_dot(format, w[m : m + 1], x[b : b + 1], **options)[0, 0] for b in range(3)] for m in range(3)
+        ]
         assert np.array(alone).tobytes() == whole.tobytes()
         assert whole.diagonal().tobytes() == kernel.vec_dot_rows(format, w, x, **options).tobytes()
 
@@ -154,12 +160,72 @@ def test_q4_k_in_scalar_loops(weights):
     assert bits(total) == bits(gguf.vec_dot("q4_K", w, x)[0, 0])
 
 
+def in_lanes(pairs: list[tuple[int, np.float32, np.float32]]) -> list[np.float32]:
+    """Eight accumulators, acc[lane] = fma(a, b, acc[lane]) for each (lane, a, b) in order."""
+    acc = [np.float32(0)] * 8
+    for lane, a, b in pairs:
+        acc[lane] = fma(a, b, acc[lane])[()]
+    return acc
+
+
+def added(acc: list[np.float32], first: int) -> np.float32:
+    """Upper half to lower half, then lane 0 to lane ``first`` and the other two, then both."""
+    r = [acc[i] + acc[i + 4] for i in range(4)]
+    return (r[0] + r[first]) + (r[3 - first] + r[3])
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q8_0"])
+def test_q8_0_activations_in_scalar_loops(weights, name):
+    """The integer kernels of 32 weights: one fused step for each lane and block, neighbours added first."""
+    for seed in range(20):
+        w = weights(name, 1, 4, seed, largest=2.0)
+        x = np.random.default_rng(seed).standard_normal((1, 128)).astype(np.float32)
+        parts = formats.get(name).decode(w.reshape(4, -1))
+        steps, codes = q8_0.quantise_realizar(x.reshape(4, 32))
+        pairs = []
+        for block in range(4):
+            products = (parts.code[block] * codes[block]).reshape(8, 4).sum(axis=1).astype(np.float32)
+            pairs += [(lane, parts.d[block] * steps[block], products[lane]) for lane in range(8)]
+        assert bits(added(in_lanes(pairs), first=1)) == bits(gguf.vec_dot(name, w, x)[0, 0])
+
+
+def test_q5_k_in_scalar_loops(weights):
+    """Four fused steps for each lane of a sub-block, one for its scale and one for its minimum, 0 + 2 added first."""
+    for seed in range(20):
+        w = weights("q5_K", 1, 1, seed, largest=2.0)
+        x = np.random.default_rng(seed).standard_normal((1, 256)).astype(np.float32)
+        parts = formats.get("q5_K").decode(w)
+        acc = [np.float32(0)] * 8
+        for sub in range(0, 256, 32):
+            part = range(sub, sub + 32)
+            chains = in_lanes([(i % 8, np.float32(parts.code[0, i]), x[0, i]) for i in part])
+            for lane in range(8):
+                acc[lane] = fma(parts.scale[0, sub], chains[lane], acc[lane])[()]
+                total = fold([x[0, i] for i in part if i % 8 == lane])
+                acc[lane] = fma(-parts.minimum[0, sub], total, acc[lane])[()]
+        assert bits(added(acc, first=2)) == bits(gguf.vec_dot("q5_K", w, x)[0, 0])
+
+
+def test_q6_k_in_scalar_loops(weights):
+    """Four accumulators, one for each quarter of a half, added in pairs; then 0 + 2 first."""
+    for seed in range(20):
+        w = weights("q6_K", 1, 1, seed, largest=2.0)
+        x = np.random.default_rng(seed).standard_normal((1, 256)).astype(np.float32)
+        values = formats.get("q6_K").dequantize(w)[0]
+        quarters = [
+            in_lanes([(i % 8, values[i], x[0, i]) for i in range(256) if i // 32 % 4 == quarter])
+            for quarter in range(4)
+        ]
+        acc = [(quarters[0][i] + quarters[1][i]) + (quarters[2][i] + quarters[3][i]) for i in range(8)]
+        assert bits(added(acc, first=2)) == bits(gguf.vec_dot("q6_K", w, x)[0, 0])
+
+
 def test_q8_0_keeps_the_scale_in_float32():
     """Blocks far below the f16 range survive realizar's quantiser, which keeps the scale in float32."""
     block = formats.get("q8_0").pack({"d": np.ones(1, np.float16), "codes": np.ones((1, 32), np.int32)})
     x = np.full((1, 32), 1e-7, np.float32)
-    scale, codes = q8_0.quantise_realizar(x)
-    assert [127] * 32 == codes[0].tolist()
+    _, codes = q8_0.quantise_realizar(x)
+    assert codes[0].tolist() == [127] * 32
     assert abs(float(gguf.vec_dot("q8_0", block, x)[0, 0]) - 32e-7) <= 1e-12
 
 
@@ -176,11 +242,17 @@ def test_rms_norm_divides_and_multiplies():
 
 
 def test_gguf_rms_norm_in_sixteen_lanes():
-    """The sum of squares of small integers is exact in any order, tail included: only mean, root and products round."""
-    x = np.random.default_rng(5).integers(-50, 50, (3, 37)).astype(np.float32)
-    square = (x.astype(np.int64) ** 2).sum(axis=1, keepdims=True).astype(np.float32)
-    expected = x * (ONE / np.sqrt(square / np.float32(37) + np.float32(1e-5)))
-    assert expected.tobytes() == gguf.rms_norm(x, 1e-5).tobytes()
+    """Fused squares in 16 lanes, halves added until one is left, the tail folded apart."""
+    for seed in range(20):
+        x = np.random.default_rng(seed).standard_normal((1, 37)).astype(np.float32)
+        acc = np.zeros(16, np.float32)
+        for i in range(32):
+            acc[i % 16] = fma(x[0, i], x[0, i], acc[i % 16])
+        while len(acc) > 1:
+            acc = acc[: len(acc) // 2] + acc[len(acc) // 2 :]
+        mean = (acc[0] + fold(list(x[0, 32:] * x[0, 32:]))) / np.float32(37)
+        expected = x * (ONE / np.sqrt(mean + np.float32(1e-5)))
+        assert expected.tobytes() == gguf.rms_norm(x, 1e-5).tobytes()
 
 
 def test_soft_max_divides_and_multiplies():
@@ -198,7 +270,7 @@ def test_silu_and_swiglu():
     expected = x / (ONE + libm.expf(-x))
     assert expected.tobytes() == apr.silu(x).tobytes() == gguf.silu(x).tobytes()
     assert (expected * up).tobytes() == apr.swiglu(x, up).tobytes()
-    assert [0.0] == apr.silu(np.float32([-89])).tolist()
+    assert apr.silu(np.float32([-89])).tolist() == [0.0]
     assert np.isnan(apr.silu(np.float32([-np.inf]))).all()
 
 

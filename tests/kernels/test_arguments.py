@@ -53,11 +53,11 @@ def test_float64_is_for_the_exact_kernels(kernel):
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.__name__.rsplit(".", 1)[1])
 def test_empty_batches(kernel):
     """No rows in, no rows out."""
-    assert (0, 2) == kernel.vec_dot("q4_K", ROW[:0], X).shape
-    assert (2, 0) == kernel.vec_dot("q4_K", ROW, X[:0]).shape
-    assert (0,) == kernel.vec_dot_rows("q4_K", ROW[:0], X[:0]).shape
-    assert (0, 4) == kernel.rms_norm(np.zeros((0, 4), F), 1e-6).shape
-    assert (0, 1, 4) == kernel.rope(np.zeros((0, 1, 4), F), np.zeros(0, np.int32), 1e4, "neox").shape
+    assert kernel.vec_dot("q4_K", ROW[:0], X).shape == (0, 2)
+    assert kernel.vec_dot("q4_K", ROW, X[:0]).shape == (2, 0)
+    assert kernel.vec_dot_rows("q4_K", ROW[:0], X[:0]).shape == (0,)
+    assert kernel.rms_norm(np.zeros((0, 4), F), 1e-6).shape == (0, 4)
+    assert kernel.rope(np.zeros((0, 1, 4), F), np.zeros(0, np.int32), 1e4, "neox").shape == (0, 1, 4)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.__name__.rsplit(".", 1)[1])

@@ -40,7 +40,9 @@ def test_dot_product_against_fractions(format, weights):
     """A dot product of cancelling terms is within n 2^-53 sum|w x| of the rational sum."""
     row = weights(format, 2, 2, 5)
     k = row.shape[1] // formats.get(format).type_size * formats.get(format).block_size
-    x = (np.random.default_rng(0).standard_normal((2, k)) * 10.0 ** np.arange(-3, 3).repeat(k)[: k * 2 : 2]).astype(np.float32)
+    x = (np.random.default_rng(0).standard_normal((2, k)) * 10.0 ** np.arange(-3, 3).repeat(k)[: k * 2 : 2]).astype(
+        np.float32
+    )
     got = exact.vec_dot(format, row, x)
     for m in range(2):
         w = rational_weights(format, row[m])
@@ -72,7 +74,9 @@ def assert_close(expected: list[Decimal], got: np.ndarray, ulps: float) -> None:
         assert abs(Decimal(g) - e) <= abs(e) * Decimal(ulps * U) + Decimal(2) ** -1060
 
 
-@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=9), st.sampled_from([1e-12, 1e-6, 1.0]))
+@given(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=9), st.sampled_from([1e-12, 1e-6, 1.0])
+)
 def test_rms_norm_against_decimals(values, eps):
     """rms_norm is within 16 float64 ULP."""
     x = np.array(values, np.float32)
@@ -106,7 +110,7 @@ def test_silu_at_the_ends():
     """-0 at minus infinity and where exp vanishes, x where exp(-x) vanishes, NaN at NaN."""
     got = exact.silu(np.array([-np.inf, -1e4, 1e4, np.inf, np.nan]))
     assert [0.0, 0.0, 1e4, np.inf] == got[:4].tolist()
-    assert [True, True] == np.signbit(got[:2]).tolist()
+    assert np.signbit(got[:2]).tolist() == [True, True]
     assert np.isnan(got[4])
 
 

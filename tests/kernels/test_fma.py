@@ -54,7 +54,7 @@ def test_random_operands(a, b, c):
     st.booleans(),
 )
 def test_next_to_midpoints(mantissa, exponent, tail, side, sign, above):
-    """A product a hair beside half a ULP of c decides the rounding, though float64(product + c) sits on the midpoint."""
+    """A product a hair beside half a ULP of c decides, though float64(product + c) sits on the midpoint."""
     c = sign * np.ldexp(float(2**23 + mantissa), exponent)
     half = np.ldexp(0.5, exponent)
     # (1 + t)(1 - t) = 1 - t^2, and (1 + t)^2 / (1 + 2 t) is as close from above: products just beside a power of two.
@@ -95,12 +95,14 @@ def test_special_values():
     assert bits(-inf) == bits(fma(one, one, -inf))
     assert bits(-zero) == bits(fma(-zero, one, -zero))
     assert bits(zero) == bits(fma(one, one, -one))
-    assert [True] * 4 == [bool(np.isnan(fma(*v))) for v in ((inf, zero, one), (inf, one, -inf), (nan, one, one), (one, one, nan))]
+    assert [
+        bool(np.isnan(fma(*v))) for v in ((inf, zero, one), (inf, one, -inf), (nan, one, one), (one, one, nan))
+    ] == [True] * 4
 
 
 def test_shapes_broadcast_and_arguments_are_kept():
     """The three arguments broadcast, the result is float32, and no argument is written to."""
     a, b, c = np.ones((3, 1), np.float32), np.full(4, 2, np.float32), np.zeros((3, 4), np.float32)
-    assert [[2.0] * 4] * 3 == fma(a, b, c).tolist()
+    assert fma(a, b, c).tolist() == [[2.0] * 4] * 3
     assert np.float32 == fma(a, b, c).dtype
-    assert (1.0, 2.0, 0.0) == (a.max(), b.max(), c.max())
+    assert (a.max(), b.max(), c.max()) == (1.0, 2.0, 0.0)

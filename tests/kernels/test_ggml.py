@@ -7,7 +7,8 @@ import pytest
 
 from diffuzz import formats
 from diffuzz.formats import q8_0
-from diffuzz.kernels import ggml, lanes
+from diffuzz.kernels import ggml, lanes, libm
+from diffuzz.kernels.fma import fma
 
 
 def differ(expected: np.ndarray, got: np.ndarray) -> int:
@@ -19,22 +20,22 @@ def differ(expected: np.ndarray, got: np.ndarray) -> int:
 def test_dot_products(format, golden):
     """vec_dot has the library's bits, for every row with every activation."""
     weights, x, result = (golden[f"vec_dot/{format}/{name}"] for name in ("weights", "activations", "result"))
-    assert 0 == differ(result, ggml.vec_dot(format, weights, x))
+    assert differ(result, ggml.vec_dot(format, weights, x)) == 0
 
 
 def test_paired_dot_products(format, golden):
     """vec_dot_rows has the library's bits, for any pairing of rows and activations."""
     weights, x, result = (golden[f"vec_dot/{format}/{name}"] for name in ("weights", "activations", "result"))
     m, b = (part.ravel() for part in np.indices(result.shape))
-    assert 0 == differ(result.ravel(), ggml.vec_dot_rows(format, weights[m], x[b]))
+    assert differ(result.ravel(), ggml.vec_dot_rows(format, weights[m], x[b])) == 0
 
 
 def test_chunks_do_not_matter(format, golden, monkeypatch):
     """Rows taken one at a time, as for large matrices, give the same bits."""
     weights, x, result = (golden[f"vec_dot/{format}/{name}"] for name in ("weights", "activations", "result"))
     monkeypatch.setattr(lanes, "_CHUNK", 1)
-    assert 0 == differ(result, ggml.vec_dot(format, weights, x))
-    assert 0 == differ(result[:, 3], ggml.vec_dot_rows(format, weights, np.repeat(x[3:4], len(weights), axis=0)))
+    assert differ(result, ggml.vec_dot(format, weights, x)) == 0
+    assert differ(result[:, 3], ggml.vec_dot_rows(format, weights, np.repeat(x[3:4], len(weights), axis=0))) == 0
 
 
 @pytest.mark.parametrize("n", [64, 100, 256, 896])
@@ -42,46 +43,44 @@ def test_rms_norm(golden, n):
     """rms_norm has the library's bits; a weight is one more product."""
     x, y = golden[f"rms_norm/{n}/x"], golden[f"rms_norm/{n}/y"]
     gain = np.linspace(0.1, 3, n, dtype=np.float32)
-    assert 0 == differ(y, ggml.rms_norm(x, 1e-6))
-    assert 0 == differ(y * gain, ggml.rms_norm(x, 1e-6, gain))
+    assert differ(y, ggml.rms_norm(x, 1e-6)) == 0
+    assert differ(y * gain, ggml.rms_norm(x, 1e-6, gain)) == 0
 
 
 @pytest.mark.parametrize("n", [5, 16, 33, 200])
 def test_soft_max(golden, n):
     """soft_max has the library's bits, with and without a tail."""
-    assert 0 == differ(golden[f"soft_max/{n}/y"], ggml.soft_max(golden[f"soft_max/{n}/x"]))
+    assert differ(golden[f"soft_max/{n}/y"], ggml.soft_max(golden[f"soft_max/{n}/x"])) == 0
 
 
 @pytest.mark.parametrize("n", [16, 100, 256])
 def test_silu_and_swiglu(golden, n):
     """silu and swiglu have the library's bits, with and without a tail."""
-    assert 0 == differ(golden[f"silu/{n}/y"], ggml.silu(golden[f"silu/{n}/x"]))
-    assert 0 == differ(golden[f"swiglu/{n}/y"], ggml.swiglu(golden[f"swiglu/{n}/gate"], golden[f"swiglu/{n}/up"]))
+    assert differ(golden[f"silu/{n}/y"], ggml.silu(golden[f"silu/{n}/x"])) == 0
+    assert differ(golden[f"swiglu/{n}/y"], ggml.swiglu(golden[f"swiglu/{n}/gate"], golden[f"swiglu/{n}/up"])) == 0
 
 
 @pytest.mark.parametrize("mode", ["norm", "neox"])
 def test_rope(golden, mode):
-    """rope has the library's bits where the C library is the one that the data was made with, and nearly everywhere."""
+    """rope has the library's bits where the C library is glibc, and is near them with any other."""
     x, positions, y = (golden[f"rope/{mode}/{name}"] for name in ("x", "positions", "y"))
     got = ggml.rope(x, positions, 10000.0, mode)
     if sys.platform.startswith("linux"):
-        assert 0 == differ(y, got)
-    np.testing.assert_allclose(got, y, atol=2e-2)
+        assert differ(y, got) == 0
+    np.testing.assert_allclose(got, y, atol=2e-2)  # at position 131071 an ULP of the frequency turns the pair by 0.006
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the data was made with glibc's powf, cosf and sinf")
 def test_rope_leaves_the_last_odd_pair_unfused():
-    """In mode norm an odd number of pairs has its last one rounded product by product; every other pair is fused."""
-    x = np.random.default_rng(0).standard_normal((200, 1, 6)).astype(np.float32)
-    positions = np.arange(200, dtype=np.int32)
-    whole = ggml.rope(x, positions, 10000.0, "norm")
-    # The same three pairs as the first of four: all fused.
-    padded = np.concatenate([x, np.zeros((200, 1, 2), np.float32)], axis=2)
-    scale = 10000.0 ** (8 / 6)  # powf(base, -2 / 8) is then powf(10000, -2 / 6), up to rounding
-    fused = ggml.rope(padded, positions[:1].repeat(200), scale, "norm")
-    assert 0 == differ(x[:1], whole[:1])
-    assert 0 == differ(x, fused[..., :6])
-    last = whole[..., 4:].astype(np.float64)
-    np.testing.assert_allclose(np.linalg.norm(last, axis=-1), np.linalg.norm(x[..., 4:], axis=-1), rtol=3e-7)
+    """In mode norm an odd number of pairs has its last one rounded product by product; here are the library's bits."""
+    x = np.array([[[-12.25, 4.125, -11.875, 1.5, -5.25, 0.5]]], np.float32)
+    library = np.array([0x4138B980, 0xC0B9FF81, 0xC13F7DF9, 0xBE26A6F5, 0xC0A81993, 0x3EEE9F16], np.uint32)
+    got = ggml.rope(x, np.array([3], np.int32), 10000.0, "norm")
+    assert library.tolist() == got.view(np.uint32).ravel().tolist()
+    theta = np.array([3], np.float32) * libm.powf(10000.0, np.array([-2], np.float32) / np.float32(6))
+    theta = theta * libm.powf(10000.0, np.array([-2], np.float32) / np.float32(6))
+    fused = fma(x[0, 0, 4], libm.cosf(theta), -(x[0, 0, 5] * libm.sinf(theta)))
+    assert differ(fused, got[0, 0, 4:5]) == 1
 
 
 def test_code_minus_128_meets_negative_weights_as_plus_128(monkeypatch):
@@ -100,11 +99,12 @@ def test_exp_at_the_ends():
     assert np.isnan(got[7])
 
 
-def test_exp_is_within_two_ulp():
-    """The polynomial is within its stated 1.46 + 0.5 ULP."""
+def test_exp_is_within_2p25_ulp():
+    """The polynomial is within 2.25 ULP, the worst of 2^24 arguments (-4.5553937 is it)."""
     x = np.random.default_rng(0).uniform(-87, 88, 50000).astype(np.float32)
+    x[0] = -4.5553937
     exact = np.exp(x.astype(np.float64))
-    assert (np.abs(ggml.exp(x) - exact) / np.spacing(exact.astype(np.float32))).max() <= 1.96
+    assert (np.abs(ggml.exp(x) - exact) / np.spacing(exact.astype(np.float32))).max() <= 2.25
 
 
 def test_place_decides_about_the_last_bit():
@@ -128,7 +128,7 @@ def test_any_leading_shape():
     """Row operations take any leading axes, and a single row."""
     x = np.random.default_rng(0).standard_normal((2, 3, 20)).astype(np.float32)
     for operation in (lambda v: ggml.rms_norm(v, 1e-5), ggml.soft_max, ggml.silu):
-        assert 0 == differ(operation(x)[1, 2], operation(x[1, 2]))
+        assert differ(operation(x)[1, 2], operation(x[1, 2])) == 0
 
 
 def test_unknown_weights_are_rejected():

@@ -18,9 +18,13 @@ FUSED_DIFFERS = np.array([0x4202422F, 0xC27C65D9], np.uint32).view(np.float32)
 def arguments() -> np.ndarray:
     """Arguments over the whole range of expf, and beside its ends."""
     rng = np.random.default_rng(3)
-    ends = np.array([0x42B17217, 0x42B17218, 0x42B17219, 0xC2CFF1B3, 0xC2CFF1B4, 0xC2CFF1B5], np.uint32).view(np.float32)
+    ends = np.array([0x42B17217, 0x42B17218, 0x42B17219, 0xC2CFF1B3, 0xC2CFF1B4, 0xC2CFF1B5], np.uint32).view(
+        np.float32
+    )
     tiny = np.array([0, -0.0, 1e-45, -1e-45, 1e-20, np.inf, -np.inf], np.float32)
-    return np.concatenate([rng.uniform(-105, 90, 20000).astype(np.float32), rng.standard_normal(5000).astype(np.float32), ends, tiny])
+    return np.concatenate(
+        [rng.uniform(-105, 90, 20000).astype(np.float32), rng.standard_normal(5000).astype(np.float32), ends, tiny]
+    )
 
 
 def test_expf_is_within_0p502_ulp():
@@ -49,7 +53,7 @@ def test_expf_of_special_values():
     x = np.array([-np.inf, -104, 89, np.inf, 0, -0.0, np.nan, -103], np.float32)
     assert [0, 0, np.inf, np.inf, 1, 1] == libm.expf(x)[:6].tolist()
     assert np.isnan(libm.expf(x)[6])
-    assert 2.0**-149 == libm.expf(x)[7]
+    assert libm.expf(x)[7] == 2.0**-149
 
 
 def test_expf_against_decimal():
@@ -63,7 +67,7 @@ def test_expf_against_decimal():
 
 @pytest.mark.parametrize(("function", "reference"), [(libm.sinf, math.sin), (libm.cosf, math.cos)])
 def test_sine_and_cosine_are_within_an_ulp(function, reference):
-    """sinf and cosf of any C library worth the name are within one ULP, in the shape of the argument, repeats included."""
+    """sinf and cosf are within one ULP, in the shape of the argument, repeats included."""
     x = np.random.default_rng(1).uniform(-1e5, 1e5, (50, 4)).astype(np.float32)
     x[10:20] = x[:10]
     expected = np.array([reference(v) for v in x.ravel().tolist()]).reshape(x.shape)

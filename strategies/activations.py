@@ -1,0 +1,197 @@
+"""Activation vectors: what norms, quantisers and matvecs see, from the published ramp to real-model shapes.
+
+    constant          one number
+    levels            two to four numbers, scattered or in runs
+    pattern           up to eight numbers, repeated
+    spike             one number everywhere, a much larger one at one place
+    ramp              the published (i - n/2) s + (i mod 7) t
+    gaussian          N(0, 1)
+    heavy-tailed      Student's t with 3 degrees of freedom
+    outlier-channels  N(0, 1) with one channel in 64 about 30 times larger (as in Dettmers et al. 2022)
+    massive           N(0, 1) with one or two elements some thousand times larger (as in Sun et al. 2024)
+    sparse            mostly zeros
+    half-integer      k + 1/2 on a grid whose largest number is 127: every element a tie
+    near-tie          the same midpoints, a few ULP to either side
+    model             log-normal channel scales, a few outliers, what a trained model's hidden state looks like
+
+A descriptor's numbers have magnitude at most about 1; ``scale`` stretches them, ``edits`` put exact numbers at single
+places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import numpy as np
+from hypothesis import strategies as st
+
+Family = Callable[[int, np.random.Generator], np.ndarray]
+
+
+def _constant(n: int, rng: np.random.Generator) -> np.ndarray:
+    return np.ones(n)
+
+
+def _levels(n: int, rng: np.random.Generator) -> np.ndarray:
+    count = int(rng.integers(2, 5))
+    levels = np.concatenate([[1.0], rng.choice([-1.0, 0.0, 0.5, -0.5, 2.0**-8], count - 1)])
+    share = rng.random() ** 2
+    picked = np.where(rng.random(n) < share, rng.integers(0, count, n), 0)
+    return np.asarray(levels[np.sort(picked) if rng.random() < 0.5 else picked])
+
+
+def _pattern(n: int, rng: np.random.Generator) -> np.ndarray:
+    pattern = rng.choice([1.0, -1.0, 0.5, -0.25, 0.0], int(rng.integers(1, 9)))
+    return np.resize(np.concatenate([[1.0], pattern]), n)
+
+
+def _spike(n: int, rng: np.random.Generator) -> np.ndarray:
+    values = np.full(n, 2.0 ** -float(rng.integers(1, 12)))
+    values[rng.integers(0, n)] = rng.choice([-1.0, 1.0])
+    return values
+
+
+def _ramp(n: int, rng: np.random.Generator) -> np.ndarray:
+    i = np.arange(n)
+    values = (i - n // 2) * 0.05 + (i % 7) * 0.01
+    return np.asarray(values / max(np.abs(values).max(), 1e-9))
+
+
+def _gaussian(n: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal(n) / 4
+
+
+def _heavy_tailed(n: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_t(3, n) / 16
+
+
+def _outlier_channels(n: int, rng: np.random.Generator) -> np.ndarray:
+    values = rng.standard_normal(n)
+    values[rng.random(n) < 1 / 64] *= 30
+    values[rng.integers(0, n)] *= 30
+    return values / 100
+
+
+def _massive(n: int, rng: np.random.Generator) -> np.ndarray:
+    values = rng.standard_normal(n) / 4000
+    values[rng.integers(0, n, rng.integers(1, 3))] = rng.choice([-1.0, 1.0])
+    return values
+
+
+def _sparse(n: int, rng: np.random.Generator) -> np.ndarray:
+    values = np.where(rng.random(n) < 4 / n, rng.choice([-1.0, 1.0, 0.5], n), 0.0)
+    values[rng.integers(0, n)] = 1.0
+    return values
+
+
+def _half_integer(n: int, rng: np.random.Generator) -> np.ndarray:
+    values = (rng.integers(0, 127, n) + 0.5) * rng.choice([-1.0, 1.0], n) / 127
+    values[rng.integers(0, n)] = 1.0
+    return values
+
+
+def _near_tie(n: int, rng: np.random.Generator) -> np.ndarray:
+    return _half_integer(n, rng) * (1 + 2.0**-24 * rng.integers(-4, 5, n))
+
+
+def _model(n: int, rng: np.random.Generator) -> np.ndarray:
+    values = rng.standard_normal(n) * np.exp(0.5 * rng.standard_normal(n)) / 16
+    values[rng.integers(0, n, max(1, n // 1000))] *= 12
+    return values
+
+
+FAMILIES: dict[str, Family] = {
+    "constant": _constant,
+    "levels": _levels,
+    "spike": _spike,
+    "pattern": _pattern,
+    "sparse": _sparse,
+    "ramp": _ramp,
+    "half-integer": _half_integer,
+    "near-tie": _near_tie,
+    "gaussian": _gaussian,
+    "heavy-tailed": _heavy_tailed,
+    "outlier-channels": _outlier_channels,
+    "massive": _massive,
+    "model": _model,
+}
+
+
+@attrs.frozen
+class Activations:
+    """Descriptor of a vector of n numbers in [-max_abs, max_abs] with max|x| >= smallest_peak."""
+
+    n: int
+    family: str
+    seed: int
+    scale: float
+    edits: tuple[tuple[int, float], ...]
+    max_abs: float
+    smallest_peak: float = 0.0
+
+    def expand(self) -> np.ndarray:
+        """The vector: float32[n]."""
+        values = self.scale * FAMILIES[self.family](self.n, np.random.default_rng(self.seed))
+        for index, value in self.edits:
+            values[index] = value
+        return bounded(values, -self.max_abs, self.max_abs, self.smallest_peak)
+
+
+def bounded(values: np.ndarray, low: float, high: float, smallest_peak: float = 0.0) -> np.ndarray:
+    """``values`` as float32 within [low, high]; one element is lifted to ``high`` where max|x| < ``smallest_peak``."""
+    ends = np.array([low, high], np.float32)
+    outside = np.array([float(ends[0]) < low, float(ends[1]) > high])
+    bottom, top = np.where(outside, np.nextafter(ends, np.float32(0)), ends)
+    clipped = np.clip(values, bottom, top).astype(np.float32)
+    if clipped.size and np.abs(clipped).max() < smallest_peak:
+        clipped[0] = top
+    return clipped
+
+
+def described_activations(
+    n: int, *, max_abs: float = 16.0, smallest_peak: float = 0.0, families: tuple[str, ...] | None = None
+) -> st.SearchStrategy[Activations]:
+    """Descriptors of activation vectors; see ``activations``."""
+    if n < 1:
+        raise ValueError(f"n={n}: at least 1 is needed")
+    if not 0 <= smallest_peak <= max_abs < np.inf:
+        raise ValueError(f"smallest_peak={smallest_peak}, max_abs={max_abs}: 0 <= smallest_peak <= max_abs is needed")
+    unknown = set(families or ()) - set(FAMILIES)
+    if unknown:
+        raise ValueError(f"families={sorted(unknown)}: known are {', '.join(FAMILIES)}")
+    scales = st.one_of(
+        st.just(max_abs),
+        st.integers(0, 20).map(lambda e: max_abs * 2.0**-e),
+        st.floats(-12, 0).map(lambda e: max_abs * 2.0**e),
+        # Down to float32's subnormals.
+        st.integers(20, 160).map(lambda e: max_abs * 2.0**-e),
+    )
+    numbers = st.one_of(
+        st.sampled_from([0.0, max_abs, -max_abs, max_abs / 2]),
+        st.floats(-max_abs, max_abs, width=64),
+        st.integers(-149, 0).map(lambda e: min(2.0**e, max_abs)),
+    )
+    edits = st.lists(st.tuples(st.integers(0, n - 1), numbers), max_size=4).map(tuple)
+    return st.builds(
+        Activations,
+        n=st.just(n),
+        family=st.sampled_from(families or tuple(FAMILIES)),
+        seed=st.integers(0, 2**32 - 1),
+        scale=scales,
+        edits=edits,
+        max_abs=st.just(max_abs),
+        smallest_peak=st.just(smallest_peak),
+    )
+
+
+def activations(
+    n: int, *, max_abs: float = 16.0, smallest_peak: float = 0.0, families: tuple[str, ...] | None = None
+) -> st.SearchStrategy[np.ndarray]:
+    """Vectors float32[n] with |x_i| <= max_abs and max|x| >= smallest_peak.
+
+    ``families`` restricts the families (see the module's docstring). Shrinks towards the constant max_abs without
+    edits. Raises ValueError for impossible arguments.
+    """
+    described = described_activations(n, max_abs=max_abs, smallest_peak=smallest_peak, families=families)
+    return described.map(Activations.expand)

@@ -1,0 +1,78 @@
+"""Scales of quantised blocks: f16 bit patterns for d and dmin, and small integers for sub-block scales and minimums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+
+LARGEST_HALF = 65504.0
+
+
+def _half_bits(allow_nonfinite: bool) -> st.SearchStrategy[int]:
+    """Bit patterns of positive f16 numbers, simplest first: 1, powers of two, normal, subnormal, 0, the ends."""
+    finite = st.one_of(
+        st.just(0x3C00),
+        st.integers(1, 30).map(lambda exponent: exponent << 10),
+        st.integers(0x0400, 0x7BFF),
+        st.integers(0x0001, 0x03FF),
+        st.sampled_from([0x0000, 0x0001, 0x03FF, 0x0400, 0x7BFF]),
+    )
+    return st.one_of(finite, st.sampled_from([0x7C00, 0x7E00])) if allow_nonfinite else finite
+
+
+def half_scales(
+    count: int, *, largest: float = LARGEST_HALF, allow_nonfinite: bool = False
+) -> st.SearchStrategy[np.ndarray]:
+    """float16[count], |d| <= largest: one to three patterns of either sign, repeated.
+
+    Subnormal, zero and negative scales included; infinities and NaN with ``allow_nonfinite``. Shrinks towards 1 (or the
+    largest admissible power of two). Raises ValueError unless count >= 1 and largest > 0.
+    """
+    if count < 1 or not largest > 0:
+        raise ValueError(f"count={count}, largest={largest}: count >= 1 and a positive largest are needed")
+
+    def scaled(patterns: Sequence[tuple[int, bool]]) -> np.ndarray:
+        bits = np.array([pattern | (0x8000 if negative else 0) for pattern, negative in patterns], np.uint16)
+        halves = bits.view(np.float16)
+        with np.errstate(invalid="ignore"):
+            wide = halves.astype(np.float64)
+            # Too large a scale is halved until it fits; its significand, which is what matters, stays.
+            excess = np.where(np.isfinite(wide) & (np.abs(wide) > largest), np.abs(wide) / largest, 1.0)
+            fitted = (wide * 2.0 ** -np.ceil(np.log2(excess))).astype(np.float16)
+        return np.resize(fitted, count)
+
+    return st.lists(st.tuples(_half_bits(allow_nonfinite), st.booleans()), min_size=1, max_size=3).map(scaled)
+
+
+def sub_scales(groups: int, low: int, high: int) -> st.SearchStrategy[np.ndarray]:
+    """int32[groups] in [low, high]: constant, a ramp, only the upper half, a single bit, one odd one out, or by seed.
+
+    Shrinks towards ``high`` everywhere. Raises ValueError unless groups >= 1 and low <= high.
+    """
+    if groups < 1 or low > high:
+        raise ValueError(f"groups={groups}, low={low}, high={high}: groups >= 1 and low <= high are needed")
+    i = np.arange(groups)
+    number = st.one_of(st.sampled_from([high, low, max(low, min(high, 1))]), st.integers(low, high))
+    zero = max(low, min(high, 0))
+
+    def expand(shape: str, first: int, second: int, place: int, seed: int) -> np.ndarray:
+        values = {
+            "constant": lambda: np.full(groups, first),
+            "ramp": lambda: low + (i * (high - low)) // max(1, groups - 1),
+            "upper half": lambda: np.where(i >= groups // 2, first, zero),
+            "one": lambda: np.where(i == place, first, second),
+            "single bit": lambda: np.where(i == place, min(high, 1 << (place % 7)), zero),
+            "random": lambda: np.random.default_rng(seed).integers(low, high + 1, groups),
+        }[shape]()
+        return np.asarray(values, np.int32)
+
+    return st.builds(
+        expand,
+        st.sampled_from(["constant", "ramp", "upper half", "one", "single bit", "random"]),
+        number,
+        number,
+        st.integers(0, groups - 1),
+        st.integers(0, 2**32 - 1),
+    )
