@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -143,7 +142,7 @@ def search_command(
         )
     path = None
     if result.case is not None and not no_save:
-        path = store.save(entry_of(result, _command()), corpus)
+        path = store.save(entry_of(result), corpus)
     if as_json:
         click.echo(json.dumps(printing.search_json(result, path)))
     else:
@@ -279,11 +278,6 @@ def _run(arguments: list[str] | None) -> int:
     except (ValueError, OSError) as error:
         # Everything that a user can get wrong is a ValueError of ours, or the operating system's word about a file.
         return _complain(str(error), BAD_INPUT)
-
-
-def _command() -> str:
-    """The command line as a person would type it again."""
-    return shlex.join(["python", "-m", "diffuzz", *sys.argv[1:]])
 
 
 def _complain(message: str, code: int) -> int:

@@ -25,7 +25,8 @@ from diffuzz.case import DTYPES
 # A dense array costs 16 characters for three float32 numbers; a run costs about 25. Up to this many runs people rather
 # read.
 READABLE_RUNS = 64
-LARGEST_ELEMENTS = 2**26
+# Elements of one array, 64 MiB of float32: a few characters may name any number of them.
+LARGEST_ELEMENTS = 2**24
 
 _INDEX = re.compile(r"(0|[1-9][0-9]{0,9})(?::([1-9][0-9]{0,9}))?")
 _HEX_FLOAT = re.compile(r"-?0x[0-9a-f](?:\.[0-9a-f]{1,13})?p[+-][0-9]{1,4}")
@@ -85,22 +86,18 @@ def _sparse(flat: np.ndarray, raw: np.ndarray, starts: np.ndarray, ends: np.ndar
 
 
 def decode(stored: Any) -> np.ndarray:
-    """Inverse of ``encode``. Raises EncodingError for anything that ``encode`` could not have written.
+    """Inverse of ``encode``: a float32, int32 or uint8 array of one to four dimensions.
 
-    Sizes are checked before anything of that size is allocated; numbers must be finite and exactly representable.
+    Raises EncodingError, one line, for anything that does not give every element exactly once: sizes are checked before
+    anything of that size is allocated, runs must be in order and apart, numbers finite and exactly representable.
     """
     if not isinstance(stored, dict):
         raise EncodingError("an object with dtype and shape is needed")
-    dtype, shape = stored.get("dtype"), stored.get("shape")
+    dtype, shape = stored.get("dtype"), decoded_shape(stored)
     if dtype not in DTYPES:
         raise EncodingError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or not 1 <= len(shape) <= 4 or not all(_is_integer(s) and s >= 1 for s in shape):
-        raise EncodingError(f"shape {shape!r} is not a list of one to four sizes")
-    size = math.prod(shape)
-    if size > LARGEST_ELEMENTS:
-        raise EncodingError(f"shape {shape} has {size} elements, more than {LARGEST_ELEMENTS}")
     body = set(stored) - {"dtype", "shape"}
-    readers: dict[frozenset[str], Callable[[dict[str, Any], np.dtype[Any], list[int]], np.ndarray]] = {
+    readers: dict[frozenset[str], Callable[[dict[str, Any], np.dtype[Any], tuple[int, ...]], np.ndarray]] = {
         frozenset({"fill", "elements"}): _from_sparse,
         frozenset({"hex"}): _from_hex,
         frozenset({"base64"}): _from_base64,
@@ -114,11 +111,23 @@ def decode(stored: Any) -> np.ndarray:
     return array.reshape(shape)
 
 
+def decoded_shape(stored: Any) -> tuple[int, ...]:
+    """The shape that ``decode`` would give, from the head alone. Raises EncodingError if there is no such shape."""
+    shape = stored.get("shape") if isinstance(stored, dict) else None
+    if not isinstance(shape, list) or not 1 <= len(shape) <= 4:
+        raise EncodingError("shape is not a list of one to four sizes")
+    if not all(_is_integer(size) and 1 <= size <= LARGEST_ELEMENTS for size in shape):
+        raise EncodingError(f"shape has a size that is not an integer from 1 to {LARGEST_ELEMENTS}")
+    if math.prod(shape) > LARGEST_ELEMENTS:
+        raise EncodingError(f"shape {shape} has {math.prod(shape)} elements, more than {LARGEST_ELEMENTS}")
+    return tuple(shape)
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _from_sparse(stored: dict[str, Any], dtype: np.dtype[Any], shape: list[int]) -> np.ndarray:
+def _from_sparse(stored: dict[str, Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape)
     flat = np.full(size, _element(stored["fill"], dtype), dtype)
     if not isinstance(stored["elements"], dict):
@@ -152,7 +161,7 @@ def _element(value: Any, dtype: np.dtype[Any]) -> Any:
     return value
 
 
-def _from_hex(stored: dict[str, Any], dtype: np.dtype[Any], shape: list[int]) -> np.ndarray:
+def _from_hex(stored: dict[str, Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
     rows = stored["hex"]
     if dtype != np.uint8:
         raise EncodingError("hex is for uint8 arrays only")
@@ -166,7 +175,7 @@ def _from_hex(stored: dict[str, Any], dtype: np.dtype[Any], shape: list[int]) ->
     return np.frombuffer(bytes.fromhex("".join(rows)), np.uint8)
 
 
-def _from_base64(stored: dict[str, Any], dtype: np.dtype[Any], shape: list[int]) -> np.ndarray:
+def _from_base64(stored: dict[str, Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
     wanted = math.prod(shape) * dtype.itemsize
     text = stored["base64"]
     if not isinstance(text, str) or len(text) != 4 * ((wanted + 2) // 3):

@@ -24,16 +24,21 @@ from diffuzz.search import SearchResult
 from diffuzz.target import Bound, Measurement, Params, Target
 from diffuzz.verdict import Verdict
 
-_MEANS = {
-    Verdict.CONFIRMED: "this input does",
-    Verdict.FALSIFIED: "the bound is proven for the whole domain",
-    Verdict.UNRESOLVED: "neither a witness nor a bound decides it",
-}
-
 
 def number(value: float) -> str:
     """A value as people read it: seven significant digits."""
     return f"{value:.7g}"
+
+
+def headline(claim: str, verdict: Verdict, value: float, limit: float, bound: Bound | None) -> str:
+    """The verdict, the claim and the two numbers that decide it."""
+    if verdict is Verdict.CONFIRMED:
+        why = f"{number(value)} > {number(limit)}, by the witness below"
+    elif verdict is Verdict.FALSIFIED and bound is not None:
+        why = f"never more than {number(bound.ceiling)}, by the proof below; the question was {number(limit)}"
+    else:
+        why = f"no more than {number(value)} was found, and nothing proves that {number(limit)} is not exceeded"
+    return f"{verdict.value}: {claim} ({why})."
 
 
 def params_text(params: Params) -> str:
@@ -125,8 +130,7 @@ def _bound_json(bound: Bound | None) -> dict[str, Any] | None:
 def search_text(result: SearchResult, witness: Path | None) -> str:
     """The report of a search: verdict, value beside limit and bound, witness, how to repeat it."""
     lines = [
-        f"{result.verdict.value}: {result.target.claim}, by more than {number(result.limit)}? "
-        f"{_MEANS[result.verdict].capitalize()}.",
+        headline(result.target.claim, result.verdict, result.value, result.limit, result.bound),
         "",
         f"  largest found  {number(result.value)}{_share(result)}",
         f"  proven limit   {_bound_text(result.bound)}",
@@ -231,7 +235,7 @@ def measurement_json(
 def measurement_text(target: Target, params: Params, measured: Measurement, limit: float, verdict: Verdict) -> str:
     """The report of ``measure``. One case alone can confirm a claim; only a bound can falsify it."""
     lines = [
-        f"{verdict.value}: {target.claim}, by more than {number(limit)}? {_MEANS[verdict].capitalize()}.",
+        headline(target.claim, verdict, measured.value, limit, target.bound(params)),
         "",
         f"  value         {number(measured.value)}  (known to within {measured.noise:.1e})",
         f"  proven limit  {_bound_text(target.bound(params))}",

@@ -10,6 +10,7 @@ second, so on most machines the work ends first and equal seeds give equal witne
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -171,11 +172,31 @@ def _witness(objective: Objective, limit: float, keep: float, interrupted: bool)
         return best.case, Measurement(best.value, best.noise, target.measure(params))
 
 
-def entry_of(result: SearchResult, command: str = "") -> Counterexample:
+def command_of(result: SearchResult) -> str:
+    """The command line that makes this search again."""
+    words = ["python", "-m", "diffuzz", "search", "--target", result.target.name]
+    for parameter in result.target.parameters:
+        if result.params[parameter.name] != parameter.default:
+            words += ["--param", f"{parameter.name}={str(result.params[parameter.name]).lower()}"]
+    words += ["--engine", result.engine, "--seed", str(result.seed), "--budget", f"{result.budget_s:g}s"]
+    if result.limit != result.target.limit(result.params):
+        words += ["--limit", f"{result.limit!r}"]
+    if result.candidate is not None:
+        words += ["--candidate", result.candidate]
+    return shlex.join(words)
+
+
+def entry_of(result: SearchResult) -> Counterexample:
     """The corpus entry of a search that found something. Raises ValueError if it has no case."""
     if result.case is None:
         raise ValueError("the search found no case, so there is nothing to keep")
-    found = {"engine": result.engine, "seed": result.seed, "evaluations": result.evaluations, "command": command}
+    found = {
+        "engine": result.engine,
+        "seed": result.seed,
+        "evaluations": result.evaluations,
+        "stopped by": result.stopped,
+        "command": command_of(result),
+    }
     return Counterexample(
         target=result.target.name,
         params=result.params,

@@ -9,12 +9,13 @@ like other engines, borrows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from diffuzz import moves, sampling
 from diffuzz.objective import Batch, Objective
+from diffuzz.space import TensorSpec
 
 POPULATION = 128
 GROUPS = 16
@@ -53,7 +54,7 @@ def _first(objective: Objective, rng: np.random.Generator) -> tuple[Batch, np.nd
 def _generation(
     objective: Objective,
     rng: np.random.Generator,
-    available: list[tuple[moves.TensorSpec, object]],
+    available: list[tuple[TensorSpec, Callable[[moves.Move], np.ndarray]]],
     credit: np.ndarray,
     population: Batch,
     values: np.ndarray,

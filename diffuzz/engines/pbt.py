@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, target
 from hypothesis.errors import HypothesisWarning
+from hypothesis.strategies import SearchStrategy
 
 from diffuzz.case import Case, stack
 from diffuzz.objective import BudgetSpentError, Objective
@@ -35,7 +36,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
         yield
 
 
-def _run(objective: Objective, drawn: object, number: int) -> bool:
+def _run(objective: Objective, drawn: SearchStrategy[Case], number: int) -> bool:
     """One run of Hypothesis; True if the budget ended it."""
     seen: list[Case] = []
     over = False
@@ -50,7 +51,7 @@ def _run(objective: Objective, drawn: object, number: int) -> bool:
         verbosity=Verbosity.quiet,
         print_blob=False,
     )
-    @given(drawn)  # type: ignore[arg-type]
+    @given(drawn)
     def climb(case: Case) -> None:
         nonlocal over
         # Raising would make Hypothesis replay and report a failure: after the end every example returns at once.

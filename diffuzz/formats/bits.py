@@ -40,8 +40,9 @@ def signed(array: Any, xp: Any) -> Any:
 
 def nibbles(array: Any, group: int, xp: Any) -> Any:
     """[b, k] bytes to [b, 2 k] codes: of each ``group`` bytes first all low nibbles, then all high ones."""
-    value = integers(array, xp).reshape(len(array), -1, group)
-    return xp.stack([value & 15, value >> 4], axis=2).reshape(len(array), -1)
+    rows, width = array.shape
+    value = integers(array, xp).reshape(rows, width // group, group)
+    return xp.stack([value & 15, value >> 4], axis=2).reshape(rows, 2 * width)
 
 
 def pack_nibbles(codes: np.ndarray, group: int) -> np.ndarray:
@@ -54,8 +55,9 @@ def pairs_of_bits(array: Any, xp: Any) -> Any:
     """[b, 32 h] bytes to [b, 128 h] codes of two bits: of each 32 bytes first all lowest pairs, then the next, and so
     on.
     """
-    value = integers(array, xp).reshape(len(array), -1, 1, 32)
-    return ((value >> (2 * xp.arange(4)[None, None, :, None])) & 3).reshape(len(array), -1)
+    rows, width = array.shape
+    value = integers(array, xp).reshape(rows, width // 32, 1, 32)
+    return ((value >> (2 * xp.arange(4)[None, None, :, None])) & 3).reshape(rows, 4 * width)
 
 
 def pack_pairs_of_bits(codes: np.ndarray) -> np.ndarray:
@@ -69,7 +71,7 @@ def pack_pairs_of_bits(codes: np.ndarray) -> np.ndarray:
 def planes(array: Any, xp: Any) -> Any:
     """[b, 32] bytes to [b, 256] bits: bit j of byte l belongs to element 32 j + l."""
     value = integers(array, xp)[:, None, :]
-    return ((value >> xp.arange(8)[None, :, None]) & 1).reshape(len(array), -1)
+    return ((value >> xp.arange(8)[None, :, None]) & 1).reshape(len(array), 256)
 
 
 def pack_planes(bits: np.ndarray) -> np.ndarray:

@@ -90,6 +90,8 @@ class Format:
                 raise ValueError(
                     f"values: {values.dtype}{list(values.shape)}, where float32[b, {self.block_size}] is needed"
                 )
+            if not len(values):
+                return np.empty((0, self.type_size), np.uint8)
             with np.errstate(all="ignore"):
                 return quantise(values)
 

@@ -25,6 +25,7 @@ LAYOUT = table(292, d="<f4", qs=("i1", 256), bsums=("<i2", 16))
 
 def decode(blocks: Any, xp: Any) -> Parts:
     """Codes as stored."""
+    d: Any
     if xp is np:
         d = np.ascontiguousarray(blocks[:, :4]).view("<f4")[:, 0].astype(np.float32)
     else:

@@ -59,10 +59,8 @@ def sums(w: np.ndarray, y: np.ndarray, paired: bool) -> np.ndarray:
         w, y: integers [rows, blocks, lanes, terms].
     """
     w, y = np.ascontiguousarray(w, np.float64), np.ascontiguousarray(y, np.float64)
-    if paired:
-        total = np.einsum("rnlt,rnlt->rnl", w, y)
-    else:
-        total = np.moveaxis(np.moveaxis(w, 0, 2) @ np.moveaxis(y, 0, 3), (2, 3), (0, 1))
+    # Not matmul, whose threads may wait for each other far longer than these short sums take.
+    total = np.einsum("rnlt,rnlt->rnl" if paired else "mnlt,bnlt->mbnl", w, y)
     return np.add(total, 0.0, order="C")  # an integer zero has no sign
 
 

@@ -31,6 +31,9 @@ _UNDERFLOW = np.float32(float.fromhex("-0x1.9fe368p6"))  # below it the result i
 def expf(x: np.ndarray) -> np.ndarray:
     """``exp(x)`` in float32 as glibc's expf: at most 0.502 ULP off.
 
+    Of all 2^32 arguments two, 32.564632 and -63.09946, differ by one ULP from glibc's build for CPUs with fused
+    multiply-add, and none from the other.
+
     32 x / ln 2 = k + r with a whole k and |r| <= 1/2, then 2^(k/32) from a table times a cubic in r, all in float64;
     one rounding at the end. Infinities and NaN as in C.
     """
