@@ -11,6 +11,9 @@ Importing it loads neither jax nor hypothesis; a search does. The strategies for
 
 from __future__ import annotations
 
+import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -26,11 +29,22 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # Late, so that the pytest plugin and `diffuzz --help` pay for what they use only. A function called like its module
-    # hides it here, but not from `import diffuzz.search`.
-    import importlib
+class _Package(ModuleType):
+    """This package: ``diffuzz.search`` and ``diffuzz.replay`` are the functions, whatever has been imported before.
 
+    Python binds an imported submodule to its name in the package, so the functions would otherwise be hidden.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        hides = isinstance(value, ModuleType) and name in _HOMES
+        super().__setattr__(name, getattr(value, name) if hides else value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that the pytest plugin and `diffuzz --help` pay for what they use only.
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name in __all__:

@@ -118,7 +118,7 @@ def _called(
     shapes = ", ".join(f"{key} {array.dtype}{list(array.shape)}" for key, array in given.items())
     try:
         result = np.asarray(contract.call(p, function, given))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CandidateError(f"candidate {name} raises {_one_line(error)} (called with {shapes})") from error
     if result.shape != like.shape or result.dtype != like.dtype:
         raise CandidateError(

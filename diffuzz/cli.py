@@ -2,20 +2,29 @@
 
 Results go to stdout. Progress goes to stderr, and only when that is a terminal. Exit codes: 0 claim not confirmed, or
 replay as recorded; 1 a witness was found, or a replay changed; 2 usage or bad input, one clear line; 3 a requested
-oracle or dependency is missing.
+oracle or dependency is missing; 70 a defect of diffuzz, with its traceback; 130 interrupted before there was anything
+to keep.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from diffuzz import __version__
+
 CONFIRMED, BAD_INPUT, MISSING, INTERRUPTED = 1, 2, 3, 130
+# EX_SOFTWARE of sysexits.h: Python's own 1 would say that a witness was found.
+DEFECT = 70
 DEFAULT_CORPUS = Path("corpus")
 
 _UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -45,7 +54,25 @@ class _Setting(click.ParamType):
         return key.strip(), text.strip()
 
 
+class _Number(click.ParamType):
+    name = "number"
+
+    def __init__(self, wanted: str, low: float = -math.inf, high: float = math.inf) -> None:
+        self.wanted, self.low, self.high = wanted, low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        # Neither end itself: no NaN, no infinity, no share of nothing.
+        if not self.low < number < self.high:
+            self.fail(f"{value!r} is not {self.wanted}", param, ctx)
+        return number
+
+
 SECONDS, SETTING = _Seconds(), _Setting()
+LIMIT, SHARE = _Number("a finite number"), _Number("a share of the value, above 0 and at most 1", 0.0, 1.0 + 2**-52)
 _params = click.option(
     "--param",
     "settings",
@@ -59,7 +86,7 @@ _entry = click.argument("entry", type=click.Path(path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="diffuzz-kernels", prog_name="diffuzz")
+@click.version_option(__version__, prog_name="diffuzz")
 def commands() -> None:
     """Find the input on which an inference kernel drifts most, prove how far it can get, keep the witness."""
 
@@ -72,9 +99,9 @@ def targets_command(as_json: bool) -> int:
 
     listed = [targets.get(name) for name in targets.names()]
     if as_json:
-        click.echo(json.dumps({"targets": [printing.target_json(target) for target in listed]}))
+        _print_json({"targets": [printing.target_json(target) for target in listed]})
     else:
-        click.echo(printing.targets_text(listed), nl=False)
+        _print(printing.targets_text(listed))
     return 0
 
 
@@ -86,10 +113,10 @@ def targets_command(as_json: bool) -> int:
 )
 @click.option("--budget", type=SECONDS, default="10s", show_default=True, help="Time to search: 10s, 500ms, 2min.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of everything random; printed, random by default.")
-@click.option("--limit", type=float, help="T of the claim 'more than T' [default: the target's].")
+@click.option("--limit", type=LIMIT, help="T of the claim 'more than T' [default: the target's].")
 @click.option(
     "--keep",
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     default=0.999,
     show_default=True,
     help="Share of the value that minimising must keep.",
@@ -120,14 +147,13 @@ def search_command(
     """Search for the largest value, minimise the case that has it, judge the claim, save the witness."""
     from diffuzz import corpus as store
     from diffuzz import printing, targets
-    from diffuzz.candidate import CandidateError
     from diffuzz.search import entry_of, search
     from diffuzz.verdict import Verdict
 
     target = targets.get(target_name)
-    given = dict(settings)
+    given = _given(settings)
     if not no_save:
-        store.check_writable(corpus)
+        store.check_writable(corpus / target.name)
     with printing.progress(target.name, budget) as on_found:
         result = search(
             target,
@@ -140,15 +166,23 @@ def search_command(
             candidate=candidate,
             on_found=on_found,
         )
-    path = None
+    path, failure, interrupted = None, result.error, result.stopped == "interrupted"
     if result.case is not None and not no_save:
-        path = store.save(entry_of(result), corpus)
+        try:
+            path = store.save(entry_of(result), corpus)
+        except store.CorpusError as error:
+            # What was found is printed all the same.
+            failure = failure or str(error)
     if as_json:
-        click.echo(json.dumps(printing.search_json(result, path)))
+        _print_json(printing.search_json(result, path))
     else:
-        click.echo(printing.search_text(result, path), nl=False)
-    if result.error is not None:
-        raise CandidateError(result.error)
+        _print(printing.search_text(result, path))
+    if failure is None and result.evaluations == 0 and result.verdict is Verdict.UNRESOLVED and not interrupted:
+        failure = f"{budget:g} s were over before the first evaluation; compiling alone takes seconds: try --budget 10s"
+    if failure is not None:
+        return _complain(failure, BAD_INPUT)
+    if result.case is None and interrupted:
+        return INTERRUPTED
     return CONFIRMED if result.verdict is Verdict.CONFIRMED else 0
 
 
@@ -156,7 +190,7 @@ def search_command(
 @click.argument("case_file", metavar="CASE", type=click.Path(path_type=Path))
 @click.option("--target", "target_name", metavar="NAME", help="What to measure [default: the entry's].")
 @_params
-@click.option("--limit", type=float, help="T of the claim 'more than T' [default: the target's].")
+@click.option("--limit", type=LIMIT, help="T of the claim 'more than T' [default: the entry's or the target's].")
 @_json
 def measure_command(
     case_file: Path, target_name: str | None, settings: tuple[tuple[str, str], ...], limit: float | None, as_json: bool
@@ -167,13 +201,15 @@ def measure_command(
     from diffuzz.target import evaluate
     from diffuzz.verdict import Verdict, judge
 
-    given: dict[str, Any] = dict(settings)
+    given: dict[str, Any] = _given(settings)
     if case_file.suffix == ".json":
         entry = store.load(case_file)
-        target = targets.get(target_name or entry.target)
+        if entry.candidate is not None:
+            raise click.UsageError(f"{case_file}: found with a candidate: replay it, with --candidate")
+        target, case = targets.get(target_name or entry.target), entry.case
         if target.name == entry.target:
+            limit = entry.limit if limit is None and not given else limit
             given = dict(entry.params) | given
-        case = entry.case
     else:
         if target_name is None:
             raise click.UsageError(f"{case_file}: arrays alone do not say what to measure: give --target")
@@ -183,31 +219,33 @@ def measure_command(
     limit = target.limit(params) if limit is None else limit
     verdict = judge(limit, measured.value, measured.noise, target.bound(params))
     if as_json:
-        click.echo(json.dumps(printing.measurement_json(target, params, measured, limit, verdict)))
+        _print_json(printing.measurement_json(target, params, measured, limit, verdict))
     else:
-        click.echo(printing.measurement_text(target, params, measured, limit, verdict), nl=False)
+        _print(printing.measurement_text(target, params, measured, limit, verdict))
     return CONFIRMED if verdict is Verdict.CONFIRMED else 0
 
 
 @commands.command("minimise")
 @_entry
-@click.option("--keep", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Share of the value to keep.")
+@click.option("--keep", type=SHARE, default=0.9, show_default=True, help="Share of the value to keep.")
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="The function, for an entry found with a candidate.")
 @_json
 def minimise_command(entry: Path, keep: float, candidate: str | None, as_json: bool) -> int:
-    """Make the witness of a corpus entry simpler, and save it as another entry in the same corpus."""
+    """Make the witness of a corpus entry simpler, and save it as another entry in the same corpus (or beside it)."""
     from diffuzz import corpus as store
     from diffuzz import printing
     from diffuzz.search import minimised
 
     old = store.load(entry)
-    store.check_writable(entry.parent)
+    folder = entry.resolve().parent
+    corpus = folder.parent if folder.name == old.target else folder
+    store.check_writable(corpus / old.target)
     new = minimised(old, keep, candidate=candidate)
-    path = entry if new == old else store.save(new, entry.parent.parent, always=True)
+    path = entry if new == old else store.save(new, corpus, always=True)
     if as_json:
-        click.echo(json.dumps({"entry": str(entry), "minimised": str(path), "value": new.value}))
+        _print_json({"entry": str(entry), "minimised": str(path), "value": printing.report.json_number(new.value)})
     else:
-        click.echo(printing.entry_text(new, path), nl=False)
+        _print(printing.entry_text(new, path))
     return 0
 
 
@@ -220,7 +258,7 @@ def show_command(entry: Path, as_json: bool) -> int:
     from diffuzz import printing
 
     loaded = store.load(entry)
-    click.echo(store.dumps(loaded, indent=None) + "\n" if as_json else printing.entry_text(loaded, entry), nl=False)
+    _print(store.dumps(loaded, indent=None) + "\n" if as_json else printing.entry_text(loaded, entry))
     return 0
 
 
@@ -237,7 +275,10 @@ def replay_command(paths: tuple[Path, ...], candidate: str | None, junit: Path |
     results = replay(paths or (DEFAULT_CORPUS,), candidate)
     if junit is not None:
         junit.write_text(printing.junit(results), encoding="utf-8")
-    click.echo(json.dumps(printing.replay_json(results)) + "\n" if as_json else printing.replay_text(results), nl=False)
+    if as_json:
+        _print_json(printing.replay_json(results))
+    else:
+        _print(printing.replay_text(results))
     return exit_code(results)
 
 
@@ -257,18 +298,25 @@ def claims_command(budget: float, seed: int, model: Path | None, corpus: Path | 
     if corpus is not None:
         store.check_writable(corpus)
     settled = claims.settle(budget, seed, corpus=corpus, model_path=model, on_row=printing.claims_progress())
-    click.echo(json.dumps(claims.as_json(settled)) + "\n" if as_json else printing.claims_text(settled), nl=False)
+    if as_json:
+        _print_json(claims.as_json(settled))
+    else:
+        _print(printing.claims_text(settled))
     return 0
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; bad input is one line on stderr, never a traceback."""
-    sys.exit(_run(arguments))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names may be any bytes, and a terminal may know no Greek.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str]) -> int:
     try:
-        return int(commands.main(args=arguments, prog_name="python -m diffuzz", standalone_mode=False) or 0)
+        code = commands.main(args=arguments or ["--help"], prog_name="python -m diffuzz", standalone_mode=False)
+        return int(code or 0) if arguments else BAD_INPUT
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -278,8 +326,35 @@ def _run(arguments: list[str] | None) -> int:
     except (ValueError, OSError) as error:
         # Everything that a user can get wrong is a ValueError of ours, or the operating system's word about a file.
         return _complain(str(error), BAD_INPUT)
+    except MemoryError:
+        return _complain("not enough memory; choose smaller parameters", BAD_INPUT)
+    except Exception:
+        traceback.print_exc()
+        return DEFECT
+
+
+def _given(settings: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for key, value in settings:
+        if given.setdefault(key, value) != value:
+            raise click.UsageError(f"--param {key} is given twice, as {given[key]} and as {value}")
+    return given
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    _print(json.dumps(value, allow_nan=False) + "\n")
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone; the exit code still tells. Nor must Python complain when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo("diffuzz: " + " ".join(message.split()), err=True)
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    click.echo(f"diffuzz: {line}", err=True)
     return code

@@ -36,17 +36,39 @@ class Move:
 
     def subset(self) -> np.ndarray:
         """bool[rows, elements]: one element, a run, a random share, a residue class, or all elements, by row."""
-        rows, n = self.flat.shape
-        rng, index = self.rng, np.arange(n)[None, :]
-        start, end = np.sort(rng.integers(0, n + 1, (2, rows, 1)), axis=0)
-        options = [
-            index == rng.integers(0, n, (rows, 1)),
-            (index >= start) & (index < end),
-            rng.random((rows, n)) < rng.random((rows, 1)) ** 3,
-            index % rng.integers(2, 9, (rows, 1)) == 0,
-            np.ones((rows, n), bool),
-        ]
-        return np.stack(options)[rng.choice(5, rows, p=[0.3, 0.25, 0.2, 0.1, 0.15]), np.arange(rows)]
+        rows, n = len(self.batch[self.spec.name]), int(np.prod(self.batch[self.spec.name].shape[1:]))
+        family = self.rng.choice(len(_SUBSETS), rows, p=_SUBSET_SHARES)
+        mask = np.empty((rows, n), bool)
+        for number, draw in enumerate(_SUBSETS):
+            chosen = np.flatnonzero(family == number)
+            if chosen.size:
+                mask[chosen] = draw(self.rng, chosen.size, np.arange(n)[None, :])
+        return mask
+
+
+def _one(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
+    return np.asarray(index == rng.integers(0, index.size, (rows, 1)))
+
+
+def _run(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
+    start, end = np.sort(rng.integers(0, index.size + 1, (2, rows, 1)), axis=0)
+    return np.asarray((index >= start) & (index < end))
+
+
+def _share(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
+    return np.asarray(rng.random((rows, index.size)) < rng.random((rows, 1)) ** 3)
+
+
+def _residue_class(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
+    return np.asarray(index % rng.integers(2, 9, (rows, 1)) == 0)
+
+
+def _all(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
+    return np.ones((rows, index.size), bool)
+
+
+_SUBSETS = (_one, _run, _share, _residue_class, _all)
+_SUBSET_SHARES = (0.3, 0.25, 0.2, 0.1, 0.15)
 
 
 def _level(move: Move) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def _plain(value: Any) -> str:
 def progress(label: str, seconds: float) -> Iterator[Callable[[Found], None]]:
     """A live line on stderr, if that is a terminal, and what to call with each improvement."""
     console = Console(stderr=True)
-    with Progress(*_columns(), console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*_columns(), console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(label, total=seconds, found="starting")
         with _ticking(bar, task, seconds):
             yield lambda found: bar.update(
@@ -109,12 +110,13 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, Any]:
         "value": report.json_number(result.value),
         "measure": result.measurement.measure,
         "bound": _bound_json(result.bound),
-        "efficiency": result.efficiency,
+        "efficiency": None if result.efficiency is None else report.json_number(result.efficiency),
         "limit": report.json_number(result.limit),
         "verdict": result.verdict.value,
         "witness": str(witness) if witness else None,
         "environment": corpus.environment() | corpus.device(),
         "candidate": result.candidate,
+        "error": result.error,
         "claim": result.target.claim,
         "detail": {name: report.json_number(value) for name, value in result.measurement.detail.items()},
         "stopped_by": result.stopped,
@@ -124,7 +126,10 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, Any]:
 
 
 def _bound_json(bound: Bound | None) -> dict[str, Any] | None:
-    return None if bound is None else {"value": bound.value, "rounding": bound.rounding, "because": bound.because}
+    if bound is None:
+        return None
+    value, rounding = report.json_number(bound.value), report.json_number(bound.rounding)
+    return {"value": value, "rounding": rounding, "because": bound.because}
 
 
 def search_text(result: SearchResult, witness: Path | None) -> str:
@@ -206,6 +211,7 @@ def _effort(result: SearchResult) -> str:
         "clock": "time was up (another run may get further or less far)",
         "interrupted": "it was interrupted",
         "ideas": "the engine had no more ideas",
+        "error": "the candidate failed",
     }
     rate = result.evaluations / max(result.seconds, 1e-9)
     return (
@@ -248,10 +254,8 @@ def measurement_text(target: Target, params: Params, measured: Measurement, limi
 
 def entry_text(entry: Counterexample, path: Path) -> str:
     """The report of ``show``."""
-    target = targets.get(entry.target)
-    contract = target.contract
-    space = contract.space if entry.candidate is not None and contract is not None and contract.space else target.space
-    return f"{path}\n\n{report.entry_text(entry, space(entry.params))}"
+    space = corpus.space(targets.get(entry.target), entry.params, entry.candidate)
+    return f"{path}\n\n{report.entry_text(entry, space)}"
 
 
 def target_json(target: Target) -> dict[str, Any]:
@@ -300,7 +304,7 @@ def targets_text(listed: list[Target]) -> str:
 def claims_progress() -> Callable[[Settled], None] | None:
     """What prints a line on stderr for each settled claim, or None if that is no terminal."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         return None
     return lambda settled: console.print(f"{settled.row.id}  {settled.row.claim}: {settled.verdict}", highlight=False)
 
@@ -367,11 +371,19 @@ def junit(results: list[Replayed]) -> str:
         time=f"{sum(result.seconds for result in results):.3f}",
     )
     for result in results:
-        attributes = {"classname": result.path.parent.name, "name": result.path.stem, "time": f"{result.seconds:.3f}"}
-        case = ElementTree.SubElement(suite, "testcase", attributes)
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            classname=_xml_text(result.path.parent.name),
+            name=_xml_text(result.path.stem),
+            time=f"{result.seconds:.3f}",
+        )
         if result.status != "as recorded":
             kind = "failure" if result.status == "changed" else "error"
-            # Control characters of a hostile file's name or text have no place in XML.
-            message = "".join(c if c.isprintable() else "?" for c in result.message)
-            ElementTree.SubElement(case, kind, message=message)
+            ElementTree.SubElement(case, kind, message=_xml_text(result.message))
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _xml_text(text: str) -> str:
+    """Without the control characters of a hostile file's name or text, which have no place in XML."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -61,6 +61,8 @@ class CorpusItem(pytest.Item):
         from diffuzz.replay import replay_file
 
         result = replay_file(self.path, candidate=self.config.getoption("--diffuzz-candidate"))
+        if result.status == "needs candidate" and result.entry is not None:
+            raise ReplayError(f"found with a candidate; give --diffuzz-candidate, then: {result.entry.candidate}")
         if result.status != "as recorded":
             raise ReplayError(f"{result.status}: {result.message}")
 

@@ -7,17 +7,17 @@ function again.
 
 from __future__ import annotations
 
+import math
+import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import attrs
-import numpy as np
 
 from diffuzz import candidate as candidates
 from diffuzz import corpus, targets
-from diffuzz.candidate import CandidateError
 from diffuzz.corpus import CorpusError, Counterexample
 from diffuzz.target import evaluate
 from diffuzz.verdict import Verdict, judge
@@ -57,10 +57,11 @@ def replay_file(path: Path, candidate: str | None = None) -> Replayed:
     try:
         entry = corpus.load(path)
         if entry.candidate is not None and candidate is None:
-            message = f"{path}: found with a candidate; replay it with --candidate {entry.candidate}"
+            message = f"{path}: found with a candidate; replay it with --candidate {shlex.quote(entry.candidate)}"
             return Replayed(path, "needs candidate", message, time.perf_counter() - started, entry)
         value, verdict = _measure(entry, candidate)
-    except (CorpusError, CandidateError) as error:
+    except ValueError as error:
+        # A CorpusError or CandidateError, or a complaint of the target itself: the other entries are replayed anyway.
         return Replayed(path, "broken", str(error), time.perf_counter() - started)
     same = _same(value, entry.value, entry.tolerance)
     status: Status = "as recorded" if same and verdict is entry.verdict else "changed"
@@ -74,14 +75,13 @@ def _measure(entry: Counterexample, candidate: str | None) -> tuple[float, Verdi
     target = targets.get(entry.target)
     if entry.candidate is not None and candidate is not None:
         target = candidates.with_candidate(target, entry.params, candidates.load(candidate), candidate)
-    with np.errstate(all="ignore"):
-        measured = evaluate(target, entry.params, entry.case)
+    measured = evaluate(target, entry.params, entry.case)
     return measured.value, judge(entry.limit, measured.value, measured.noise, target.bound(entry.params))
 
 
 def _same(now: float, recorded: float, tolerance: float) -> bool:
-    if np.isnan(recorded) or np.isinf(recorded):
-        return bool(np.array_equal(now, recorded, equal_nan=True))
+    if math.isinf(recorded):
+        return now == recorded
     return abs(now - recorded) <= tolerance * abs(recorded)
 
 

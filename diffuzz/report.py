@@ -17,7 +17,9 @@ RUNS = 10
 
 
 def decimal(value: float) -> str:
-    """The shortest decimal that reads back as the same float32."""
+    """The shortest decimal that reads back as the same float32; an int (of an integer array) in full."""
+    if isinstance(value, int):
+        return str(value)
     if abs(value) < 1e7 and value == int(value):
         return "-0" if value == 0 and math.copysign(1, value) < 0 else str(int(value))
     narrow = np.float32(value)
@@ -27,10 +29,11 @@ def decimal(value: float) -> str:
 def runs_text(array: np.ndarray) -> str:
     """An array run by run in C order: ``10 x 2, -10 x 5``; the first RUNS runs and a summary where there are more."""
     flat = array.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    # The two zeros are different inputs.
+    edges = np.flatnonzero((flat[1:] != flat[:-1]) | (np.signbit(flat[1:]) != np.signbit(flat[:-1]))) + 1
     starts, ends = [0, *edges.tolist()], [*edges.tolist(), flat.size]
     written = [
-        decimal(float(flat[start])) + (f" x {end - start}" if end - start > 1 else "")
+        decimal(flat[start].item()) + (f" x {end - start}" if end - start > 1 else "")
         for start, end in zip(starts[:RUNS], ends[:RUNS], strict=True)
     ]
     text = ", ".join(written)
@@ -39,7 +42,7 @@ def runs_text(array: np.ndarray) -> str:
     levels = len(np.unique(flat))
     return (
         f"{text}, ... ({flat.size} elements in {len(starts)} runs, {levels} distinct, "
-        f"{decimal(float(flat.min()))} to {decimal(float(flat.max()))})"
+        f"{decimal(flat.min().item())} to {decimal(flat.max().item())})"
     )
 
 

@@ -55,7 +55,10 @@ def clip(spec: TensorSpec, values: np.ndarray) -> np.ndarray:
     element.
     """
     low, high = float32_range(spec)
-    clipped = np.clip(np.nan_to_num(values, nan=0.0), low, high).astype(np.float32)
+    clipped = np.clip(values, low, high).astype(np.float32)
+    missing = np.isnan(clipped)
+    if missing.any():
+        clipped[missing] = np.clip(np.float32(0), low, high)
     if spec.smallest_peak:
         flat = clipped.reshape(len(clipped), -1)
         small = np.abs(flat).max(axis=1) < np.float64(spec.smallest_peak)

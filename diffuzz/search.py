@@ -9,6 +9,7 @@ second, so on most machines the work ends first and equal seeds give equal witne
 
 from __future__ import annotations
 
+import math
 import secrets
 import shlex
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
 from diffuzz.target import Bound, Measurement, Params, Target, evaluate
 from diffuzz.verdict import Verdict, judge
 
-WORK_PER_SECOND = 2**23
+WORK_PER_SECOND = 2**24
 
 
 class MissingDependencyError(ImportError):
@@ -91,33 +92,35 @@ def search(
         given: parameters of the target, text or numbers; the others have their defaults.
         engine: one of ``diffuzz.engines.names()``.
         seconds: budget.
-        seed: of everything random; a random one, in the result, if None.
-        limit: T of the claim "more than T"; the target's default if None.
-        keep: share of the value that the minimised witness must keep.
+        seed: of everything random, an integer of at least 0; a random one, in the result, if None.
+        limit: T of the claim "more than T", finite; the target's default if None.
+        keep: share of the value that the minimised witness must keep, 0 < keep <= 1.
         candidate: ``FILE.py:FUNCTION`` to test in the place of the implementation.
         on_found: called with every improvement.
 
     A candidate that fails in the middle of a search ends it; what was found before is kept, with the failure in
-    ``error``.
+    ``error``. An interrupt (Ctrl-C) ends it, too, and what was found is kept.
 
     Raises:
+        ValueError: seconds, seed, limit or keep out of range.
         ParameterError, UnknownEngineError, CandidateError, MissingDependencyError: one line each.
     """
+    _check_arguments(seconds, seed, limit, keep)
     params = target.params(given)
+    rounds = engines.get(engine)
     if candidate is not None:
         target = candidates.with_candidate(target, params, candidates.load(candidate), candidate)
     seed = secrets.randbits(32) if seed is None else seed
     objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
-    rounds = engines.get(engine)
     error = None
     try:
         interrupted = _run(objective, rounds, np.random.default_rng(seed))
     except CandidateError as failure:
         if objective.best is None:
             raise
-        interrupted, error = True, str(failure)
+        interrupted, error = False, str(failure)
     limit = target.limit(params) if limit is None else limit
-    case, measurement = _witness(objective, limit, keep, interrupted)
+    case, measurement = _witness(objective, limit, keep, hurried=interrupted or error is not None)
     return SearchResult(
         target=target,
         params=params,
@@ -126,7 +129,7 @@ def search(
         budget_s=seconds,
         evaluations=objective.evaluations,
         seconds=objective.seconds,
-        stopped="interrupted" if interrupted else objective.stopped or "ideas",
+        stopped="interrupted" if interrupted else "error" if error else objective.stopped or "ideas",
         limit=limit,
         bound=objective.bound,
         verdict=judge(limit, measurement.value, measurement.noise, objective.bound),
@@ -136,6 +139,17 @@ def search(
         candidate=candidate,
         error=error,
     )
+
+
+def _check_arguments(seconds: float, seed: int | None, limit: float | None, keep: float) -> None:
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds={seconds!r}: a positive number is needed")
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed={seed!r}: an integer of at least 0 is needed")
+    if limit is not None and not math.isfinite(limit):
+        raise ValueError(f"limit={limit!r}: a finite number is needed")
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep={keep!r}: a share of the value, 0 < keep <= 1, is needed")
 
 
 def _run(objective: Objective, rounds: engines.Rounds, rng: np.random.Generator) -> bool:
@@ -159,16 +173,16 @@ def _run(objective: Objective, rounds: engines.Rounds, rng: np.random.Generator)
     return False
 
 
-def _witness(objective: Objective, limit: float, keep: float, interrupted: bool) -> tuple[Case | None, Measurement]:
+def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> tuple[Case | None, Measurement]:
     target, params = objective.target, objective.params
     best = objective.best
     if best is None:
         return None, Measurement(0.0, 0.0, target.measure(params))
     try:
-        case = minimise(target, params, best.case, keep=keep, limit=limit, seconds=1.0 if interrupted else 5.0).case
+        case = minimise(target, params, best.case, keep=keep, limit=limit, seconds=1.0 if hurried else 5.0).case
         return case, evaluate(target, params, case)
-    except CandidateError:
-        # It failed on a simpler case; the one that was found is still a witness.
+    except (CandidateError, KeyboardInterrupt):
+        # It failed on a simpler case, or there is no time for one; the one that was found is still a witness.
         return best.case, Measurement(best.value, best.noise, target.measure(params))
 
 
@@ -176,9 +190,11 @@ def command_of(result: SearchResult) -> str:
     """The command line that makes this search again."""
     words = ["python", "-m", "diffuzz", "search", "--target", result.target.name]
     for parameter in result.target.parameters:
-        if result.params[parameter.name] != parameter.default:
-            words += ["--param", f"{parameter.name}={str(result.params[parameter.name]).lower()}"]
-    words += ["--engine", result.engine, "--seed", str(result.seed), "--budget", f"{result.budget_s:g}s"]
+        value = result.params[parameter.name]
+        if value != parameter.default:
+            words += ["--param", f"{parameter.name}={str(value).lower() if isinstance(value, bool) else value}"]
+    budget = np.format_float_positional(result.budget_s, trim="-")
+    words += ["--engine", result.engine, "--seed", str(result.seed), "--budget", f"{budget}s"]
     if result.limit != result.target.limit(result.params):
         words += ["--limit", f"{result.limit!r}"]
     if result.candidate is not None:

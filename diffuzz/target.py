@@ -259,7 +259,9 @@ def evaluate(target: Target, params: Params, case: Case) -> Measurement:
     Raises InadmissibleError if the case is not in the target's space.
     """
     target.space(params).check(case)
-    outcome = target.question.evaluate(params, case.batch())
+    # Overflow and NaN are values like any other here.
+    with np.errstate(all="ignore"):
+        outcome = target.question.evaluate(params, case.batch())
     return Measurement(
         float(outcome.value[0]),
         float(outcome.noise[0]),

@@ -13,7 +13,14 @@ SPACE = Space(
     (
         TensorSpec("weights", kind="blocks", shape=(Dim("m", 1), K), format="q4_K", largest_scale=100.0),
         TensorSpec(
-            "x", kind="activations", shape=(K,), low=-3.0, high=3.0, smallest_peak=0.1, quantiser="q8_K", against="weights"
+            "x",
+            kind="activations",
+            shape=(K,),
+            low=-3.0,
+            high=3.0,
+            smallest_peak=0.1,
+            quantiser="q8_K",
+            against="weights",
         ),
         TensorSpec("x_direction", kind="direction", shape=(K,), low=-1.0, high=1.0, smallest_peak=2.0**-10),
         TensorSpec("gain", kind="gain", shape=(K,), low=0.1, high=7.0),

@@ -90,12 +90,11 @@ def test_every_target_is_complete(name: str) -> None:
     assert bound is None or (bound.value >= 0 and bound.because)
 
 
-@pytest.mark.parametrize("name", targets.names())
+@pytest.mark.parametrize("name", [name for name in targets.names() if targets.get(name).starts is not None])
 def test_starts_are_admissible(name: str) -> None:
     """Constructions are cases of the space, of the largest shapes, in the number asked for."""
     target = targets.get(name)
-    if target.starts is None:
-        pytest.skip("a target without constructions")
+    assert target.starts is not None
     params = target.params()
     batch = target.starts(params, np.random.default_rng(0), 5)
     space = target.space(params)

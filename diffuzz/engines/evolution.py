@@ -18,7 +18,7 @@ from diffuzz.objective import Batch, Objective
 from diffuzz.space import TensorSpec
 
 POPULATION = 128
-GROUPS = 16
+GROUPS = 8
 PATIENCE = 40
 LEAST_SHARE = 0.25
 

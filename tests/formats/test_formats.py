@@ -147,7 +147,7 @@ def test_ties_tell_quantisers_apart() -> None:
 
 
 def test_zero_and_tiny_blocks() -> None:
-    """A zero block has code 0; below 3.8e-6 q8_0 vanishes into its f16 scale, and below 1e-10 aprender's codes are 0."""
+    """A zero block has codes 0; below 3.8e-6 q8_0 vanishes into its f16 scale, below 1e-10 aprender's codes are 0."""
     zero = np.zeros((1, 256), np.float32)
     assert q8_k.quantise_ggml(zero)[0].tolist() == [0.0]
     assert not q8_k.quantise_ggml(zero)[1].any()

@@ -1,0 +1,58 @@
+"""A corpus entry to test with: small, quick to measure, made without a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffuzz import corpus, targets
+from diffuzz.case import Case
+from diffuzz.corpus import Counterexample
+from diffuzz.target import evaluate
+from diffuzz.verdict import judge
+
+pytest_plugins = ["pytester"]
+
+
+def _softmax_entry(z: tuple[float, ...] = (9.5, 9.5, -10.0)) -> Counterexample:
+    """A softmax case of three logits, as a search would save it."""
+    target = targets.get("softmax")
+    params = target.params({"n": 3})
+    case = Case({"z": np.array(z, np.float32), "z_direction": np.array([1.0, -1.0, -1.0], np.float32)})
+    measured, bound, limit = evaluate(target, params, case), target.bound(params), target.limit(params)
+    assert bound is not None
+    return Counterexample(
+        target="softmax",
+        params=params,
+        case=case,
+        measure=measured.measure,
+        value=measured.value,
+        noise=measured.noise,
+        limit=limit,
+        bound={"value": bound.value, "rounding": bound.rounding, "because": bound.because},
+        verdict=judge(limit, measured.value, measured.noise, bound),
+        tolerance=target.tolerance,
+        found={"engine": "hand", "seed": 7, "evaluations": 1, "command": "none"},
+        environment=corpus.environment(),
+    )
+
+
+@pytest.fixture
+def make_entry() -> Callable[..., Counterexample]:
+    """Makes a corpus entry of the target softmax from its three logits."""
+    return _softmax_entry
+
+
+@pytest.fixture
+def entry() -> Counterexample:
+    """A corpus entry of the target softmax."""
+    return _softmax_entry()
+
+
+@pytest.fixture
+def saved(entry: Counterexample, tmp_path: Path) -> Path:
+    """The file of ``entry`` in the corpus ``tmp_path / "corpus"``."""
+    return corpus.save(entry, tmp_path / "corpus")
