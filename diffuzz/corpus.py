@@ -1,84 +1,37 @@
 """The corpus: one readable JSON file per witness, ``corpus/<target>/<digest12>.json``, that any later run can measure
 again.
 
-An entry holds concrete bits, never choice sequences or pickles: target, parameters, arrays, measure, value, bound,
-verdict, how it was found, and what a replay must give. Loading one runs no code and is strict: an unknown or missing
-field, a wrong type, a shape outside the space, or a digest that does not match is a CorpusError of one line; so is an
+What a file holds is in diffuzz.entry. One that cannot be read, or not trusted, is a CorpusError of one line; so is an
 entry that could not be loaded again, before it is saved. Files are written beside their place and renamed into it.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
-import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import attrs
 import numpy as np
 
-from diffuzz import __version__, encoding, targets
+from diffuzz import __version__
 from diffuzz.case import Case
-from diffuzz.encoding import EncodingError, hex_float, parse_hex_float
-from diffuzz.space import Space
-from diffuzz.target import Params, Target
-from diffuzz.verdict import Verdict
+from diffuzz.entry import Counterexample, dumps, loads
 
-SCHEMA = 1
 # Parsing JSON takes up to thirty times the memory of its text.
 LARGEST_FILE = 2**24
 # Two cases have one mechanism if each array has the same number of distinct values, or this many in both.
 MANY = 8
 _LONGEST_REASON = 300
-_DIGEST12 = re.compile(r"[0-9a-f]{12}")
 
 
 class CorpusError(ValueError):
     """A corpus file that cannot be read, trusted or written; one line with the file, the field, and what to do."""
-
-
-@attrs.frozen
-class Counterexample:
-    """One entry. ``value`` and ``noise`` are the measurement when it was saved, which a replay must give again within
-    ``tolerance``.
-
-    ``bound`` is ``{"value", "rounding", "because"}`` or None; ``found`` says how: engine, seed, evaluations, command;
-    ``candidate`` is the ``FILE.py:FUNCTION`` that it was found with, if any.
-    """
-
-    target: str
-    params: Mapping[str, Any]
-    case: Case
-    measure: str
-    value: float
-    noise: float
-    limit: float
-    bound: Mapping[str, Any] | None
-    verdict: Verdict
-    tolerance: float
-    found: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    candidate: str | None = None
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over target, parameters, candidate and the case's own digest, in hexadecimal."""
-        key = [self.target, sorted(self.params.items()), self.candidate, self.case.digest]
-        return sha256(json.dumps(key).encode()).hexdigest()
-
-    @property
-    def name(self) -> str:
-        """``<target>/<digest12>.json``."""
-        return f"{self.target}/{self.digest[:12]}.json"
 
 
 @cache
@@ -112,47 +65,13 @@ def device() -> dict[str, str]:
     return {"jax": jax.__version__, "device": str(jax.devices()[0].device_kind)}
 
 
-def dumps(entry: Counterexample, indent: int | None = 1) -> str:
-    """The entry as JSON text; floats are hexadecimal, with the decimal beside the value for people."""
-    stored = {
-        "diffuzz": SCHEMA,
-        "target": entry.target,
-        "params": dict(entry.params),
-        "candidate": entry.candidate,
-        "verdict": entry.verdict.value,
-        "measure": entry.measure,
-        "value": {"decimal": _decimal(entry.value), "hex": _float_text(entry.value)},
-        "noise": _float_text(entry.noise),
-        "limit": _float_text(entry.limit),
-        "bound": None if entry.bound is None else dict(entry.bound),
-        "tolerance": entry.tolerance,
-        "arrays": {name: encoding.encode(array) for name, array in entry.case.arrays.items()},
-        "found": dict(entry.found),
-        "environment": dict(entry.environment),
-        "digest": entry.digest,
-    }
-    return json.dumps(stored, indent=indent, allow_nan=False)
-
-
-def _float_text(value: float) -> str:
-    return hex_float(value) if math.isfinite(value) else str(value)
-
-
-def _decimal(value: float) -> str:
-    return f"{value:.9g}"
-
-
 def load(path: Path) -> Counterexample:
     """The entry in a file. Raises CorpusError, one line."""
     text = _read_text(path)
     try:
-        return _loads(text, path.stem)
+        return loads(text, path.stem)
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: {_reason(error)}; restore the file, or delete it and search again") from error
-
-
-class _FieldError(ValueError):
-    """A field that is not as it must be."""
 
 
 def _reason(error: BaseException) -> str:
@@ -183,146 +102,6 @@ def _check_regular(path: Path) -> None:
     # Before it is opened: opening a named pipe would wait for a writer.
     if not stat.S_ISREG(path.stat().st_mode):
         raise CorpusError(f"{path}: is no regular file; name a corpus entry (.json) or a file of arrays")
-
-
-def _loads(text: str, stem: str) -> Counterexample:
-    """Inverse of ``dumps``; a stem like a digest must be the entry's. Raises ValueError or RecursionError."""
-    stored = json.loads(
-        text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite_from_text
-    )
-    return _from_json(stored, stem)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _FieldError("a field is there twice")
-    return found
-
-
-def _no_constant(text: str) -> Any:
-    raise _FieldError(f"{text} is not a JSON number")
-
-
-def _finite_from_text(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise _FieldError(f"{text} is not a finite number")
-    return number
-
-
-def _from_json(stored: Any, stem: str) -> Counterexample:
-    wanted = {
-        "diffuzz": int, "target": str, "params": dict, "candidate": (str, type(None)), "verdict": str, "measure": str,
-        "value": dict, "noise": str, "limit": str, "bound": (dict, type(None)), "tolerance": (int, float),
-        "arrays": dict, "found": dict, "environment": dict, "digest": str,
-    }  # fmt: skip
-    _check_fields(stored, wanted, "the entry")
-    if stored["diffuzz"] != SCHEMA:
-        raise _FieldError(f"diffuzz: schema {stored['diffuzz']}, where this version reads {SCHEMA}")
-    target = targets.get(stored["target"])
-    params = _params(target, stored["params"])
-    if stored["candidate"] is not None and target.contract is None:
-        raise _FieldError(f"candidate: target {target.name} takes none")
-    if not 0 <= stored["tolerance"] <= 1e-3:
-        raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and 0.001")
-    for group in ("found", "environment"):
-        _check_fields(stored[group], dict.fromkeys(stored[group], (str, int, float)), group)
-    if stored["verdict"] not in Verdict.__members__:
-        raise _FieldError(f"verdict: {stored['verdict']!r} is none of {', '.join(Verdict.__members__)}")
-    entry = Counterexample(
-        target=target.name,
-        params=params,
-        case=_case(target, params, stored["arrays"], stored["candidate"]),
-        measure=stored["measure"],
-        value=_value(stored["value"]),
-        noise=_float_of(stored["noise"], "noise"),
-        limit=_float_of(stored["limit"], "limit"),
-        bound=_bound(stored["bound"]),
-        verdict=Verdict(stored["verdict"]),
-        tolerance=float(stored["tolerance"]),
-        found=stored["found"],
-        environment=stored["environment"],
-        candidate=stored["candidate"],
-    )
-    if entry.digest != stored["digest"]:
-        raise _FieldError("digest: does not match target, params and arrays; the file was edited")
-    if _DIGEST12.fullmatch(stem) and not entry.digest.startswith(stem):
-        raise _FieldError(f"the file's name is not the digest {entry.digest[:12]}")
-    return entry
-
-
-def _check_fields(stored: Any, wanted: Mapping[str, Any], where: str) -> None:
-    if not isinstance(stored, dict):
-        raise _FieldError(f"{where}: an object is needed")
-    unknown, missing = sorted(set(stored) - set(wanted)), sorted(set(wanted) - set(stored))
-    if unknown or missing:
-        what = f"unknown field {unknown[0]!r}" if unknown else f"missing field {missing[0]!r}"
-        raise _FieldError(f"{where}: {what}")
-    for name, kinds in wanted.items():
-        if not isinstance(stored[name], kinds) or isinstance(stored[name], bool):
-            raise _FieldError(f"{where}: {name} has the wrong type, {type(stored[name]).__name__}")
-        # What is shown on a terminal must not control it.
-        if not name.isprintable() or (isinstance(stored[name], str) and not stored[name].isprintable()):
-            raise _FieldError(f"{where}: {name!r} has characters that cannot be printed")
-
-
-def _params(target: Target, stored: dict[str, Any]) -> Params:
-    params = target.params(stored)
-    for name, value in params.items():
-        if name not in stored:
-            raise _FieldError(f"params: {name} is missing")
-        if type(stored[name]) is not type(value) or stored[name] != value:
-            raise _FieldError(f"params: {name} is not of its parameter's type, {type(value).__name__}")
-    return params
-
-
-def _value(stored: dict[str, Any]) -> float:
-    _check_fields(stored, {"decimal": str, "hex": str}, "value")
-    value = _float_of(stored["hex"], "value")
-    if stored["decimal"] != _decimal(value):
-        raise _FieldError(f"value: decimal {stored['decimal']} is not {_decimal(value)}, which hex says")
-    return value
-
-
-def _bound(stored: dict[str, Any] | None) -> dict[str, Any] | None:
-    if stored is None:
-        return None
-    _check_fields(stored, {"value": (int, float), "rounding": (int, float), "because": str}, "bound")
-    if not 0 <= stored["value"] <= sys.float_info.max or not 0 <= stored["rounding"] <= sys.float_info.max:
-        raise _FieldError("bound: value and rounding are not finite numbers of at least 0")
-    return {"value": float(stored["value"]), "rounding": float(stored["rounding"]), "because": stored["because"]}
-
-
-def _case(target: Target, params: Params, stored: dict[str, Any], candidate: str | None) -> Case:
-    admissible = space(target, params, candidate)
-    _check_fields(stored, {spec.name: dict for spec in admissible.tensors}, "arrays")
-    arrays = {}
-    for spec in admissible.tensors:
-        try:
-            # The shape first: a few characters may ask for any amount of memory.
-            spec.sizes(np.broadcast_to(np.float32(0), encoding.decoded_shape(stored[spec.name])))
-            arrays[spec.name] = encoding.decode(stored[spec.name])
-        except EncodingError as error:
-            raise _FieldError(f"arrays.{spec.name}: {error}") from error
-    case = Case(arrays)
-    admissible.check(case)
-    return case
-
-
-def space(target: Target, params: Params, candidate: str | None) -> Space:
-    """The space of the cases of an entry: the contract's, where it was found with a candidate."""
-    if candidate is not None and target.contract is not None and target.contract.space is not None:
-        return target.contract.space(params)
-    return target.space(params)
-
-
-def _float_of(text: str, where: str) -> float:
-    if text == "inf":
-        return math.inf
-    try:
-        return parse_hex_float(text)
-    except EncodingError as error:
-        raise _FieldError(f"{where}: {error}") from error
 
 
 def load_arrays(path: Path) -> Case:
@@ -392,8 +171,8 @@ def _checked_text(entry: Counterexample, path: Path) -> str:
     try:
         text = dumps(entry) + "\n"
         if len(text) > LARGEST_FILE:
-            raise _FieldError(f"it has {len(text)} bytes, where {LARGEST_FILE} may be loaded; search smaller shapes")
-        _loads(text, path.stem)
+            raise ValueError(f"it has {len(text)} bytes, where {LARGEST_FILE} may be loaded; search smaller shapes")
+        loads(text, path.stem)
     except ValueError as error:
         raise CorpusError(f"{path}: not saved, because it could not be loaded again: {_reason(error)}") from error
     return text

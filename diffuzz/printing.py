@@ -18,7 +18,7 @@ from rich.table import Table
 
 from diffuzz import corpus, report, targets
 from diffuzz.claims import Settled
-from diffuzz.corpus import Counterexample
+from diffuzz.entry import Counterexample, space
 from diffuzz.objective import Found
 from diffuzz.replay import Replayed
 from diffuzz.search import SearchResult
@@ -109,7 +109,7 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, Any]:
         "evaluations_per_s": round(result.evaluations / max(result.seconds, 1e-9), 1),
         "value": report.json_number(result.value),
         "measure": result.measurement.measure,
-        "bound": _bound_json(result.bound),
+        **_bound_json(result.bound),
         "efficiency": None if result.efficiency is None else report.json_number(result.efficiency),
         "limit": report.json_number(result.limit),
         "verdict": result.verdict.value,
@@ -125,11 +125,12 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, Any]:
     }
 
 
-def _bound_json(bound: Bound | None) -> dict[str, Any] | None:
+def _bound_json(bound: Bound | None) -> dict[str, Any]:
+    """``bound``, a number or null, its derivation, and what rounding may add to it, relative."""
     if bound is None:
-        return None
+        return {"bound": None}
     value, rounding = report.json_number(bound.value), report.json_number(bound.rounding)
-    return {"value": value, "rounding": rounding, "because": bound.because}
+    return {"bound": value, "bound_because": bound.because, "bound_rounding": rounding}
 
 
 def search_text(result: SearchResult, witness: Path | None) -> str:
@@ -231,7 +232,7 @@ def measurement_json(
         "noise": report.json_number(measured.noise),
         "measure": measured.measure,
         "detail": {name: report.json_number(value) for name, value in measured.detail.items()},
-        "bound": _bound_json(target.bound(params)),
+        **_bound_json(target.bound(params)),
         "limit": report.json_number(limit),
         "verdict": verdict.value,
         "environment": corpus.environment(),
@@ -254,8 +255,8 @@ def measurement_text(target: Target, params: Params, measured: Measurement, limi
 
 def entry_text(entry: Counterexample, path: Path) -> str:
     """The report of ``show``."""
-    space = corpus.space(targets.get(entry.target), entry.params, entry.candidate)
-    return f"{path}\n\n{report.entry_text(entry, space)}"
+    shown = space(targets.get(entry.target), entry.params, entry.candidate)
+    return f"{path}\n\n{report.entry_text(entry, shown)}"
 
 
 def target_json(target: Target) -> dict[str, Any]:
@@ -267,7 +268,7 @@ def target_json(target: Target) -> dict[str, Any]:
         "claim": target.claim,
         "measure": target.measure(params),
         "limit": report.json_number(target.limit(params)),
-        "bound": _bound_json(target.bound(params)),
+        **_bound_json(target.bound(params)),
         "candidate": target.contract.signature if target.contract else None,
         "parameters": [
             {

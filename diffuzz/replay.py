@@ -18,7 +18,8 @@ import attrs
 
 from diffuzz import candidate as candidates
 from diffuzz import corpus, targets
-from diffuzz.corpus import CorpusError, Counterexample
+from diffuzz.corpus import CorpusError
+from diffuzz.entry import Counterexample
 from diffuzz.target import evaluate
 from diffuzz.verdict import Verdict, judge
 

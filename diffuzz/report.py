@@ -8,7 +8,7 @@ import numpy as np
 
 from diffuzz import formats
 from diffuzz.case import Case
-from diffuzz.corpus import Counterexample
+from diffuzz.entry import Counterexample
 from diffuzz.space import Space, TensorSpec
 
 WIDTH = 100

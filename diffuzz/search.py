@@ -22,7 +22,7 @@ from diffuzz import candidate as candidates
 from diffuzz import corpus, engines, targets
 from diffuzz.candidate import CandidateError
 from diffuzz.case import Case
-from diffuzz.corpus import Counterexample
+from diffuzz.entry import Counterexample
 from diffuzz.minimise import minimise
 from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
 from diffuzz.target import Bound, Measurement, Params, Target, evaluate
@@ -33,6 +33,10 @@ WORK_PER_SECOND = 2**24
 
 class MissingDependencyError(ImportError):
     """A requested engine or oracle needs a package that is not installed; the message says how to get it."""
+
+
+class EngineError(ValueError):
+    """An engine that cannot search a target at all, such as gradients of a function of bytes."""
 
 
 @attrs.frozen
@@ -103,7 +107,7 @@ def search(
 
     Raises:
         ValueError: seconds, seed, limit or keep out of range.
-        ParameterError, UnknownEngineError, CandidateError, MissingDependencyError: one line each.
+        ParameterError, UnknownEngineError, EngineError, CandidateError, MissingDependencyError: one line each.
     """
     _check_arguments(seconds, seed, limit, keep)
     params = target.params(given)
@@ -119,6 +123,8 @@ def search(
         if objective.best is None:
             raise
         interrupted, error = False, str(failure)
+    if not (objective.evaluations or objective.stopped or interrupted):
+        raise EngineError(f"engine {engine} has nothing to work with in target {target.name}: choose another --engine")
     limit = target.limit(params) if limit is None else limit
     case, measurement = _witness(objective, limit, keep, hurried=interrupted or error is not None)
     return SearchResult(

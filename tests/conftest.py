@@ -10,7 +10,7 @@ import pytest
 
 from diffuzz import corpus, targets
 from diffuzz.case import Case
-from diffuzz.corpus import Counterexample
+from diffuzz.entry import Counterexample
 from diffuzz.target import evaluate
 from diffuzz.verdict import judge
 

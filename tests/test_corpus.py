@@ -15,7 +15,8 @@ import pytest
 
 from diffuzz import corpus, targets
 from diffuzz.case import Case
-from diffuzz.corpus import CorpusError, Counterexample, check_writable, dumps, files, load, load_arrays, save
+from diffuzz.corpus import CorpusError, check_writable, files, load, load_arrays, save
+from diffuzz.entry import Counterexample, dumps
 from diffuzz.replay import replay_file
 from diffuzz.verdict import Verdict
 
@@ -115,7 +116,7 @@ def test_flipped_bits(saved: Path, tmp_path: Path) -> None:
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**63, 10**400, -1e308, 5e-324, "", "x", "nan", "inf", "-inf", "0x1p+0", "\x1b[2J",
-    "a\nb", "\ud800", "../../etc/passwd", "__class__", "os.system:f", [], [[]], {}, {"a": 1}, {"a": {"b": []}}, ["x"] * 3,
+    "a\nb", "\ud800", "../../etc/passwd", "__class__", "os.system:f", [], [[]], {}, {"a": 1}, {"a": {"b": []}},
 )  # fmt: skip
 
 
@@ -402,9 +403,7 @@ def test_nothing_is_saved_that_could_not_be_loaded(entry: Counterexample, tmp_pa
     assert list(files([tmp_path])) == []
 
 
-def test_a_case_too_large_to_be_saved(
-    entry: Counterexample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_case_too_large_to_be_saved(entry: Counterexample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said when it is saved, not when it is read."""
     monkeypatch.setattr(corpus, "LARGEST_FILE", 100)
     with pytest.raises(CorpusError, match="search smaller shapes"):
@@ -474,7 +473,7 @@ def test_hostile_files_of_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert str(error.value).startswith(f"{path}: not a readable {path.suffix} file")
     assert not Path("executed").exists()
     for name in ("case.bin", "case.npy", "case"):
-        with pytest.raises(CorpusError, match="a case is a .json corpus entry"):
+        with pytest.raises(CorpusError, match=r"a case is a \.json corpus entry"):
             load_arrays(Path(name))
     with pytest.raises(CorpusError, match="No such file"):
         load_arrays(Path("missing.npz"))

@@ -78,7 +78,22 @@ def test_hex_float_round_trip(value: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1.5", "0x1p", "0x1p+", "inf", "nan", "0x1p+99999", "0x1p+9999", "0X1P+3", " 0x1p+3", "0x1p+3\n", "٠x1p+3", 3, None],
+    [
+        "",
+        "1.5",
+        "0x1p",
+        "0x1p+",
+        "inf",
+        "nan",
+        "0x1p+99999",
+        "0x1p+9999",
+        "0X1P+3",
+        " 0x1p+3",
+        "0x1p+3\n",
+        "٠x1p+3",
+        3,
+        None,
+    ],
 )
 def test_bad_hex_floats(text: Any) -> None:
     """Anything but a finite number in our own notation is refused."""

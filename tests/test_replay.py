@@ -12,7 +12,8 @@ import pytest
 
 from diffuzz import corpus
 from diffuzz.case import Case
-from diffuzz.corpus import CorpusError, Counterexample
+from diffuzz.corpus import CorpusError
+from diffuzz.entry import Counterexample, dumps
 from diffuzz.replay import Replayed, exit_code, replay, replay_file
 from diffuzz.verdict import Verdict
 
@@ -51,7 +52,7 @@ def test_as_recorded(entry: Counterexample, saved: Path) -> None:
 def test_a_changed_value(entry: Counterexample, saved: Path) -> None:
     """Another value than recorded is a change; the message has both values."""
     wrong = attrs.evolve(entry, value=entry.value * (1 + 1e-6))
-    saved.write_text(corpus.dumps(wrong))
+    saved.write_text(dumps(wrong))
     result = replay_file(saved)
     assert result.status == "changed"
     assert f"recorded {wrong.value:.9g}" in result.message
@@ -62,23 +63,23 @@ def test_a_changed_value(entry: Counterexample, saved: Path) -> None:
 def test_a_value_within_the_tolerance(entry: Counterexample, saved: Path) -> None:
     """The tolerance of the entry is relative to what it recorded."""
     assert entry.tolerance == 1e-9
-    saved.write_text(corpus.dumps(attrs.evolve(entry, value=entry.value * (1 + 1e-10))))
+    saved.write_text(dumps(attrs.evolve(entry, value=entry.value * (1 + 1e-10))))
     assert replay_file(saved).status == "as recorded"
-    saved.write_text(corpus.dumps(attrs.evolve(entry, value=entry.value * (1 + 1e-10), tolerance=0.0)))
+    saved.write_text(dumps(attrs.evolve(entry, value=entry.value * (1 + 1e-10), tolerance=0.0)))
     assert replay_file(saved).status == "changed"
 
 
 def test_a_changed_verdict(entry: Counterexample, saved: Path) -> None:
     """The same value with another verdict is a change."""
-    assert entry.verdict is Verdict.UNRESOLVED
-    _edit(saved, verdict="CONFIRMED")
+    assert entry.verdict is Verdict.CONFIRMED
+    _edit(saved, verdict="UNRESOLVED")
     assert replay_file(saved).status == "changed"
     assert exit_code([replay_file(saved)]) == 1
 
 
 def test_infinity_is_recorded_as_such(entry: Counterexample, saved: Path) -> None:
     """A finite value is not an infinite one."""
-    saved.write_text(corpus.dumps(attrs.evolve(entry, value=np.inf)))
+    saved.write_text(dumps(attrs.evolve(entry, value=np.inf)))
     assert replay_file(saved).status == "changed"
 
 
@@ -109,7 +110,7 @@ def test_nothing_to_replay(tmp_path: Path) -> None:
 def test_a_candidate_has_to_be_named_again(entry: Counterexample, tmp_path: Path) -> None:
     """An entry of a candidate runs no code unless the caller names the function."""
     marker = tmp_path / "it ran"
-    name = _file(tmp_path, f"open({str(marker)!r}, 'w'); return np.full_like(z, np.nan)")
+    name = _file(tmp_path, f"import pathlib; pathlib.Path({str(marker)!r}).touch(); return np.full_like(z, np.nan)")
     path = corpus.save(_candidate(entry, name, np.inf), tmp_path / "corpus")
     result = replay_file(path)
     assert result.status == "needs candidate"

@@ -47,8 +47,9 @@ def nibbles(array: Any, group: int, xp: Any) -> Any:
 
 def pack_nibbles(codes: np.ndarray, group: int) -> np.ndarray:
     """Inverse of ``nibbles``: uint8[b, k]."""
-    value = codes.astype(np.uint8).reshape(len(codes), -1, 2, group)
-    return ((value[:, :, 0] & 15) | (value[:, :, 1] << 4)).reshape(len(codes), -1)
+    rows, width = codes.shape
+    value = codes.astype(np.uint8).reshape(rows, width // (2 * group), 2, group)
+    return ((value[:, :, 0] & 15) | (value[:, :, 1] << 4)).reshape(rows, width // 2)
 
 
 def pairs_of_bits(array: Any, xp: Any) -> Any:
@@ -57,21 +58,21 @@ def pairs_of_bits(array: Any, xp: Any) -> Any:
     """
     rows, width = array.shape
     value = integers(array, xp).reshape(rows, width // 32, 1, 32)
-    return ((value >> (2 * xp.arange(4)[None, None, :, None])) & 3).reshape(rows, 4 * width)
+    return ((value >> (2 * xp.arange(4, dtype=xp.int32)[None, None, :, None])) & 3).reshape(rows, 4 * width)
 
 
 def pack_pairs_of_bits(codes: np.ndarray) -> np.ndarray:
     """Inverse of ``pairs_of_bits``: uint8[b, 32 h]."""
-    value = (
-        codes.astype(np.uint8).reshape(len(codes), -1, 4, 32) << (2 * np.arange(4, dtype=np.uint8))[None, None, :, None]
-    )
-    return np.bitwise_or.reduce(value, axis=2).reshape(len(codes), -1)
+    rows, width = codes.shape
+    value = codes.astype(np.uint8).reshape(rows, width // 128, 4, 32)
+    shifted = value << (2 * np.arange(4, dtype=np.uint8))[None, None, :, None]
+    return np.bitwise_or.reduce(shifted, axis=2).reshape(rows, width // 4)
 
 
 def planes(array: Any, xp: Any) -> Any:
     """[b, 32] bytes to [b, 256] bits: bit j of byte l belongs to element 32 j + l."""
     value = integers(array, xp)[:, None, :]
-    return ((value >> xp.arange(8)[None, :, None]) & 1).reshape(len(array), 256)
+    return ((value >> xp.arange(8, dtype=xp.int32)[None, :, None]) & 1).reshape(len(array), 256)
 
 
 def pack_planes(bits: np.ndarray) -> np.ndarray:

@@ -15,9 +15,10 @@ def with_minimums(values: np.ndarray, groups: int, top: int, levels: int) -> dic
     Of each sub-block [least, most], least <= 0: minimum = -least and scale = (most - least) / top, divided by the f16
     dmin and d that give the largest of them ``levels``, the scale rounded up, the minimum to nearest; code =
     clip(rint((x + dmin minimum) / (d scale)), 0, top). The error is at most d scale / 2 inside the range, and up to
-    dmin / 2 more at its ends, where a rounded minimum clips.
+    dmin / 2 more at its ends, where a rounded minimum clips, as long as no f16 overflows (max|x| < 9e5 at least).
+    Raises ValueError for NaN and infinities.
     """
-    x = values.astype(np.float64).reshape(len(values), groups, -1)
+    x = _finite(values).reshape(len(values), groups, -1)
     least = np.minimum(x.min(axis=2), 0)
     steps = (np.maximum(x.max(axis=2), 0) - least) / top
     d, scales = _shared(steps, levels, np.ceil)
@@ -39,9 +40,10 @@ def symmetric(values: np.ndarray, groups: int, lowest: int, levels: int) -> dict
     ``levels``.
 
     scale = max|x| / (-lowest - 1), divided by the f16 d that gives the largest of them ``levels`` and rounded up; the
-    error is at most d scale / 2. The codes come without the format's offset.
+    error is at most d scale / 2, as long as d does not overflow (max|x| < 6e6 at least). The codes come without the
+    format's offset. Raises ValueError for NaN and infinities.
     """
-    x = values.astype(np.float64).reshape(len(values), groups, -1)
+    x = _finite(values).reshape(len(values), groups, -1)
     d, scales = _shared(np.abs(x).max(axis=2) / (-lowest - 1), levels, np.ceil)
     step = (d[:, None] * scales)[:, :, None]
     codes = np.clip(np.rint(np.divide(x, step, out=np.zeros_like(x), where=step > 0)), lowest, -lowest - 1)
@@ -50,6 +52,13 @@ def symmetric(values: np.ndarray, groups: int, lowest: int, levels: int) -> dict
         "scales": scales.astype(np.int32),
         "codes": codes.astype(np.int32).reshape(values.shape),
     }
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """float64 of ``values``."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"values: {values[~np.isfinite(values)][0]}, where finite weights are needed")
+    return values.astype(np.float64)
 
 
 def _shared(wanted: np.ndarray, levels: int, rounding: np.ufunc) -> tuple[np.ndarray, np.ndarray]:

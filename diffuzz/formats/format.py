@@ -8,6 +8,7 @@ a small integer scale each.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import attrs
@@ -61,9 +62,12 @@ class Format:
         return int(self.layout.itemsize)
 
     def decode(self, blocks: Any, xp: Any = np) -> Parts:
-        """Parts of ``blocks`` uint8[b, type_size]; ``xp`` is numpy or jax.numpy."""
-        if xp is np:
-            blocks = self._checked(blocks)
+        """Parts of ``blocks`` uint8[b, type_size]; ``xp`` is numpy or jax.numpy.
+
+        The same bits in both, except that XLA on a CPU flushes float32 subnormals, which only q8_K's d can be. Raises
+        ValueError for another shape or dtype.
+        """
+        blocks = self._checked(np.ascontiguousarray(blocks) if xp is np else blocks)
         with np.errstate(all="ignore"):
             return self._decode(blocks, xp)
 
@@ -99,23 +103,54 @@ class Format:
 
     def unpack(self, blocks: np.ndarray) -> Fields:
         """The logical fields of ``blocks``: f16 scales with their bits, sub-block scales and codes as integers."""
-        return self._unpack(self._checked(blocks).view(self.layout).reshape(-1))
+        return self._unpack(self._checked(np.ascontiguousarray(blocks)).view(self.layout).reshape(-1))
 
     def pack(self, fields: Fields) -> np.ndarray:
-        """``uint8[b, type_size]`` from the fields that ``unpack`` gives. Raises ValueError for a missing or unknown
-        field.
+        """``uint8[b, type_size]`` from the fields that ``unpack`` gives.
+
+        Raises ValueError for a missing or unknown field, and for one that the bytes cannot hold: of another shape, a
+        code or a sub-block scale out of its range, a d that is no f16 number.
         """
-        wanted = set(self._unpack(np.zeros(1, self.layout)))
-        if set(fields) != wanted:
-            raise ValueError(f"fields {sorted(fields)}: {self.name} has {sorted(wanted)}")
+        extremes = _extremes(self)
+        if set(fields) != set(extremes):
+            raise ValueError(f"fields {sorted(fields)}: {self.name} has {sorted(extremes)}")
+        rows = len(fields["d"])
+        for name, extreme in extremes.items():
+            _check_field(f"field {name} of {self.name}", fields[name], rows, extreme)
         records = np.ascontiguousarray(self._pack(fields))
         return records.view(np.uint8).reshape(len(records), self.type_size)
 
-    def _checked(self, blocks: np.ndarray) -> np.ndarray:
-        blocks = np.ascontiguousarray(blocks)
+    def _checked(self, blocks: Any) -> Any:
         if blocks.dtype != np.uint8 or blocks.ndim != 2 or blocks.shape[1] != self.type_size:
             raise ValueError(f"blocks: {blocks.dtype}{list(blocks.shape)}, where uint8[b, {self.type_size}] is needed")
         return blocks
+
+
+@cache
+def _extremes(fmt: Format) -> Fields:
+    """Fields of blocks among which every integer field takes its least and its largest value."""
+    # All bits clear or set for unsigned fields, 0x80 and 0x7F for int8, 0x8000 and 0x7FFF for int16.
+    words = np.array([[0, 0], [255, 255], [128, 128], [127, 127], [0, 128], [255, 127]], np.uint8)
+    return fmt.unpack(np.tile(words, fmt.type_size // 2))
+
+
+def _check_field(what: str, given: np.ndarray, rows: int, extreme: np.ndarray) -> None:
+    """Raise ValueError unless ``given`` can be stored as a field that has the shape and range of ``extreme``."""
+    shape = (rows, *extreme.shape[1:])
+    if given.shape != shape:
+        raise ValueError(f"{what}: shape {list(given.shape)}, where {list(shape)} is needed")
+    if extreme.dtype.kind == "f":
+        if given.dtype != extreme.dtype:
+            with np.errstate(over="ignore", invalid="ignore"):
+                kept = (given.astype(extreme.dtype) == given) | np.isnan(given)
+            if not kept.all():
+                raise ValueError(f"{what}: {given[~kept][0]}, which is no {extreme.dtype} number")
+        return
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"{what}: {given.dtype}, where integers are needed")
+    low, high = extreme.min(), extreme.max()
+    if given.size and (given.min() < low or given.max() > high):
+        raise ValueError(f"{what}: {given[(given < low) | (given > high)][0]}, where {low}..{high} are stored")
 
 
 def table(size: int, **fields: Any) -> np.dtype[Any]:

@@ -1,10 +1,10 @@
-"""q2_K: super-blocks of 256 weights in 84 bytes, 2.625 bits a weight: 16 sub-blocks of 16 with a 4-bit scale and
-minimum each.
+"""q2_K: 256 weights in 84 bytes, 2.625 bits each: 16 sub-blocks of 16 with a 4-bit scale and minimum.
 
     field   width     meaning
     scales  16 bytes  low nibble: scale of a sub-block, high nibble: its minimum
-    qs      64 bytes  codes: of each 32 bytes the lowest pairs of bits are 32 elements, the next pairs the next 32, and
-    so on d       f16       scale of the sub-block scales dmin    f16       scale of the sub-block minimums
+    qs      64 bytes  codes: of each 32 bytes the lowest pairs of bits are 32 elements, the next pairs the next 32, ...
+    d       f16       scale of the sub-block scales
+    dmin    f16       scale of the sub-block minimums
 
 value = f32(d scale) code - f32(dmin minimum)
 """

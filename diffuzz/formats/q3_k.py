@@ -1,12 +1,11 @@
-"""q3_K: super-blocks of 256 weights in 110 bytes, 3.4375 bits a weight: 16 sub-blocks of 16 with a 6-bit signed scale
-each.
+"""q3_K: 256 weights in 110 bytes, 3.4375 bits each: 16 sub-blocks of 16 with a 6-bit signed scale.
 
     field   width     meaning
     hmask   32 bytes  bit j of byte l: third bit of element 32 j + l
     qs      64 bytes  low bits: of each 32 bytes the lowest pairs are 32 elements, the next pairs the next 32, and so on
-    scales  12 bytes  16 scales plus 32: low nibbles of bytes 0-7 (0-7) and high ones (8-15); the four pairs of bits of
-    bytes 8-11
-                      are the upper bits of scales 0-3, 4-7, 8-11 and 12-15
+    scales  12 bytes  16 scales, each plus 32. Their low four bits: scales 0-7 the low nibbles of bytes 0-7, scales 8-15
+                      the high ones. Their upper two: the four pairs of bits of bytes 8-11 belong to scales 0-3, 4-7,
+                      8-11 and 12-15
     d       f16       scale of the sub-block scales
 
 value = f32(d scale) (code - 4)
@@ -58,7 +57,7 @@ def pack(fields: Fields) -> np.ndarray:
     records["qs"] = bits.pack_pairs_of_bits(fields["codes"] & 3)
     stored = (fields["scales"] + 32).astype(np.uint8)
     records["scales"][:, :8] = (stored[:, :8] & 15) | ((stored[:, 8:] & 15) << 4)
-    high = (stored >> 4).reshape(-1, 4, 4) << (2 * np.arange(4, dtype=np.uint8))[None, :, None]
+    high = (stored >> 4).reshape(len(stored), 4, 4) << (2 * np.arange(4, dtype=np.uint8))[None, :, None]
     records["scales"][:, 8:] = np.bitwise_or.reduce(high, axis=1)
     return records
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from diffuzz.formats import bits, parts
 from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.rounding import first_largest, to_int8
 
 LAYOUT = table(18, d="<f2", qs=("u1", 16))
 
@@ -38,15 +39,14 @@ def pack(fields: Fields) -> np.ndarray:
 
 
 def quantise(values: np.ndarray) -> np.ndarray:
-    """The value of largest magnitude, with its sign, becomes code 0 (as in ggml's reference quantiser).
+    """The value of largest magnitude, with its sign, becomes code 0 (ggml's reference quantiser, bit for bit).
 
-    d = m / -8; code = min(15, floor(x / d + 8.5)); stored d rounded to f16. The error is at most |d| / 2 (one d at the
-    far end, where code 15 stands in for 16), plus the f16 rounding of d.
+    d = m / -8; code = min(15, trunc(x f32(1 / d) + 8.5)); stored d rounded to f16. The error is at most |d| / 2 (one d
+    at the far end, where code 15 stands in for 16), plus the f16 rounding of d.
     """
-    peak = np.take_along_axis(values, np.abs(values).argmax(axis=1)[:, None], axis=1)
-    d = peak / np.float32(-8)
+    d = first_largest(values, np)[:, None] / np.float32(-8)
     inverse = np.where(d != 0, np.float32(1) / d, np.float32(0)).astype(np.float32)
-    codes = np.clip(np.floor(values * inverse + np.float32(8.5)), 0, 15).astype(np.int32)
+    codes = np.minimum(to_int8(np.trunc(values * inverse + np.float32(8.5)), np), 15)
     return pack({"d": d[:, 0].astype(np.float16), "codes": codes}).view(np.uint8).reshape(len(values), -1)
 
 

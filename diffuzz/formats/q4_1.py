@@ -16,6 +16,7 @@ import numpy as np
 
 from diffuzz.formats import bits, parts
 from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.rounding import least_and_most, to_int8
 
 LAYOUT = table(20, d="<f2", m="<f2", qs=("u1", 16))
 
@@ -40,15 +41,16 @@ def pack(fields: Fields) -> np.ndarray:
 
 
 def quantise(values: np.ndarray) -> np.ndarray:
-    """From the least value m to the greatest (as in ggml's reference quantiser).
+    """From the least value m to the greatest (ggml's reference quantiser, bit for bit).
 
-    d = (max - m) / 15; code = min(15, floor((x - m) / d + 0.5)); d and m rounded to f16. The error is at most d / 2
-    plus the f16 rounding of d and m.
+    d = (max - m) / 15; code = min(15, trunc((x - m) f32(1 / d) + 0.5)); d and m rounded to f16. The error is at most
+    d / 2 plus the f16 rounding of d and m.
     """
-    least, most = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    least, most = least_and_most(values)
     d = (most - least) / np.float32(15)
     inverse = np.where(d != 0, np.float32(1) / d, np.float32(0)).astype(np.float32)
-    codes = np.clip(np.floor((values - least) * inverse + np.float32(0.5)), 0, 15).astype(np.int32)
+    steps = np.trunc((values - least) * inverse + np.float32(0.5))
+    codes = np.minimum(to_int8(steps, np), 15)
     fields = {"d": d[:, 0].astype(np.float16), "m": least[:, 0].astype(np.float16), "codes": codes}
     return pack(fields).view(np.uint8).reshape(len(values), -1)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from diffuzz.formats import bits, parts
 from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.rounding import first_largest, to_int8
 
 LAYOUT = table(22, d="<f2", qh="<u4", qs=("u1", 16))
 
@@ -23,7 +24,7 @@ LAYOUT = table(22, d="<f2", qh="<u4", qs=("u1", 16))
 def decode(blocks: Any, xp: Any) -> Parts:
     """Codes minus 16."""
     qh = bits.integers(blocks[:, 2:6], xp)
-    high = ((qh[:, :, None] >> xp.arange(8)) & 1).reshape(len(blocks), 32)
+    high = ((qh[:, :, None] >> xp.arange(8, dtype=xp.int32)) & 1).reshape(len(blocks), 32)
     codes = bits.nibbles(blocks[:, 6:22], 16, xp) | (high << 4)
     return parts.of_block(bits.half_at(blocks, 0, xp), None, codes - 16, xp)
 
@@ -45,15 +46,14 @@ def pack(fields: Fields) -> np.ndarray:
 
 
 def quantise(values: np.ndarray) -> np.ndarray:
-    """The value of largest magnitude, with its sign, becomes code 0 (as in ggml's reference quantiser).
+    """The value of largest magnitude, with its sign, becomes code 0 (ggml's reference quantiser, bit for bit).
 
-    d = m / -16; code = min(31, floor(x / d + 16.5)); stored d rounded to f16. The error is at most |d| / 2 (one d at
-    the far end, where code 31 stands in for 32), plus the f16 rounding of d.
+    d = m / -16; code = min(31, trunc(x f32(1 / d) + 16.5)); stored d rounded to f16. The error is at most |d| / 2 (one
+    d at the far end, where code 31 stands in for 32), plus the f16 rounding of d.
     """
-    peak = np.take_along_axis(values, np.abs(values).argmax(axis=1)[:, None], axis=1)
-    d = peak / np.float32(-16)
+    d = first_largest(values, np)[:, None] / np.float32(-16)
     inverse = np.where(d != 0, np.float32(1) / d, np.float32(0)).astype(np.float32)
-    codes = np.clip(np.floor(values * inverse + np.float32(16.5)), 0, 31).astype(np.int32)
+    codes = np.minimum(to_int8(np.trunc(values * inverse + np.float32(16.5)), np), 31)
     return pack({"d": d[:, 0].astype(np.float16), "codes": codes}).view(np.uint8).reshape(len(values), -1)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from diffuzz.formats import bits, parts
 from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.rounding import least_and_most, to_int8
 
 LAYOUT = table(24, d="<f2", m="<f2", qh="<u4", qs=("u1", 16))
 
@@ -24,7 +25,7 @@ LAYOUT = table(24, d="<f2", m="<f2", qh="<u4", qs=("u1", 16))
 def decode(blocks: Any, xp: Any) -> Parts:
     """Codes as stored; the minimum is -m."""
     qh = bits.integers(blocks[:, 4:8], xp)
-    high = ((qh[:, :, None] >> xp.arange(8)) & 1).reshape(len(blocks), 32)
+    high = ((qh[:, :, None] >> xp.arange(8, dtype=xp.int32)) & 1).reshape(len(blocks), 32)
     codes = bits.nibbles(blocks[:, 8:24], 16, xp) | (high << 4)
     return parts.of_block(bits.half_at(blocks, 0, xp), -bits.half_at(blocks, 2, xp), codes, xp)
 
@@ -47,15 +48,16 @@ def pack(fields: Fields) -> np.ndarray:
 
 
 def quantise(values: np.ndarray) -> np.ndarray:
-    """From the least value m to the greatest (as in ggml's reference quantiser).
+    """From the least value m to the greatest (ggml's reference quantiser, bit for bit).
 
-    d = (max - m) / 31; code = min(31, floor((x - m) / d + 0.5)); d and m rounded to f16. The error is at most d / 2
+    d = (max - m) / 31; code = trunc((x - m) f32(1 / d) + 0.5); d and m rounded to f16. The error is at most d / 2
     plus the f16 rounding of d and m.
     """
-    least, most = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    least, most = least_and_most(values)
     d = (most - least) / np.float32(31)
     inverse = np.where(d != 0, np.float32(1) / d, np.float32(0)).astype(np.float32)
-    codes = np.clip(np.floor((values - least) * inverse + np.float32(0.5)), 0, 31).astype(np.int32)
+    steps = np.trunc((values - least) * inverse + np.float32(0.5))
+    codes = to_int8(steps, np) & 31
     fields = {"d": d[:, 0].astype(np.float16), "m": least[:, 0].astype(np.float16), "codes": codes}
     return pack(fields).view(np.uint8).reshape(len(values), -1)
 

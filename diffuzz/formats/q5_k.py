@@ -1,5 +1,4 @@
-"""q5_K: super-blocks of 256 weights in 176 bytes, 5.5 bits a weight: 8 sub-blocks of 32 with a 6-bit scale and minimum
-each.
+"""q5_K: 256 weights in 176 bytes, 5.5 bits each: 8 sub-blocks of 32 with a 6-bit scale and minimum.
 
     field   width      meaning
     d       f16        scale of the sub-block scales

@@ -2,9 +2,9 @@
 
     field   width      meaning
     ql      128 bytes  low four bits: of each 64 bytes the low nibbles are elements 0-63 of a half, the high ones 64-127
-    qh      64 bytes   upper two bits: of each 32 bytes the lowest pairs are elements 0-31 of a half, the next 32-63,
-    and so on scales  16 int8    sub-block scales d       f16        scale of the sub-block scales; last, unlike in the
-    other formats
+    qh      64 bytes   upper two bits: of each 32 bytes the lowest pairs are elements 0-31 of a half, then 32-63, ...
+    scales  16 int8    sub-block scales
+    d       f16        scale of the sub-block scales
 
 value = f32(d scale) (code - 32)
 """

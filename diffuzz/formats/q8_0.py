@@ -21,6 +21,7 @@ import numpy as np
 
 from diffuzz.formats import bits, parts
 from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.rounding import quotient, round_half_away, through_half, to_int8, to_int32
 
 LAYOUT = table(34, d="<f2", qs=("i1", 32))
 
@@ -42,54 +43,75 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def through_half(x: Any, xp: Any) -> Any:
-    """float32 rounded to f16 and back (ties to even; beyond 65520 infinite)."""
-    return x.astype(xp.float16).astype(xp.float32)
+def _peak_x86(values: Any, xp: Any) -> Any:
+    """max|x| of 32 numbers in the order of AVX2's lanes, float32[b].
+
+    maxps(a, b) is b unless a > b: a NaN makes the lane forget what came before it, and is forgotten in its turn.
+    """
+
+    def maxps(a: Any, b: Any) -> Any:
+        return xp.where(a > b, a, b)
+
+    v = xp.abs(values).reshape(-1, 4, 8)
+    lanes = maxps(maxps(maxps(v[:, 0], v[:, 1]), v[:, 2]), v[:, 3])
+    four = maxps(lanes[:, 4:], lanes[:, :4])
+    two = maxps(four[:, :2], four[:, 2:])
+    return maxps(two[:, 0], two[:, 1])
 
 
-def round_half_away(x: Any, xp: Any) -> Any:
-    """C's roundf: the nearest integer, an exact half away from zero."""
-    whole = xp.trunc(x)
-    return whole + xp.where(xp.abs(x - whole) >= 0.5, xp.where(x >= 0, 1, -1), 0).astype(xp.float32)
+def _peak_generic(values: Any, xp: Any) -> Any:
+    """max|x| of a loop over ``MAX(peak, fabsf(x))``: of what follows the last NaN, and NaN if that is the last."""
+    nan = xp.isnan(values)
+    later = xp.flip(xp.cumsum(xp.flip(nan, axis=1), axis=1), axis=1)
+    peak = xp.max(xp.where(later == 0, xp.abs(values), xp.float32(0)), axis=1)
+    return xp.where(nan[:, -1], xp.float32(np.nan), peak)
 
 
-def _codes(rounded: Any, xp: Any) -> Any:
-    """int32 codes; NaN, and what an int8 cannot hold, become -128 as x86's saturating conversion makes them."""
-    fits = (rounded >= -128) & (rounded <= 127)
-    return xp.where(fits, rounded, -128).astype(xp.int32)
+def _inverse(numerator: float, x: Any, xp: Any) -> Any:
+    """f32(numerator / x), and 0 where x = 0."""
+    return xp.where(x != 0, quotient(xp.float32(numerator), xp.where(x != 0, x, xp.float32(1)), xp), xp.float32(0))
+
+
+def integers_x86(values: Any, xp: Any = np) -> tuple[Any, Any]:
+    """ggml's AVX2 quantiser before it saturates: (d float32[b], int32[b, 32]; -2^31 for NaN and what does not fit)."""
+    peak = _peak_x86(values, xp)
+    inverse = _inverse(127, peak, xp)
+    return quotient(peak, xp.float32(127), xp), to_int32(xp.round(values * inverse[:, None]), xp)
 
 
 def quantise_x86(values: Any, xp: Any = np) -> tuple[Any, Any, Any]:
     """ggml's AVX2 quantiser: (d float32[b] before rounding to f16, d float32[b] as stored, codes int32[b, 32]).
 
-    ``values`` float32[b, 32]; finite ones. A block with max|x| = 0 has id = 0.
+    ``values`` float32[b, 32]. A block with max|x| = 0 has codes 0; a NaN has code -128, beside a d that is finite
+    unless the NaN is element 27, and that may be too small for the elements before it in its lane (index mod 8).
     """
-    peak = xp.abs(values).max(axis=1)
-    d = peak / xp.float32(127)
-    inverse = xp.where(peak != 0, xp.float32(127) / xp.where(peak != 0, peak, xp.float32(1)), xp.float32(0))
-    return d, through_half(d, xp), _codes(xp.round(values * inverse[:, None]), xp)
+    d, integers = integers_x86(values, xp)
+    return d, through_half(d, xp), xp.clip(integers, -128, 127)
 
 
 def quantise_generic(values: Any, xp: Any = np) -> tuple[Any, Any, Any]:
-    """ggml's portable C quantiser, as ``quantise_x86``."""
-    d = xp.abs(values).max(axis=1) / xp.float32(127)
-    inverse = xp.where(d != 0, xp.float32(1) / xp.where(d != 0, d, xp.float32(1)), xp.float32(0))
-    return d, through_half(d, xp), _codes(round_half_away(values * inverse[:, None], xp), xp)
+    """ggml's portable C quantiser, as ``quantise_x86``; NaN, and what an int8 cannot hold, as x86 compilers cast it."""
+    d = quotient(_peak_generic(values, xp), xp.float32(127), xp)
+    rounded = round_half_away(values * _inverse(1, d, xp)[:, None], xp)
+    return d, through_half(d, xp), to_int8(rounded, xp)
 
 
 def quantise_realizar(values: Any, xp: Any = np) -> tuple[Any, Any]:
-    """aprender's quantiser: (d float32[b], codes int32[b, 32]).
+    """aprender's quantiser: (d float32[b], codes int32[b, n]).
 
     d = max|x| / 127 where max|x| > 1e-10, else 1/127; codes are clamped to -128..127; NaN becomes 0 (a Rust cast).
     """
     peak = xp.max(xp.where(xp.isnan(values), xp.float32(0), xp.abs(values)), axis=1)
-    d = xp.where(peak > xp.float32(1e-10), peak / xp.float32(127), xp.float32(1) / xp.float32(127))
-    rounded = round_half_away(values * (xp.float32(1) / d)[:, None], xp)
+    d = quotient(xp.where(peak > xp.float32(1e-10), peak, xp.float32(1)), xp.float32(127), xp)
+    rounded = round_half_away(values * quotient(xp.float32(1), d, xp)[:, None], xp)
     return d, xp.where(xp.isnan(rounded), 0, xp.clip(rounded, -128, 127)).astype(xp.int32)
 
 
 def quantise(values: np.ndarray) -> np.ndarray:
-    """ggml's x86 quantiser, bit-exact on finite values: the error is at most d / 2 plus the f16 rounding of d."""
+    """ggml's x86 quantiser, bit-exact, NaN and infinities included (of a NaN d not the payload).
+
+    The error on finite values is at most d / 2 plus the f16 rounding of d.
+    """
     _, stored, codes = quantise_x86(values)
     return pack({"d": stored.astype(np.float16), "codes": codes}).view(np.uint8).reshape(len(values), -1)
 

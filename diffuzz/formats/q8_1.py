@@ -16,6 +16,7 @@ import numpy as np
 
 from diffuzz.formats import bits, parts, q8_0
 from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.rounding import through_half
 
 LAYOUT = table(36, d="<f2", s="<f2", qs=("i1", 32))
 
@@ -38,13 +39,17 @@ def pack(fields: Fields) -> np.ndarray:
 
 
 def quantise_x86(values: Any, xp: Any = np) -> tuple[Any, Any, Any]:
-    """ggml's AVX2 quantiser: (d float32[b] as stored, s float32[b] as stored, codes int32[b, 32])."""
-    d, stored, codes = q8_0.quantise_x86(values, xp)
-    return stored, q8_0.through_half(d * codes.sum(axis=1).astype(xp.float32), xp), codes
+    """ggml's AVX2 quantiser: (d float32[b] as stored, s float32[b] as stored, codes int32[b, 32]).
+
+    The sum is an int32 one of the codes before they saturate, so beside a NaN or at max|x| < 3.7e-37 it wraps.
+    """
+    d, integers = q8_0.integers_x86(values, xp)
+    total = integers.sum(axis=1, dtype=xp.int32).astype(xp.float32)
+    return through_half(d, xp), through_half(d * total, xp), xp.clip(integers, -128, 127)
 
 
 def quantise(values: np.ndarray) -> np.ndarray:
-    """ggml's x86 quantiser, bit-exact on finite values."""
+    """ggml's x86 quantiser, bit-exact, NaN and infinities included (of a NaN d or s not the payload)."""
     d, s, codes = quantise_x86(values)
     fields = {"d": d.astype(np.float16), "s": s.astype(np.float16), "codes": codes}
     return pack(fields).view(np.uint8).reshape(len(values), -1)

@@ -19,6 +19,7 @@ import numpy as np
 from diffuzz.formats import parts
 from diffuzz.formats.format import Fields, Format, Parts, table
 from diffuzz.formats.q8_0 import quantise_realizar as _realizar
+from diffuzz.formats.rounding import first_largest, quotient
 
 LAYOUT = table(292, d="<f4", qs=("i1", 256), bsums=("<i2", 16))
 
@@ -58,15 +59,14 @@ def quantise_ggml(values: Any, xp: Any = np) -> tuple[Any, Any]:
     m the first element of largest magnitude, with its sign; iscale = f32(-127 / m); code = min(127,
     round-half-even(f32(iscale x))); d = f32(1 / iscale). An all-zero block has d = 0 and codes 0.
     """
-    magnitude = xp.where(xp.isnan(values), xp.float32(-1), xp.abs(values))
-    first = xp.argmax(magnitude, axis=1)[:, None]
-    peak = xp.take_along_axis(values, first, axis=1)[:, 0]
-    empty = (peak == 0) | xp.isnan(peak)
-    inverse = xp.float32(-127) / xp.where(empty, xp.float32(1), peak)
+    peak = first_largest(values, xp)
+    empty = peak == 0
+    inverse = quotient(xp.float32(-127), xp.where(empty, xp.float32(1), peak), xp)
     rounded = xp.round(values * inverse[:, None])
     # The conversion by a magic constant turns what is no number into 0.
     codes = xp.where(xp.isfinite(rounded), xp.minimum(rounded, 127), 0).astype(xp.int32)
-    return xp.where(empty, xp.float32(0), xp.float32(1) / inverse), xp.where(empty[:, None], 0, codes)
+    d = quotient(xp.float32(1), inverse, xp)
+    return xp.where(empty, xp.float32(0), d), xp.where(empty[:, None], 0, codes)
 
 
 def quantise_realizar(values: Any, xp: Any = np) -> tuple[Any, Any]:
@@ -75,7 +75,10 @@ def quantise_realizar(values: Any, xp: Any = np) -> tuple[Any, Any]:
 
 
 def quantise(values: np.ndarray) -> np.ndarray:
-    """ggml's quantiser, bit-exact on finite values; bsums of an all-zero block, which ggml leaves unwritten, are 0."""
+    """ggml's quantiser, bit-exact, NaN and infinities included.
+
+    Of an all-zero block ggml leaves the bsums unwritten, so they hold what the memory held; here they are 0.
+    """
     d, codes = quantise_ggml(values)
     fields = {"d": d, "codes": codes, "bsums": codes.reshape(len(values), 16, 16).sum(axis=2)}
     return pack(fields).view(np.uint8).reshape(len(values), -1)

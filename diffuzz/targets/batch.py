@@ -7,10 +7,9 @@ of the standard deviations of the two paths is off by tens of times as much. Two
 
 ``mean-rel-l2``   the mean over the tokens of the chain's drift, at most 2 as each of them is.
 
-``std-ratio``     the spread of a path is the mean over the 256 components of the standard deviation over the tokens;
-the value is
-                  max(spread A, floor) / max(spread B, floor) or its inverse, whichever is larger. The floor is needed:
-                  without it tokens that a path maps to one point give infinity.
+``std-ratio``     max(spread A, floor) / max(spread B, floor) or its inverse, whichever is larger. The spread of a path
+                  is the mean over the 256 components of the standard deviation over the tokens; without the floor,
+                  tokens that a path maps to one point would give infinity.
 
 **Limit of the std-ratio.** Every final activation has rms at most 1, up to rounding: it was divided by its own. So the
 variances v_c of the components have sum_c v_c <= sum_c mean_t x_tc^2 = mean_t sum_c x_tc^2 <= 256, and the spread, by

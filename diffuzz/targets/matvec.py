@@ -1,9 +1,7 @@
 r"""Matvec: how far apart are the APR path and the GGUF path of one row of weights times one activation?
 
-    arithmetic=gguf   A: dequantise the weights, multiply, fold float32 products from the left (APR, before it took
-    GGUF's arithmetic)
-                      B: quantise x to the partner of the format (q8_K, q8_0, q8_1), fused integer dot product, as ggml
-                      does on x86
+    arithmetic=gguf   A: dequantise the weights, fold float32 products from the left (APR before it took GGUF's way)
+                      B: quantise x to the format's partner (q8_K, q8_0, q8_1), fused integer dot, as ggml on x86
     arithmetic=apr    A as above; B: the same dequantised weights, 8-lane fused multiply-add
 
 Published (FFN-GGUF-008): |A - B| / |A| = 0.077 % on one input. The relative error of a signed sum is unbounded by
@@ -32,7 +30,7 @@ n/8 terms a lane and three sums: gamma_n + gamma_{n/8+3} and three roundings of 
 sides.
 
 That the sums all round the same way, and the two orders opposite ways, is what the bound allows and nothing does: the
-partial sums of terms as large as max|x| grow as they are added, which leaves half, and searches end near 0.6 of it.
+partial sums of terms as large as max|x| grow as they are added, which leaves half; searches end between 0.6 and 0.8 of it.
 
 **Noise.** A value counts as a drift of the quantised path only where A is the better of the two: its distance from the
 sum in float64 is the noise. With arithmetic=apr that distance is the drift, and both sides are exact to the bit.

@@ -1,0 +1,276 @@
+"""Search: arguments, verdicts, what is kept when it ends early, and that it can be repeated."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import shlex
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+from diffuzz import corpus, targets
+from diffuzz.candidate import CandidateError
+from diffuzz.cli import commands
+from diffuzz.engines import UnknownEngineError
+from diffuzz.entry import Counterexample
+from diffuzz.objective import Found
+from diffuzz.search import MissingDependencyError, SearchResult, command_of, entry_of, minimised, search
+from diffuzz.target import ParameterError, Target, evaluate
+from diffuzz.verdict import Verdict
+
+# Without a screen, so that nothing is compiled.
+DOT = targets.get("dot-order")
+SOFTMAX = targets.get("softmax")
+
+
+@pytest.fixture(autouse=True)
+def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches end by work, long before the clock, however slow the machine."""
+    monkeypatch.setattr(importlib.import_module("diffuzz.search"), "WORK_PER_SECOND", 2**13)
+
+
+def _quick(target: Target = DOT, given: dict[str, Any] | None = None, **more: Any) -> SearchResult:
+    arguments: dict[str, Any] = {"engine": "random", "seconds": 20.0, "seed": 3}
+    return search(target, {"n": 8} if given is None else given, **(arguments | more))
+
+
+def _file(folder: Path, body: str) -> str:
+    path = folder / "mine.py"
+    path.write_text(f"import os, signal\nimport numpy as np\ncalls = []\ndef f(z):\n    calls.append(1)\n    {body}\n")
+    return f"{path}:f"
+
+
+RIGHT = "e = np.exp(z - z.max(1, keepdims=True)); return e / e.sum(1, keepdims=True)"
+WRONG = "e = np.exp(z - z.max(1, keepdims=True)); return e / (e.sum(1, keepdims=True) + np.float32(1e-3))"
+
+
+def test_what_a_search_gives() -> None:
+    """A witness that is measured again to its value, a verdict that follows from it, and the effort."""
+    result = _quick()
+    assert result.case is not None
+    assert result.value == evaluate(DOT, result.params, result.case).value > 0
+    assert (result.engine, result.seed, result.budget_s, result.limit) == ("random", 3, 20.0, 0.0)
+    assert result.verdict is Verdict.CONFIRMED
+    assert result.evaluations > 0
+    assert result.bound is not None
+    assert result.efficiency == result.value / result.bound.value
+    assert result.value >= 0.999 * result.largest
+    assert result.stopped == "work"
+
+
+@pytest.mark.parametrize(("target", "given"), [("softmax", {"n": 2}), ("rmsnorm", {"n": 4})])
+def test_with_a_screen(target: str, given: dict[str, Any]) -> None:
+    """JAX screens, NumPy confirms: the value is the exact one."""
+    result = search(targets.get(target), given, seconds=2000.0, seed=1)
+    assert result.case is not None
+    assert result.bound is not None
+    assert 0.9 * result.bound.value < result.value <= result.bound.ceiling
+    assert result.value == evaluate(result.target, result.params, result.case).value
+
+
+def test_equal_seeds_give_equal_witnesses() -> None:
+    """Bit for bit; another seed searches elsewhere."""
+    first, again, other = (_quick(seed=seed) for seed in (5, 5, 6))
+    assert {"work"} == {first.stopped, again.stopped, other.stopped}
+    assert (first.case, first.value, first.evaluations) == (again.case, again.value, again.evaluations)
+    assert [found.value for found in first.history] != [found.value for found in other.history]
+
+
+def test_a_random_seed_is_told() -> None:
+    """Without a seed one is drawn, so that the search can be repeated."""
+    first, second = _quick(seed=None), _quick(seed=None)
+    assert first.seed != second.seed
+    assert 0 <= first.seed < 2**32
+
+
+def test_verdicts() -> None:
+    """A witness confirms, a bound falsifies, and between them nothing is resolved."""
+    result = _quick()
+    assert result.bound is not None
+    between = (result.value + result.bound.value) / 2
+    assert _quick(limit=result.bound.ceiling).verdict is Verdict.FALSIFIED
+    assert _quick(limit=between).verdict is Verdict.UNRESOLVED
+
+
+def test_every_improvement_is_reported() -> None:
+    """``on_found`` sees the history as it is made, each value larger than the one before."""
+    seen: list[Found] = []
+    result = _quick(on_found=seen.append)
+    assert list(result.history) == seen
+    assert all(a.value < b.value for a, b in pairwise(seen))
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"given": {"m": 3}}, ParameterError, "has no parameter 'm'"),
+        ({"given": {"n": -3}}, ParameterError, "out of range"),
+        ({"engine": "annealing"}, UnknownEngineError, "there is no engine 'annealing'"),
+        ({"engine": "__init__"}, UnknownEngineError, "there is no engine"),
+        ({"seconds": 0.0}, ValueError, "seconds=0.0: a positive number"),
+        ({"seconds": math.nan}, ValueError, "seconds=nan: a positive number"),
+        ({"seed": -1}, ValueError, "seed=-1: an integer of at least 0"),
+        ({"limit": math.nan}, ValueError, "limit=nan: a finite number"),
+        ({"limit": math.inf}, ValueError, "limit=inf: a finite number"),
+        ({"keep": 0.0}, ValueError, "keep=0.0: a share"),
+        ({"keep": 1.5}, ValueError, "keep=1.5: a share"),
+        ({"keep": math.nan}, ValueError, "keep=nan: a share"),
+        ({"candidate": "missing.py:f"}, CandidateError, "there is no file"),
+        ({"candidate": __file__ + ":_quick"}, CandidateError, "takes no candidate"),
+    ],
+)
+def test_bad_arguments(more: dict[str, Any], error: type[Exception], message: str) -> None:
+    """Refused before anything is searched, in one line that names the argument."""
+    with pytest.raises(error, match=message) as raised:
+        _quick(**({"on_found": lambda found: pytest.fail("searched")} | more))
+    assert "\n" not in str(raised.value)
+
+
+def test_nothing_found() -> None:
+    """Without a value above zero there is no case, and nothing to keep."""
+    result = _quick(targets.get("dequantize"), {})
+    assert (result.case, result.value, result.largest, result.efficiency) == (None, 0.0, 0.0, None)
+    assert result.verdict is Verdict.FALSIFIED
+    with pytest.raises(ValueError, match="found no case"):
+        entry_of(result)
+
+
+def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says which one, and how to get it; a missing module of ours or another's is not disguised."""
+    for name in ("jax", "hypothesis"):
+        _raising(monkeypatch, ModuleNotFoundError(f"No module named {name!r}", name=name))
+        with pytest.raises(MissingDependencyError, match=f"pip install {name}"):
+            _quick(engine="pbt")
+    _raising(monkeypatch, ModuleNotFoundError("No module named 'other'", name="other"))
+    with pytest.raises(ModuleNotFoundError, match="other"):
+        _quick(engine="pbt")
+
+
+def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    from diffuzz.engines import pbt
+
+    def rounds(*arguments: Any) -> Any:
+        raise error
+        yield
+
+    monkeypatch.setattr(pbt, "rounds", rounds)
+
+
+def test_an_interrupt_keeps_the_best(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a search ends it; what was found is minimised and judged as ever."""
+
+    def interrupt(found: Found) -> None:
+        if found.value > 1:
+            signal.raise_signal(signal.SIGINT)
+
+    result = _quick(seconds=1e3, on_found=interrupt)
+    assert result.stopped == "interrupted"
+    assert result.value > 1
+    assert result.verdict is Verdict.CONFIRMED
+
+
+def test_an_interrupt_while_minimising(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the case is kept as it was found."""
+
+    def interrupt(*arguments: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("diffuzz.search"), "minimise", interrupt)
+    result = _quick()
+    assert (result.value, result.case) == (result.history[-1].value, result.history[-1].case)
+
+
+def test_a_right_candidate(tmp_path: Path) -> None:
+    """It is never flagged, and its largest share of the bound is kept."""
+    result = _quick(SOFTMAX, {"n": 3}, candidate=_file(tmp_path, RIGHT))
+    assert result.verdict is Verdict.UNRESOLVED
+    assert 0 < result.value < 1
+
+
+def test_a_wrong_candidate(tmp_path: Path) -> None:
+    """It is confirmed wrong, by an entry that replays."""
+    from diffuzz.replay import replay_file
+
+    name = _file(tmp_path, WRONG)
+    result = _quick(SOFTMAX, {"n": 3}, candidate=name)
+    assert result.verdict is Verdict.CONFIRMED
+    assert result.error is None
+    path = corpus.save(entry_of(result), tmp_path / "corpus")
+    assert replay_file(path, candidate=name).status == "as recorded"
+
+
+def test_a_candidate_that_fails_at_once(tmp_path: Path) -> None:
+    """There is nothing to keep: an error."""
+    with pytest.raises(CandidateError, match="raises RuntimeError: no GPU"):
+        _quick(SOFTMAX, {"n": 3}, candidate=_file(tmp_path, "raise RuntimeError('no GPU')"))
+
+
+def test_a_candidate_that_fails_later(tmp_path: Path) -> None:
+    """What was found before is kept, with the failure."""
+    name = _file(tmp_path, f"if len(calls) > 2: raise RuntimeError('out of memory')\n    {WRONG}")
+    result = _quick(SOFTMAX, {"n": 3}, seconds=100.0, candidate=name)
+    assert "raises RuntimeError: out of memory" in str(result.error)
+    assert (result.stopped, result.verdict) == ("error", Verdict.CONFIRMED)
+    assert result.case == result.history[-1].case
+
+
+def test_a_candidate_that_exits(tmp_path: Path) -> None:
+    """It cannot choose the exit code of the search."""
+    with pytest.raises(CandidateError, match="raises SystemExit: 0"):
+        _quick(SOFTMAX, {"n": 3}, candidate=_file(tmp_path, "raise SystemExit(0)"))
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "more"),
+    [
+        ("dot-order", {"n": 8}, {"seconds": 0.0123456, "limit": 0.1 + 0.2}),
+        ("matvec", {"format": "q5_K"}, {"engine": "random"}),
+        ("block-scale", {"mins": False}, {}),
+        ("rmsnorm", {"gain": True, "eps": 1e-5}, {"candidate": "my kernels.py:f"}),
+    ],
+)
+def test_the_command_repeats_the_search(target: str, given: dict[str, Any], more: dict[str, Any]) -> None:
+    """The command line of a result, parsed again, asks for the same search."""
+    found = targets.get(target)
+    result = attrs.evolve(_quick(), target=found, params=found.params(given), engine="auto", limit=5.0)
+    result = attrs.evolve(
+        result,
+        candidate=more.get("candidate"),
+        budget_s=more.get("seconds", 10.0),
+        limit=more.get("limit", found.limit(result.params)),
+    )
+    words = shlex.split(command_of(result))
+    assert words[:4] == ["python", "-m", "diffuzz", "search"]
+    context = commands.commands["search"].make_context("search", words[4:])
+    parsed = context.params
+    assert found.params(dict(parsed["settings"])) == result.params
+    assert (target, "auto", 3) == (parsed["target_name"], parsed["engine"], parsed["seed"])
+    assert result.budget_s == parsed["budget"]
+    assert more.get("limit") == parsed["limit"]
+    assert more.get("candidate") == parsed["candidate"]
+
+
+def test_minimised(make_entry: Callable[..., Counterexample]) -> None:
+    """A simpler case of the same claim, with its own value; a candidate has to be named."""
+    old = make_entry((9.5, 9.4375, -9.8125))
+    new = minimised(old, keep=0.5)
+    assert new.case != old.case
+    assert new.value >= 0.5 * old.value
+    assert new.value == evaluate(SOFTMAX, new.params, new.case).value
+    assert (new.target, new.params, new.limit, new.verdict) == (old.target, old.params, old.limit, old.verdict)
+    with pytest.raises(CandidateError, match=r"give --candidate x\.py:f"):
+        minimised(attrs.evolve(old, candidate="x.py:f"), keep=0.5)
+
+
+def test_entries_have_the_environment() -> None:
+    """An entry says how it was found and where."""
+    entry = entry_of(_quick())
+    assert {"engine", "seed", "evaluations", "command"} <= set(entry.found)
+    assert entry.environment["numpy"] == np.__version__
