@@ -145,6 +145,9 @@ def settle(
 
     Rows about a model are computed from the GGUF file ``model_path``, or stay unresolved. Raises ModelError.
     """
+    if model_path is not None:
+        # Before the searches: a wrong path should not cost their time.
+        model.amplification(model_path, layer=3)
     settled = []
     for row in ROWS:
         done = _with_model(row, model_path) if row.target is None else _searched(row, row.target, seconds, seed, corpus)

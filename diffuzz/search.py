@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 
 from diffuzz import candidate as candidates
-from diffuzz import corpus, engines, targets
+from diffuzz import corpus, engines, sampling, targets
 from diffuzz.candidate import CandidateError
 from diffuzz.case import Case
 from diffuzz.entry import Counterexample
@@ -29,6 +29,8 @@ from diffuzz.target import Bound, Measurement, Params, Target, evaluate
 from diffuzz.verdict import Verdict, judge
 
 WORK_PER_SECOND = 2**24
+# Rows of the first, uncompiled evaluation.
+FIRST_ROWS = 8
 
 
 class MissingDependencyError(ImportError):
@@ -123,8 +125,6 @@ def search(
         if objective.best is None:
             raise
         interrupted, error = False, str(failure)
-    if not (objective.evaluations or objective.stopped or interrupted):
-        raise EngineError(f"engine {engine} has nothing to work with in target {target.name}: choose another --engine")
     limit = target.limit(params) if limit is None else limit
     case, measurement = _witness(objective, limit, keep, hurried=interrupted or error is not None)
     return SearchResult(
@@ -161,11 +161,18 @@ def _check_arguments(seconds: float, seed: int | None, limit: float | None, keep
 def _run(objective: Objective, rounds: engines.Rounds, rng: np.random.Generator) -> bool:
     """Run an engine until the budget is spent; True if the user interrupted it."""
     try:
+        # A first value at once, however long compiling takes.
+        objective.engine = "sampling"
+        objective.evaluate(sampling.structured(objective.space, rng, FIRST_ROWS))
+        looked_at = objective.evaluations
+
         from diffuzz.screen import compile_screen
 
         objective.screen = compile_screen(objective.target, objective.params, objective.rows)
         for _ in rounds(objective, rng):
             pass
+        if objective.evaluations == looked_at:
+            raise EngineError(f"this engine has nothing to work with in target {objective.target.name}: choose another")
     except BudgetSpentError:
         return False
     except KeyboardInterrupt:

@@ -296,7 +296,7 @@ def test_a_candidate_that_is_not_there(run: Run, specification: str, message: st
         (("search", "--target", "dot-order", "--param", "n=8.5"), "a whole number is needed"),
         (("search", "--target", "matvec", "--param", "format=q4_k"), "one of"),
         ((*SEARCH, "--engine", "annealing"), "there is no engine 'annealing' (engines: auto,"),
-        ((*SEARCH, "--engine", "gradient"), "engine gradient has nothing to work with in target dot-order"),
+        ((*SEARCH, "--engine", "gradient"), "this engine has nothing to work with in target dot-order"),
         ((*SEARCH, "--budget", "soon"), "'soon' is not a duration"),
         ((*SEARCH, "--budget", "0s"), "'0s' is not a duration"),
         ((*SEARCH, "--budget", "-1s"), "'-1s' is not a duration"),
