@@ -30,7 +30,8 @@ n/8 terms a lane and three sums: gamma_n + gamma_{n/8+3} and three roundings of 
 sides.
 
 That the sums all round the same way, and the two orders opposite ways, is what the bound allows and nothing does: the
-partial sums of terms as large as max|x| grow as they are added, which leaves half; searches end between 0.6 and 0.8 of it.
+partial sums of terms as large as max|x| grow as they are added, which leaves half; searches end between 0.6 and 0.8
+of it.
 
 **Noise.** A value counts as a drift of the quantised path only where A is the better of the two: its distance from the
 sum in float64 is the noise. With arithmetic=apr that distance is the drift, and both sides are exact to the bit.
