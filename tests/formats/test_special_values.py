@@ -145,8 +145,8 @@ def test_k_weights_must_be_finite(name: str, value: float) -> None:
 def test_round_half_away_is_roundf() -> None:
     """Halves go away from zero; the numbers next to a half, and those from 2^23 on, stay what they are."""
     below = np.nextafter(np.float32(0.5), np.float32(0))
-    x = np.array([0.5, -0.5, 1.5, 2.5, -2.5, below, -below, 2**23 + 1, 2**24 - 1, INF, -INF], np.float32)
-    expected = [1, -1, 2, 3, -3, 0, 0, 2**23 + 1, 2**24 - 1, INF, -INF]
+    x = np.array([0.5, -0.5, 1.5, 2.5, -2.5, below, -below, 2**23 + 1, 2**23 + 2, 2**24 - 1, INF, -INF], np.float32)
+    expected = [1, -1, 2, 3, -3, 0, 0, 2**23 + 1, 2**23 + 2, 2**24 - 1, INF, -INF]
     assert expected == rounding.round_half_away(x, np).tolist()
     assert np.isnan(rounding.round_half_away(np.array([NAN]), np))[0]
 
@@ -156,3 +156,31 @@ def test_conversions_answer_as_x86() -> None:
     x = np.array([127, 128, -129, 25400, 2.0**31, -(2.0**31), INF, NAN], np.float32)
     assert [127, 128, -129, 25400, -(2**31), -(2**31), -(2**31), -(2**31)] == rounding.to_int32(x, np).tolist()
     assert [127, -128, 127, 56, 0, 0, 0, 0] == rounding.to_int8(x, np).tolist()
+
+
+def test_least_and_most_start_from_the_largest_float() -> None:
+    """As C's loops do: NaN is passed over, no infinity is ever below FLT_MAX, and of two zeros the first stays."""
+    limit = np.finfo(np.float32).max
+    rows = np.array([[INF, INF], [-INF, -INF], [NAN, NAN], [NAN, 2], [-0.0, 0.0], [0.0, -0.0]], np.float32)
+    least, most = rounding.least_and_most(rows)
+    assert [limit, -INF, limit, 2, 0, 0] == least[:, 0].tolist()
+    assert [INF, -limit, -limit, 2, 0, 0] == most[:, 0].tolist()
+    assert [True, False] == np.signbit(least[4:, 0]).tolist()
+
+
+def test_inverses_are_those_of_each_quantiser() -> None:
+    """x86 multiplies by f32(127 / a), the others by f32(1 / d): on ties the last bit of it moves codes."""
+    rng = np.random.default_rng(8)
+    x = rng.integers(-254, 255, (2000, 32)) * 0.5
+    x[:, 7] = 127
+    x = (x * rng.uniform(1, 2, (2000, 1))).astype(np.float32)
+    peak = np.abs(x).max(axis=1, keepdims=True)
+    d = peak / np.float32(127)
+    by_peak, by_step = x * (np.float32(127) / peak), x * (np.float32(1) / d)
+    away = [
+        np.trunc(y + np.copysign(np.float32(0.5), y)) for y in (by_peak.astype(np.float64), by_step.astype(np.float64))
+    ]
+    assert (away[0] != away[1]).any()
+    assert np.array_equal(np.rint(by_peak), q8_0.quantise_x86(x)[2])
+    assert np.array_equal(away[1], q8_0.quantise_generic(x)[2])
+    assert np.array_equal(away[1], q8_0.quantise_realizar(x)[1])
