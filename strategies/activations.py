@@ -144,7 +144,7 @@ def bounded(values: np.ndarray, low: float, high: float, smallest_peak: float = 
     outside = np.array([float(ends[0]) < low, float(ends[1]) > high])
     bottom, top = np.where(outside, np.nextafter(ends, np.float32(0)), ends)
     clipped = np.clip(values, bottom, top).astype(np.float32)
-    if clipped.size and np.abs(clipped).max() < smallest_peak:
+    if clipped.size and float(np.abs(clipped).max()) < smallest_peak:
         clipped[0] = top
     return clipped
 

@@ -66,7 +66,7 @@ def sub_scales(groups: int, low: int, high: int) -> st.SearchStrategy[np.ndarray
             "single bit": lambda: np.where(i == place, min(high, 1 << (place % 7)), zero),
             "random": lambda: np.random.default_rng(seed).integers(low, high + 1, groups),
         }[shape]()
-        return np.asarray(values, np.int32)
+        return np.clip(values, low, high).astype(np.int32)
 
     return st.builds(
         expand,

@@ -19,11 +19,10 @@ def _expand(n: int, shape: str, place: int, seed: int, step: float) -> np.ndarra
         "one coordinate": lambda: (i == place) * 1.0,
         "prefix": lambda: np.where(i <= place, 1.0, -1.0),
         "random signs": lambda: np.where(rng.random(n) < 0.5, 1.0, -1.0),
-        "gaussian": lambda: np.clip(rng.standard_normal(n) / 3, -1, 1),
+        "gaussian": lambda: rng.standard_normal(n),
     }[shape]()
-    if not t.any():
-        t[place] = 1.0
-    return np.asarray(step * t, np.float32)
+    # Of length 1 in its largest element, so that ``step`` alone says how far the move goes.
+    return np.asarray(step * t / np.abs(t).max(), np.float32)
 
 
 def directions(n: int, *, like: np.ndarray | None = None) -> st.SearchStrategy[np.ndarray]:

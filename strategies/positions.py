@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 def positions(shape: int | tuple[int, ...], *, low: int = 0, high: int = 131072) -> st.SearchStrategy[np.ndarray]:
     """int32 arrays with elements in [low, high]. Shrinks towards ``low`` everywhere.
 
-    A descriptor of one to four positions is repeated over the array. Raises ValueError unless 0 <= low <= high < 2^31.
+    A descriptor of one to four positions is repeated over the array. Raises ValueError unless low <= high, both int32.
     """
-    if not 0 <= low <= high < 2**31:
-        raise ValueError(f"low={low}, high={high}: 0 <= low <= high < 2^31 is needed")
+    if not -(2**31) <= low <= high < 2**31:
+        raise ValueError(f"low={low}, high={high}: -2^31 <= low <= high < 2^31 is needed")
     shape = (shape,) if isinstance(shape, int) else shape
     known = sorted({min(max(p, low), high) for e in range(31) for p in (0, 1, 2**e - 1, 2**e, 2**e + 1, high)})
     one = st.one_of(st.sampled_from(known), st.integers(low, high))

@@ -49,7 +49,7 @@ class Blocks:
             raw = rng.integers(0, 256, (count, fmt.type_size), dtype=np.uint8)
         else:
             unpacked = fmt.unpack(rng.integers(0, 256, (count, fmt.type_size), dtype=np.uint8))
-            codes = _codes(self.codes, unpacked["codes"])
+            codes = _codes(self.codes, unpacked["codes"], *_code_range(fmt))
             raw = fmt.pack(unpacked | {"codes": codes})
         return self._with_fields(fmt, raw).reshape(self.rows, -1)
 
@@ -63,8 +63,7 @@ class Blocks:
         return fmt.pack(unpacked)
 
 
-def _codes(shape: str, drawn: np.ndarray) -> np.ndarray:
-    low, high = _code_range(drawn)
+def _codes(shape: str, drawn: np.ndarray, low: int, high: int) -> np.ndarray:
     i = np.arange(drawn.shape[1])
     if shape == "random":
         return drawn
@@ -78,10 +77,10 @@ def _codes(shape: str, drawn: np.ndarray) -> np.ndarray:
     return np.broadcast_to(pattern.astype(drawn.dtype), drawn.shape).copy()
 
 
-def _code_range(drawn: np.ndarray) -> tuple[int, int]:
-    # Stored codes fill their bits: the range of random bytes is the range of the field.
-    low, high = int(drawn.min()), int(drawn.max())
-    return (-128, 127) if low < 0 else (0, (1 << high.bit_length()) - 1)
+def _code_range(fmt: formats.Format) -> tuple[int, int]:
+    """Ends of the stored codes: what all bits set mean, -1 where they are signed bytes."""
+    top = int(fmt.unpack(np.full((1, fmt.type_size), 255, np.uint8))["codes"].max())
+    return (-128, 127) if top < 0 else (0, top)
 
 
 def _quantised(fmt: formats.Format, shape: str, count: int, rng: np.random.Generator) -> np.ndarray:
