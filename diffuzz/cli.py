@@ -305,6 +305,25 @@ def claims_command(budget: float, seed: int, model: Path | None, corpus: Path | 
     return 0
 
 
+@commands.group("bench", invoke_without_command=False)
+def bench() -> None:
+    """Measure diffuzz itself."""
+
+
+@bench.command("mutants")
+@click.argument("names", nargs=-1)
+@click.option("--budget", type=SECONDS, default="10s", show_default=True, help="Time to search for each function.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
+@_json
+def mutants_command(names: tuple[str, ...], budget: float, seed: int, as_json: bool) -> int:
+    """Search wrong kernels (and correct ones) as candidates: which are killed, and would ggml's tests see them."""
+    from diffuzz.bench import mutation
+
+    rows = mutation.score(budget, seed, names or None)
+    click.echo(json.dumps(mutation.as_json(rows)) + "\n" if as_json else mutation.as_text(rows), nl=False)
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; bad input is one line on stderr, never a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -59,6 +59,7 @@ HALF_RELATIVE = 2.0**-11 / (1 + 2.0**-11)
 HALF_ABSOLUTE = 2.0**-25
 LARGEST_CODE = 127
 ROUNDING = 1024 * UNIT
+TINY_PEAK = 1e-10
 
 # Activation formats whose block scale is stored as f16.
 _HALF_SCALE = ("q8_0", "q8_1")
@@ -142,8 +143,8 @@ def quantisation(activation: str, x: np.ndarray) -> np.ndarray:
 
     ``|h_i| d + sigma(d) |q_i|`` with the distance |h_i| of x_i / d from the nearest whole number, plus the rounding of
     the codes. It holds for either rule for ties, for a float32 scale where the format has f16 (h alone), and without
-    quantisation (0). An element below 2^-27 of the row's peak may vanish: quantisers give up blocks whose peak is tiny
-    (1e-10, 3.7e-37).
+    quantisation (0). An element below 2^-27 of the row's peak, or below 1e-10, may vanish: quantisers give up blocks
+    whose peak is tiny (1e-10, 3.7e-37).
     """
     b, k = x.shape
     wide = np.abs(x.astype(np.float64)).reshape(b, -1, formats.get(activation).block_size)
@@ -152,5 +153,5 @@ def quantisation(activation: str, x: np.ndarray) -> np.ndarray:
     distance = np.abs(codes - np.rint(codes))
     largest_codes = np.minimum(codes + 0.5, 2 * codes)
     error = distance * scale + scale_error(activation, scale) * largest_codes + ROUNDING * scale
-    vanishing = np.minimum(wide, UNIT / 8 * wide.max(axis=(1, 2), keepdims=True))
+    vanishing = np.minimum(wide, np.maximum(UNIT / 8 * wide.max(axis=(1, 2), keepdims=True), TINY_PEAK))
     return np.where(wide > 0, error + vanishing, 0.0).reshape(b, k)

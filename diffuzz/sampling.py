@@ -17,6 +17,9 @@ from diffuzz.space import Space, TensorSpec
 
 Batch = dict[str, np.ndarray]
 
+# Where a tensor's range goes below this share of its end, some rows are scaled down as a whole.
+_FAR_DOWN, _FAR_DOWN_SHARE = 2.0**-21, 0.2
+
 
 def uniform(space: Space, rng: np.random.Generator, rows: int) -> Batch:
     """Every element uniform in its range; directions uniform in [-1, 1]; blocks with uniform bytes and log-uniform
@@ -105,6 +108,8 @@ def _vectors(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...])
     for index, draw in enumerate(families):
         chosen = family == index
         out[chosen] = draw(int(chosen.sum()))
+    if spec.smallest_peak < spec.high * _FAR_DOWN and spec.kind == "activations":
+        out *= 2.0 ** -np.where(rng.random((rows, 1)) < _FAR_DOWN_SHARE, rng.uniform(0, 48, (rows, 1)), 0)
     return clip(spec, out.reshape(shape))
 
 
@@ -128,7 +133,8 @@ def _pattern(spec: TensorSpec, rng: np.random.Generator, rows: int, n: int) -> n
 def _spike(spec: TensorSpec, rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
     """One number everywhere, another at a single place."""
     base, spike = magnitudes(spec, rng, (rows, 1)), magnitudes(spec, rng, (rows, 1))
-    place = rng.integers(0, n, (rows, 1))
+    # Loops go wrong at their ends more often than anywhere else.
+    place = np.choose(rng.integers(0, 4, (rows, 1)), [rng.integers(0, n, (rows, 1))] * 2 + [0, n - 1])
     return np.where(np.arange(n)[None, :] == place, spike, base)
 
 

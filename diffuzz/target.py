@@ -193,7 +193,7 @@ class Contract:
     element (see diffuzz.errors), and ``reference`` our own implementation's result, the third voice. With ``allowance``
     None the result is fixed to the bit: it must equal ``reference``, or ``accepts(params, arrays, result)``, bool like
     the result, says which of its elements are right. ``space(params)`` is the space of the cases where it is not that
-    of the target.
+    of the target, and ``starts(params, rng, count)`` then makes constructions for it.
     """
 
     signature: str
@@ -203,6 +203,7 @@ class Contract:
     allowance: Callable[[Params, Arrays], np.ndarray] | None = None
     accepts: Callable[[Params, Arrays, np.ndarray], np.ndarray] | None = None
     space: Callable[[Params], Space] | None = None
+    starts: Callable[[Params, np.random.Generator, int], dict[str, np.ndarray]] | None = None
 
 
 @attrs.frozen

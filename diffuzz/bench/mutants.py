@@ -18,7 +18,7 @@ import numpy as np
 
 from diffuzz.bench import wrong_dots as dots
 from diffuzz.bench import wrong_rows as rows
-from diffuzz.bench.wrong_blocks import WRONG, dequantiser, flushed, right
+from diffuzz.bench.wrong_blocks import WRONG, dequantiser, flushed
 from diffuzz.kernels import apr, ggml, gguf
 from diffuzz.targets.matvec import WEIGHT_FORMATS
 
@@ -76,7 +76,9 @@ def _decoders() -> list[Mutant]:
     for name, formats, wrong, source in _DECODERS:
         for index, format in enumerate(formats.split()):
             decode = WRONG[name]
-            made.append(Mutant(f"{name}/{format}", "dequantize", {"format": format}, dequantiser(format, decode), wrong, source))
+            made.append(
+                Mutant(f"{name}/{format}", "dequantize", {"format": format}, dequantiser(format, decode), wrong, source)
+            )
             quantised = index % 2 == 0
             product = dots.matvec(format, decode=decode) if quantised else dots.float_matvec(format, decode=decode)
             params = {"format": format} if quantised else {"format": format, "arithmetic": "apr"}
@@ -162,14 +164,14 @@ def _float_dots() -> list[Mutant]:
 
 def _rows() -> list[Mutant]:
     """Softmax, RMSNorm, SwiGLU and RoPE."""
-    zero = np.float32(0)
     norm = {"mode": "norm"}
     neox = {"mode": "neox"}
     table: tuple[tuple[str, str, Mapping[str, Any], Callable[..., Any], str, str], ...] = (
-        ("softmax-no-max", "softmax", {}, rows.soft_max(peak=lambda z: zero), "exp without the maximum", "uTensor#175"),
+        ("softmax-no-max", "softmax", {}, rows.soft_max(peak=np.zeros_like), "exp without the maximum", "uTensor#175"),
         ("softmax-max-zero", "softmax", {}, rows.soft_max(peak=lambda z: np.maximum(z.max(axis=1, keepdims=True), 0)),
          "running maximum starts at 0", ""),
-        ("softmax-max-tail", "softmax", {}, rows.soft_max(peak=lambda z: rows.tail_lost(4)(z).max(axis=1, keepdims=True)),
+        ("softmax-max-tail", "softmax", {},
+         rows.soft_max(peak=lambda z: rows.tail_lost(4)(z).max(axis=1, keepdims=True)),
          "maximum of whole vectors only", ""),
         ("softmax-max-of-magnitudes", "softmax", {},
          rows.soft_max(peak=lambda z: np.abs(z).max(axis=1, keepdims=True)), "max |z| for max z", ""),
@@ -181,8 +183,12 @@ def _rows() -> list[Mutant]:
         ("softmax-sum-f16", "softmax", {}, rows.soft_max(whole=rows.half), "sum rounded to f16", ""),
         ("softmax-log2e", "softmax", {}, rows.soft_max(exp=rows.exp_base_two(1.4427)), "log2 e = 1.4427", ""),
         ("softmax-schraudolph", "softmax", {}, rows.soft_max(exp=rows.exp_schraudolph), "exp by bits", ""),
-        ("softmax-eps", "softmax", {}, rows.soft_max(whole=lambda s: s + np.float32(1e-6)), "sum + 1e-6", ""),
+        ("softmax-eps", "softmax", {}, rows.soft_max(whole=lambda s: s + np.float32(1e-5)), "sum + 1e-5", ""),
         ("softmax-not-rescaled", "softmax", {}, rows.online_soft_max(rescaled=False), "online sum not rescaled", ""),
+        ("softmax-masked-start", "softmax", {}, rows.online_soft_max(guarded=False),
+         "exp(-inf - -inf) at the start", ""),
+        ("softmax-masked-centred", "softmax", {}, rows.soft_max(peak=lambda z: z.mean(axis=1, keepdims=True)),
+         "mean for max: -inf where one is masked", ""),
         ("eps-constant", "rmsnorm", {}, rows.rms_norm(eps_of=lambda eps: 1e-6), "eps fixed at 1e-6", "llama.cpp#2373"),
         ("eps-outside", "rmsnorm", {}, rows.rms_norm(inverse=lambda mean, eps: 1 / (np.sqrt(mean) + np.float32(eps))),
          "eps outside of the root", ""),
@@ -200,7 +206,8 @@ def _rows() -> list[Mutant]:
         ("norm-clamped-root", "rmsnorm", {},
          rows.rms_norm(inverse=lambda mean, eps: np.minimum(1 / np.sqrt(mean + np.float32(eps)), 1000)),
          "1 / rms at most 1000", ""),
-        ("silu-overflow", "swiglu", {}, rows.swiglu(gate=rows.sigmoid_newton), "0 times infinity for x < -88", "ds4#498"),
+        ("silu-overflow", "swiglu", {}, rows.swiglu(gate=rows.sigmoid_newton), "0 times infinity for x < -88",
+         "ds4#498"),
         ("silu-growing", "swiglu", {}, rows.swiglu(gate=rows.sigmoid_growing), "infinity by infinity for x > 88", ""),
         ("silu-flush", "swiglu", {}, rows.swiglu(gate=rows.sigmoid_clamped), "0 for x < -20", ""),
         ("silu-clamp", "swiglu", {}, rows.swiglu(gate=rows.sigmoid_limited), "exponent clamped to 10", ""),
@@ -238,6 +245,9 @@ def _quantisers() -> list[Mutant]:
     def bsums_shifted(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return fields | {"bsums": np.roll(fields["bsums"], 1, axis=1)}
 
+    def sum_without_d(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return fields | {"s": fields["codes"].sum(axis=1).astype(np.float16)}
+
     table: tuple[tuple[str, str, Callable[..., Any], str, str], ...] = (
         *((f"quantize-trunc/{f}", f, wrong(f, rounding=np.trunc), "code trunc(x/d)", "sglang-jax#1598")
           for f in ("q8_0", "q8_1", "q8_K")),
@@ -253,7 +263,7 @@ def _quantisers() -> list[Mutant]:
         ("quantize-zero/q8_0", "q8_0", wrong("q8_0", guarded=False), "0 / 0 in a block of zeros", ""),
         ("quantize-zero/q8_K", "q8_K", wrong("q8_K", guarded=False), "0 / 0 in a block of zeros", ""),
         ("quantize-sum-int8/q8_1", "q8_1", wrong("q8_1", code_sums=dots.wrapped(8)), "sum of codes in int8", ""),
-        ("quantize-sum-without-d/q8_1", "q8_1", wrong("q8_1", fields=lambda f: f | {"s": f["codes"].sum(axis=1).astype(np.float16)}),
+        ("quantize-sum-without-d/q8_1", "q8_1", wrong("q8_1", fields=sum_without_d),
          "sum not times d", ""),
         ("quantize-bsums-int8/q8_K", "q8_K", wrong("q8_K", code_sums=dots.wrapped(8)), "bsums in int8", ""),
         ("quantize-bsums-index/q8_K", "q8_K", wrong("q8_K", fields=bsums_shifted), "bsums of the group before", ""),
@@ -294,14 +304,23 @@ def _controls() -> list[Mutant]:
     for format in ("q4_1", "q5_0", "q6_K", "q3_K"):
         given = {"format": format, "arithmetic": "apr"}
         made += [
-            (f"pairwise/{format}", "matvec", {"format": format}, dots.matvec(format, add=dots.pairwise), "pairwise sum"),
+            (
+                f"pairwise/{format}",
+                "matvec",
+                {"format": format},
+                dots.matvec(format, add=dots.pairwise),
+                "pairwise sum",
+            ),
             (f"backwards/{format}", "matvec", {"format": format}, dots.matvec(format, add=dots.backwards), "backwards"),
             (f"apr-pairwise/{format}", "matvec", given, dots.float_matvec(format, add=dots.pairwise), "pairwise sum"),
             (f"apr-backwards/{format}", "matvec", given, dots.float_matvec(format, add=dots.backwards), "backwards"),
             (f"apr-wide/{format}", "matvec", given, dots.float_matvec(format), "float64 sum"),
             (f"apr-lanes/{format}", "matvec", given, _lanes(format), "eight lanes"),
         ]
-    made += [(f"gguf/{f}", "matvec", {"format": f}, _paths(gguf, f), "aprender's GGUF path") for f in ("q4_0", "q8_0", "q4_K", "q5_K", "q6_K")]
+    made += [
+        (f"gguf/{f}", "matvec", {"format": f}, _paths(gguf, f), "aprender's GGUF path")
+        for f in ("q4_0", "q8_0", "q4_K", "q5_K", "q6_K")
+    ]
     for name, kernels in (("apr", apr), ("ggml", ggml), ("gguf", gguf)):
         made += [
             (f"softmax/{name}", "softmax", {}, kernels.soft_max, f"{name}'s form"),
@@ -328,7 +347,13 @@ def _controls() -> list[Mutant]:
         given = {"format": format, "ties": "any"}
         made += [
             (f"quantize/{format}", "quantize", given, rows.quantiser(format), "ties to even, float64 quotient"),
-            (f"quantize-away/{format}", "quantize", given, rows.quantiser(format, rounding=dots.round_half_away), "ties away"),
+            (
+                f"quantize-away/{format}",
+                "quantize",
+                given,
+                rows.quantiser(format, rounding=dots.round_half_away),
+                "ties away",
+            ),
         ]
     return [Mutant(name, target, params, f, what, correct=True) for name, target, params, f, what in made]
 
@@ -336,6 +361,3 @@ def _controls() -> list[Mutant]:
 def mutants() -> tuple[Mutant, ...]:
     """Every mutant, and then every control."""
     return (*_decoders(), *_dots(), *_float_dots(), *_rows(), *_quantisers(), *_controls())
-
-
-__all__ = ["Mutant", "mutants", "right"]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from diffuzz import formats
-from diffuzz.bench.wrong_blocks import flushed, to_bfloat
-from diffuzz.formats import q8_0, q8_k
+from diffuzz.bench.wrong_blocks import to_bfloat
+from diffuzz.formats import q8_k
 
 Array = np.ndarray
 Change = Callable[[Array], Array]
@@ -73,16 +73,21 @@ def soft_max(
     return f
 
 
-def online_soft_max(rescaled: bool = True) -> Callable[[Array], Array]:
-    """One pass that keeps a running maximum and rescales the sum, or forgets to."""
+def online_soft_max(rescaled: bool = True, guarded: bool = True) -> Callable[[Array], Array]:
+    """One pass that keeps a running maximum and rescales the sum, or forgets to.
+
+    Without ``guarded``, a row that begins with two masked logits takes exp(-inf - -inf), which is NaN.
+    """
 
     def f(z: Array) -> Array:
         top, total = z[:, :1], np.ones((len(z), 1), np.float32)
-        for i in range(1, z.shape[1]):
-            new = np.maximum(top, z[:, i : i + 1])
-            total = total * (np.exp(top - new) if rescaled else np.float32(1)) + np.exp(z[:, i : i + 1] - new)
-            top = new
-        return (np.exp(z - top) / total).astype(np.float32)
+        with np.errstate(all="ignore"):
+            for i in range(1, z.shape[1]):
+                new = np.maximum(top, z[:, i : i + 1])
+                shift = np.where(new > -np.inf, new, np.float32(0)) if guarded else new
+                total = total * (np.exp(top - shift) if rescaled else np.float32(1)) + np.exp(z[:, i : i + 1] - shift)
+                top = new
+            return (np.exp(z - top) / total).astype(np.float32)
 
     return f
 
@@ -283,34 +288,3 @@ def _signed_peak(values: Array, peak: Change) -> Array:
     first = np.abs(values).argmax(axis=1)
     sign = np.sign(values[np.arange(len(values)), first])
     return sign * peak(values).astype(np.float64)
-
-
-__all__ = [
-    "backwards",
-    "bfloat",
-    "exp_base_two",
-    "exp_clamped",
-    "exp_limited",
-    "exp_schraudolph",
-    "flushed",
-    "fold",
-    "gelu_sigmoid",
-    "half",
-    "online_soft_max",
-    "pairwise",
-    "q8_0",
-    "quantiser",
-    "rms_norm",
-    "rope",
-    "rough_root",
-    "same",
-    "sigmoid",
-    "sigmoid_clamped",
-    "sigmoid_growing",
-    "sigmoid_limited",
-    "sigmoid_newton",
-    "sigmoid_tanh",
-    "soft_max",
-    "swiglu",
-    "tail_lost",
-]

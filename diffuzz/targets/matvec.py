@@ -43,6 +43,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import numpy as np
 
 from diffuzz import errors, formats
@@ -268,10 +269,38 @@ def _short_steps(p: Params, rng: np.random.Generator, count: int) -> dict[str, n
 
 
 def contract_space(p: Params) -> Space:
-    """Three rows of an odd number of blocks, at least three: a mix-up of rows, columns or blocks shows."""
+    """Three rows of an odd number of blocks, at least three: a mix-up of rows, columns or blocks shows.
+
+    max|x| >= 2^-24 max_abs: block scales of activations that an f16 cannot hold are in it.
+    """
     size = formats.get(p["format"]).block_size
     longer = {**p, "n": size * (max(3, p["n"] // size) | 1)}
-    return row_space(longer, rows=3, quantised=p["arithmetic"] == "gguf")
+    weights, x = row_space(longer, rows=3, quantised=p["arithmetic"] == "gguf").tensors
+    return Space((weights, attrs.evolve(x, smallest_peak=p["max_abs"] * 2.0**-24)))
+
+
+def contract_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """One weight that is not zero in each row, and an activation with its largest element there, at an end of a block
+    or anywhere: nothing else has an error to hide behind.
+    """
+    space, fmt = contract_space(p), formats.get(p["format"])
+    rows, n = space["weights"].shape[0].size, space["x"].shape[0].size
+    zero, one, empty = _zero_code(p["format"])
+    fields = {name: np.repeat(values, count * rows * (n // fmt.block_size), axis=0) for name, values in empty.items()}
+    fields["d"][:] = 1
+    if "scales" in fields:
+        fields["scales"][:] = one
+    ends = rng.integers(0, n // fmt.block_size, (count, 1)) * fmt.block_size + rng.choice(
+        [0, fmt.block_size - 1], (count, 1)
+    )
+    place = np.where(rng.random((count, 1)) < 0.5, ends, rng.integers(0, n, (count, 1)))
+    here = np.arange(n) == place
+    codes = np.where(np.repeat(here, rows, axis=0), zero + 1, zero)
+    fields["codes"] = codes.reshape(fields["codes"].shape).astype(fields["codes"].dtype)
+    top = p["max_abs"] * 2.0 ** -rng.integers(0, 16, (count, 1))
+    x = np.where(here, top, top * rng.random((count, 1)) * rng.choice([0.0, 0.5, 1.0], (count, n)))
+    x *= np.where(rng.random((count, 1)) < 0.5, 1.0, -1.0)
+    return {"weights": fmt.pack(fields).reshape(count, rows, -1), "x": x.astype(np.float32)}
 
 
 def _each_row(weights: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -332,5 +361,6 @@ TARGET = Target(
         allowance=allowance,
         reference=_reference,
         space=contract_space,
+        starts=contract_starts,
     ),
 )

@@ -20,11 +20,13 @@ the programs are what is said here.
 
 **A candidate** must give ggml's bytes. With ``ties=any`` a code may also be another whole number within 1/2 + 508 u
 of x_i / d, which is both neighbours of an exact half; the sums that are stored with the codes must be those of its
-own codes.
+own codes. It is called with blocks down to zero, too, whatever smallest_peak says; nothing is promised for 0 < max|x| <
+2^-100, where 127 / max|x| may overflow.
 """
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 
 from diffuzz import errors, formats
@@ -33,6 +35,7 @@ from diffuzz.sampling import clip
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Arrays, Bound, Contract, Drift, Outcome, Parameter, ParameterError, Params, Target
 
+_LEAST_PROMISED = 2.0**-100
 _AGAINST = {"q8_0": ("realizar", "generic"), "q8_1": ("generic",), "q8_K": ("realizar",)}
 PARAMETERS = (
     Parameter("format", "q8_K", "activation format", choices=tuple(_AGAINST)),
@@ -64,6 +67,11 @@ def space(p: Params) -> Space:
         quantiser=p["format"],
     )
     return Space((values,))
+
+
+def candidate_space(p: Params) -> Space:
+    """One block of activations, zero or tiny ones included."""
+    return Space((attrs.evolve(space(p)["values"], smallest_peak=0.0),))
 
 
 def _against(p: Params) -> str:
@@ -147,7 +155,9 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 def accepts(p: Params, arrays: Arrays, result: np.ndarray) -> np.ndarray:
     """bool[b, type_size]: bytes that are right; with ``ties=any``, codes near enough, and the sums of these codes."""
-    right = result == _quantised(p, arrays)
+    peak = np.abs(arrays["values"]).max(axis=1, keepdims=True)
+    unpromised = (peak > 0) & (peak < _LEAST_PROMISED)
+    right = (result == _quantised(p, arrays)) | unpromised
     if p["ties"] == "even":
         return right
     fmt, values = formats.get(p["format"]), arrays["values"].astype(np.float64)
@@ -161,7 +171,7 @@ def accepts(p: Params, arrays: Arrays, result: np.ndarray) -> np.ndarray:
     if p["format"] == "q8_K":
         sums = codes.reshape(len(codes), 16, 16).sum(axis=2)
         right[:, _bytes(fmt, "bsums")] = np.repeat(given["bsums"] == sums, 2, axis=1)
-    return right
+    return np.asarray(right | unpromised)
 
 
 def _quotient(p: Params, values: np.ndarray) -> np.ndarray:
@@ -203,5 +213,7 @@ TARGET = Target(
         call=lambda p, f, arrays: f(arrays["values"]),
         reference=_quantised,
         accepts=accepts,
+        space=candidate_space,
+        starts=starts,
     ),
 )

@@ -68,6 +68,7 @@ PARAMETERS = (
     Parameter("gain", False, "search a gain w as well"),
     Parameter("gain_min", 0.01, "least gain", low=1e-6, high=1e6),
     Parameter("gain_max", 10.0, "greatest gain", low=1e-6, high=1e6),
+    Parameter("tail", True, "a candidate is called with an odd length, the largest up to n; false: n"),
 )
 
 
@@ -125,10 +126,15 @@ def _componentwise_limit(ratio: float, delta: float) -> float:
     return float(np.sqrt(best) * (1 + 1e-9))
 
 
+def _candidate_length(p: Params) -> int:
+    """n, or with ``tail`` the largest odd number up to it: no vector width divides it, and every tail is run."""
+    return p["n"] - 1 | 1 if p["tail"] else int(p["n"])
+
+
 def candidate_space(p: Params) -> Space:
     """x, zero too, and the power of ten that multiplies eps."""
     top = p["max_abs"]
-    x = TensorSpec("x", kind="activations", shape=(Dim("n", p["n"]),), low=-top, high=top)
+    x = TensorSpec("x", kind="activations", shape=(Dim("n", _candidate_length(p)),), low=-top, high=top)
     return Space((x, TensorSpec("eps_exponent", kind="positions", shape=(Dim("row", 1, fixed=True),), low=-3, high=3)))
 
 

@@ -38,7 +38,8 @@ reciprocal and product):
 
     |p^_i - p_i| <= p_i ((1 + E_i) (1 + 3 u) / (1 - sum_j p_j E_j - gamma_n - n 2^-126) - 1) + 2^-125
 
-The last terms let numbers below 2^-126 be flushed to zero, as many devices do.
+The last terms let numbers below 2^-126 be flushed to zero, as many devices do. With ``masked`` a logit at the low end
+of its range is handed over as -inf; its probability is 0, and a row of nothing else promises nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ import numpy as np
 
 from diffuzz.errors import UNIT, gamma
 from diffuzz.kernels import apr, exact
-from diffuzz.sampling import clip
+from diffuzz.sampling import clip, float32_range
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, Params, Target
 
@@ -61,6 +62,8 @@ PARAMETERS = (
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "l1", "model of the perturbation", choices=("l1", "componentwise")),
     Parameter("candidate_max_abs", 120.0, "largest |z| that a candidate is called with", low=1e-3, high=1e4),
+    Parameter("masked", True, "for a candidate a logit at -candidate_max_abs stands for -inf, a masked one"),
+    Parameter("tail", True, "a candidate is called with an odd length, the largest up to n; false: n"),
 )
 
 # The relative rounding of value and bound, which are evaluated in float64.
@@ -119,17 +122,31 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
     return {"z": clip(spec, z), "z_direction": np.where(order == 0, sign * length, 0.0).astype(np.float32)}
 
 
+def _candidate_length(p: Params) -> int:
+    """n, or with ``tail`` the largest odd number up to it: no vector width divides it, and every tail is run."""
+    return p["n"] - 1 | 1 if p["tail"] else int(p["n"])
+
+
 def candidate_space(p: Params) -> Space:
     """The logits alone, up to the range of a candidate."""
     top = p["candidate_max_abs"]
-    return Space((TensorSpec("z", kind="logits", shape=(Dim("n", p["n"]),), low=-top, high=top),))
+    return Space((TensorSpec("z", kind="logits", shape=(Dim("n", _candidate_length(p)),), low=-top, high=top),))
+
+
+def _given(p: Params, arrays: Arrays) -> np.ndarray:
+    """The logits that a candidate is called with, float32[b, n]."""
+    z = np.asarray(arrays["z"])
+    low = float32_range(candidate_space(p)["z"])[0]
+    return np.where(z <= low, np.float32(-np.inf), z) if p["masked"] else z
 
 
 def allowance(p: Params, arrays: Arrays) -> np.ndarray:
     """The a-priori error bound derived above, float64[b, n]."""
-    z = arrays["z"].astype(np.float64)
+    z = _given(p, arrays).astype(np.float64)
     y, u = exact.soft_max(z), UNIT
-    term = 3 * u * (z.max(axis=1, keepdims=True) - z) + 8 * u
+    # A masked logit has no weight: exp(-inf) is 0 in any form.
+    distance = np.where(np.isfinite(z), z.max(axis=1, keepdims=True) - z, 0.0)
+    term = 3 * u * distance + 8 * u
     total = (y * term).sum(axis=1, keepdims=True) + gamma(z.shape[1]) + z.shape[1] * 2.0**-126
     return y * ((1 + term) * (1 + 3 * u) / (1 - total) - 1) + 2.0**-125
 
@@ -148,10 +165,10 @@ TARGET = Target(
     starts=starts,
     contract=Contract(
         signature="f(z: float32[b, n]) -> float32[b, n]",
-        call=lambda p, f, arrays: f(arrays["z"]),
-        exact=lambda p, arrays: exact.soft_max(arrays["z"].astype(np.float64)),
+        call=lambda p, f, arrays: f(_given(p, arrays)),
+        exact=lambda p, arrays: exact.soft_max(_given(p, arrays).astype(np.float64)),
         allowance=allowance,
-        reference=lambda p, arrays: apr.soft_max(arrays["z"]),
+        reference=lambda p, arrays: apr.soft_max(_given(p, arrays)),
         space=candidate_space,
     ),
 )

@@ -58,6 +58,7 @@ PARAMETERS = (
     Parameter(
         "candidate_max_abs", 120.0, "largest |gate| and |up| that a candidate is called with", low=1e-3, high=1e9
     ),
+    Parameter("tail", True, "a candidate is called with an odd length, the largest up to n; false: n"),
 )
 # Where s / (1 + e^s) is largest: the root of s = 1 + e^-s.
 _STEEPEST = 1.2784645427610738
@@ -120,9 +121,14 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
     return {spec.name: clip(spec, batch[spec.name]) for spec in space(p).tensors}
 
 
+def _candidate_length(p: Params) -> int:
+    """n, or with ``tail`` the largest odd number up to it: no vector width divides it, and every tail is run."""
+    return p["n"] - 1 | 1 if p["tail"] else int(p["n"])
+
+
 def candidate_space(p: Params) -> Space:
     """gate and up, up to the range of a candidate."""
-    n, top = Dim("n", p["n"]), p["candidate_max_abs"]
+    n, top = Dim("n", _candidate_length(p)), p["candidate_max_abs"]
     return Space(tuple(TensorSpec(name, kind="activations", shape=(n,), low=-top, high=top) for name in ("gate", "up")))
 
 

@@ -1,0 +1,121 @@
+"""Mutation score: every wrong function is found out, named, and its witness small; no correct one is ever flagged."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import numpy as np
+import pytest
+
+from diffuzz.bench import ggml_criteria, mutation
+from diffuzz.bench.mutants import Mutant, mutants
+
+pytestmark = pytest.mark.quality
+
+WRONG = [mutant for mutant in mutants() if not mutant.correct]
+RIGHT = [mutant for mutant in mutants() if mutant.correct]
+# Known bugs, each in one form, whose witnesses are minimised to the end; the others by a seeded choice.
+PUBLISHED = [
+    "scale12-contiguous/q4_K/dot",
+    "nibble-interleave/q4_0",
+    "q5k-layout/q5_K/dot",
+    "q6k-combine/q6_K",
+    "header-without-minimum/q4_1/dot",
+    "f16-flush/q8_0",
+    "activation-trunc/q4_K",
+    "activation-f16-scale/q4_K",
+    "int16-wrap/q4_K",
+    "odd-block-tail/q4_K",
+    "gemv-transpose/q4_K",
+    "neox-for-norm",
+    "eps-constant",
+    "softmax-no-max",
+    "silu-overflow",
+]
+BY_NAME = {mutant.name: mutant for mutant in mutants()}
+
+
+def _choice(chosen: list[Mutant], count: int) -> list[Mutant]:
+    """A seeded choice: all of them take an hour (``python -m diffuzz bench mutants`` has them)."""
+    order = np.random.default_rng(20).permutation(len(chosen))[:count]
+    return [chosen[i] for i in sorted(order)]
+
+
+def test_names_are_unique_and_most_mutants_are_our_own() -> None:
+    """Names are keys; beside the published bugs there are at least as many of the same families."""
+    assert len(BY_NAME) == len(mutants())
+    published = {mutant.source for mutant in WRONG} - {""}
+    assert len(published) >= 15
+    assert len({mutant.wrong for mutant in WRONG if not mutant.source}) >= 15
+
+
+@pytest.mark.parametrize("mutant", [m for m in WRONG if m.name not in PUBLISHED], ids=lambda mutant: mutant.name)
+def test_killed(mutant: Mutant) -> None:
+    """A search of at most ten seconds finds an input on which the function leaves its bound."""
+    found = mutation.witness(mutation.searched(mutant, seconds=10, seed=0))
+    assert found is not None
+    assert 0 < found.seconds <= 10
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_bugs_are_killed_and_named(name: str) -> None:
+    """The row of a published bug: killed in time, the candidate named, a witness of few runs and levels."""
+    row = mutation.one(BY_NAME[name], 10, seed=1)
+    assert (row.killed, row.named) == (True, "candidate")
+    assert row.value > (0 if row.target in ("dequantize", "quantize") else 1)
+    assert row.seconds <= 10
+    assert row.levels is not None
+    assert row.levels <= 24
+
+
+@pytest.mark.parametrize("mutant", _choice(RIGHT, 24), ids=lambda mutant: mutant.name)
+def test_controls_are_not_flagged(mutant: Mutant) -> None:
+    """Two seconds of search find no input on which a correct function leaves its bound."""
+    objective = mutation.searched(mutant, seconds=2, seed=0)
+    assert objective.evaluations > 100
+    assert mutation.witness(objective) is None
+
+
+def test_ggml_flags_no_control() -> None:
+    """The restated criteria pass correct functions: what they miss they do not miss for strictness elsewhere."""
+    rng = np.random.default_rng(0)
+    # A tensor of activations that were not quantised is further from the CPU backend than its own limits allow.
+    assert [m.name for m in RIGHT if ggml_criteria.ops_kills(m, rng)] == []
+    assert [m.name for m in RIGHT if ggml_criteria.fns_kills(m)] == []
+
+
+def test_ggml_criteria_miss_what_its_inputs_hide() -> None:
+    """A flushed subnormal scale and a missing maximum pass both tests; interleaved nibbles do not."""
+    rng = np.random.default_rng(0)
+    assert not ggml_criteria.ops_kills(BY_NAME["f16-flush/q8_0"], rng)
+    assert ggml_criteria.fns_kills(BY_NAME["f16-flush/q8_0"]) is False
+    assert not ggml_criteria.ops_kills(BY_NAME["softmax-no-max"], rng)
+    assert ggml_criteria.fns_kills(BY_NAME["softmax-no-max"]) is None
+    assert ggml_criteria.ops_kills(BY_NAME["nibble-interleave/q4_K/dot"], rng)
+
+
+def test_as_json_and_as_text() -> None:
+    """Both count what the rows say: here one kill, one control, and who else saw it."""
+    rows = mutation.score(1, 0, ["softmax-no-max", "softmax/wide"])
+    data = mutation.as_json(rows)
+    assert (1, 1, 1, 0) == (data["mutants"], data["killed"], data["controls"], data["flagged"])
+    assert [True, False] == [row["killed"] for row in data["rows"]]
+    assert "inf" == data["rows"][0]["value"]
+    text = mutation.as_text(rows)
+    assert "1 of 1 mutants killed, 0 of 1 controls flagged" in text
+    assert "softmax-no-max" in text
+
+
+def test_unknown_names_are_refused() -> None:
+    """One line with the name."""
+    with pytest.raises(ValueError, match="name='softmax-none': no mutant or control has this name"):
+        mutation.score(1, 0, ["softmax-none"])
+
+
+def test_a_row_that_survives_has_no_witness() -> None:
+    """A control's row has the largest value of the whole search, and neither a size nor a name."""
+    row = mutation.one(BY_NAME["rmsnorm/wide"], 0.5, seed=0)
+    assert (False, None, None, None) == (row.killed, row.runs, row.levels, row.named)
+    assert 0 < row.value <= 1
+    assert math.isfinite(attrs.asdict(row)["seconds"])
