@@ -108,7 +108,7 @@ def test_a_correct_candidate() -> None:
 
 
 def test_a_wrong_candidate_that_ggml_would_not_see() -> None:
-    """A relative error of 1e-5 is hundreds of roundings, but an NMSE of 1e-10, below ggml's limit of 1e-7."""
+    """A relative error of 1e-5 is hundreds of roundings, but an NMSE of 1e-10, below ggml's limit of 1e-6."""
     target = _target(lambda z: _soft_max(z) * np.float32(1.00001))
     measured = evaluate(target, PARAMS, CASE)
     assert judge(target.limit(PARAMS), measured.value, measured.noise) is Verdict.CONFIRMED
