@@ -34,9 +34,9 @@ def number(value: float) -> str:
 def headline(claim: str, verdict: Verdict, value: float, limit: float, bound: Bound | None) -> str:
     """The verdict, the claim and the two numbers that decide it."""
     if verdict is Verdict.CONFIRMED:
-        why = f"{number(value)} > {number(limit)}, by the witness below"
+        why = f"{number(value)} > {number(limit)}, as the witness shows"
     elif verdict is Verdict.FALSIFIED and bound is not None:
-        why = f"never more than {number(bound.ceiling)}, by the proof below; the question was {number(limit)}"
+        why = f"never more than {number(bound.ceiling)}, which is proven; the question was {number(limit)}"
     else:
         why = f"no more than {number(value)} was found, and nothing proves that {number(limit)} is not exceeded"
     return f"{verdict.value}: {claim} ({why})."
