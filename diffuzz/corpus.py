@@ -13,6 +13,7 @@ import platform
 import stat
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,8 @@ from diffuzz.entry import Counterexample, dumps, loads
 
 # Parsing JSON takes up to thirty times the memory of its text.
 LARGEST_FILE = 2**24
+# Bytes of all arrays of a .npz or .safetensors file. An archive may be a thousand times smaller than what is in it.
+LARGEST_ARRAYS = 2**30
 # Two cases have one mechanism if each array has the same number of distinct values, or this many in both.
 MANY = 8
 _LONGEST_REASON = 300
@@ -49,7 +52,8 @@ def environment() -> dict[str, str]:
     except OSError:
         return found
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    found["cpu"] = fields.get("model name", found["cpu"])
+    # A hypervisor may name its processor as it likes; an entry is printable.
+    found["cpu"] = printable(" ".join(fields.get("model name", found["cpu"]).split()))
     flags = set(fields.get("flags", "").split())
     found["cpu_flags"] = " ".join(
         f for f in ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni") if f in flags
@@ -74,13 +78,18 @@ def load(path: Path) -> Counterexample:
         raise CorpusError(f"{path}: {_reason(error)}; restore the file, or delete it and search again") from error
 
 
+def printable(text: str) -> str:
+    """``text`` with ? for every character that could control a terminal, or has no place in UTF-8 or XML."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _reason(error: BaseException) -> str:
     """An error as one line that a terminal can show, however hostile the text that it quotes."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON, or cut short (line {error.lineno}: {error.msg})"
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+    line = printable(" ".join(str(error).split()))
     return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "..."
 
 
@@ -105,8 +114,9 @@ def _check_regular(path: Path) -> None:
 
 
 def load_arrays(path: Path) -> Case:
-    """The case in a ``.npz`` or ``.safetensors`` file of named arrays. Raises CorpusError, or ImportError without
-    safetensors.
+    """The case in a ``.npz`` or ``.safetensors`` file of named arrays, at most LARGEST_ARRAYS bytes of them.
+
+    Raises CorpusError, or ImportError without safetensors.
     """
     if path.suffix not in (".npz", ".safetensors"):
         raise CorpusError(f"{path}: a case is a .json corpus entry, a .npz or a .safetensors file")
@@ -125,8 +135,13 @@ def load_arrays(path: Path) -> Case:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     # np.load leaves a file that it opened itself open when the archive is damaged.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    with path.open("rb") as file:
+        # Before anything is unpacked; no member unpacks to more than is declared here.
+        with zipfile.ZipFile(file) as members:
+            _check_size(path, sum(member.file_size for member in members.infolist()))
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -134,8 +149,16 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
     except ModuleNotFoundError as error:
         raise ImportError("reading .safetensors needs the package safetensors: pip install safetensors") from error
+    _check_size(path, path.stat().st_size)
     loaded: dict[str, np.ndarray] = load_file(path)
     return loaded
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > LARGEST_ARRAYS:
+        raise CorpusError(
+            f"{path}: {size} bytes of arrays, where {LARGEST_ARRAYS} may be loaded; choose smaller shapes"
+        )
 
 
 def check_writable(directory: Path) -> None:

@@ -256,7 +256,7 @@ def measurement_text(target: Target, params: Params, measured: Measurement, limi
 def entry_text(entry: Counterexample, path: Path) -> str:
     """The report of ``show``."""
     shown = space(targets.get(entry.target), entry.params, entry.candidate)
-    return f"{path}\n\n{report.entry_text(entry, shown)}"
+    return f"{corpus.printable(str(path))}\n\n{report.entry_text(entry, shown)}"
 
 
 def target_json(target: Target) -> dict[str, Any]:
@@ -352,9 +352,9 @@ def replay_json(results: list[Replayed]) -> dict[str, Any]:
 
 
 def replay_text(results: list[Replayed]) -> str:
-    """One line for each entry, and a count."""
+    """One line for each entry, whatever its file is called, and a count."""
     width = max(len(str(result.path)) for result in results)
-    lines = [f"{result.status:12} {result.path!s:{width}}  {result.message}" for result in results]
+    lines = [corpus.printable(f"{result.status:12} {result.path!s:{width}}  {result.message}") for result in results]
     good = sum(result.status == "as recorded" for result in results)
     seconds = sum(result.seconds for result in results)
     lines.append(f"{good} of {len(results)} entries replayed as recorded, in {seconds:.2f} s")
@@ -375,16 +375,11 @@ def junit(results: list[Replayed]) -> str:
         case = ElementTree.SubElement(
             suite,
             "testcase",
-            classname=_xml_text(result.path.parent.name),
-            name=_xml_text(result.path.stem),
+            classname=corpus.printable(result.path.parent.name),
+            name=corpus.printable(result.path.stem),
             time=f"{result.seconds:.3f}",
         )
         if result.status != "as recorded":
             kind = "failure" if result.status == "changed" else "error"
-            ElementTree.SubElement(case, kind, message=_xml_text(result.message))
+            ElementTree.SubElement(case, kind, message=corpus.printable(result.message))
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
-
-
-def _xml_text(text: str) -> str:
-    """Without the control characters of a hostile file's name or text, which have no place in XML."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -313,12 +314,13 @@ def test_loading_runs_no_code(entry: Counterexample, tmp_path: Path) -> None:
 
 
 def test_save_adds_what_is_new(make_entry: Maker, tmp_path: Path) -> None:
-    """A smaller value by the same mechanism is not written, and the path of the larger one comes back; all else is."""
+    """No larger a value by the same mechanism is not written, the path of the known one comes back; all else is."""
     large, small = make_entry((9.5, 9.5, -10.0)), make_entry((3.0, -2.0, -2.0))
     assert large.value > small.value
     first = save(large, tmp_path)
     assert save(large, tmp_path) == first
     assert save(small, tmp_path) == first
+    assert save(attrs.evolve(small, value=large.value), tmp_path) == first
     another_mechanism = make_entry((3.0, -2.0, -1.0))
     another_domain = attrs.evolve(small, params={**small.params, "delta": 0.0005})
     another_candidate = _of_candidate(small, "mine.py:f")
@@ -479,6 +481,26 @@ def test_hostile_files_of_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_arrays(Path("missing.npz"))
 
 
+def test_arrays_that_unpack_to_more_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small archive of large arrays is refused before anything of their size is allocated, and so is a large file."""
+    from safetensors.numpy import save_file
+
+    zeros = {"z": np.zeros(2**16, np.float32), "w": np.zeros(2**16, np.float32)}
+    np.savez_compressed(tmp_path / "bomb.npz", **zeros)
+    save_file(zeros, tmp_path / "large.safetensors")
+    assert (tmp_path / "bomb.npz").stat().st_size < 2**12
+    monkeypatch.setattr(corpus, "LARGEST_ARRAYS", 2**18 + 2**17)
+    for name in ("bomb.npz", "large.safetensors"):
+        tracemalloc.start()
+        with pytest.raises(CorpusError, match=f"{name}: .* bytes of arrays, where 393216 may be loaded"):
+            load_arrays(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**18
+    monkeypatch.setattr(corpus, "LARGEST_ARRAYS", 2**20)
+    assert load_arrays(tmp_path / "bomb.npz") == load_arrays(tmp_path / "large.safetensors") == Case(zeros)
+
+
 def test_safetensors_is_not_needed_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package, an ImportError that says how to get it."""
     (tmp_path / "case.safetensors").write_bytes(b"")
@@ -491,6 +513,18 @@ def test_environment_says_where() -> None:
     """Versions, platform and processor; JAX only if it has been used."""
     assert {"diffuzz", "python", "numpy", "platform", "cpu"} <= set(corpus.environment())
     assert all(isinstance(value, str) and value.isprintable() for value in corpus.environment().values())
+
+
+def test_a_processor_with_a_strange_name(
+    entry: Counterexample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a virtual machine calls its processor, the entry can be saved."""
+    information = "model name\t: Virtual\tCPU\x00 \x1b[2J v2\nflags\t\t: fpu fma avx2\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: information)
+    environment = corpus.environment.__wrapped__()
+    monkeypatch.undo()
+    assert ("Virtual CPU? ?[2J v2", "avx2 fma") == (environment["cpu"], environment["cpu_flags"])
+    save(attrs.evolve(entry, environment=environment), tmp_path)
 
 
 def test_verdicts_are_stored(entry: Counterexample, tmp_path: Path) -> None:

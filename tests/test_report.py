@@ -164,3 +164,15 @@ def test_replay_as_text(entry: Counterexample) -> None:
     lines = printing.replay_text(_replayed(entry)[:2]).splitlines()
     assert len(lines) == 3
     assert lines[-1].startswith("1 of 2 entries replayed as recorded, in 0.50 s")
+
+
+def test_hostile_file_names_are_shown_as_text(entry: Counterexample) -> None:
+    """The name of a file neither controls the terminal nor makes another line, in a replay or where it is shown."""
+    results = _replayed(entry)
+    text = printing.replay_text(results)
+    assert text.replace("\n", "").isprintable()
+    assert len(text.splitlines()) == len(results) + 1
+    assert "bad??" in text
+    shown = printing.entry_text(entry, corpus.Path("softmax/bad\x1b[2J\nCONFIRMED: nothing.json"))
+    assert "softmax/bad?[2J?CONFIRMED: nothing.json" == shown.splitlines()[0]
+    assert shown.replace("\n", "").isprintable()
