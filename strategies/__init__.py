@@ -10,25 +10,33 @@
 Each strategy draws a small descriptor (a family, a scale, a seed, a few edits) and expands it to an array. So it works
 at any length (Hypothesis's choices are limited to 8 KiB, which element-wise arrays exceed near 1 000 elements), and it
 shrinks to something a person can read: a constant with one element changed rather than thousands of arbitrary numbers.
-``described_activations`` and so on give the descriptors themselves, whose repr is what to print.
+``described_activations`` and so on give the descriptors themselves, so that a failing example prints as what it is:
+
+    @given(described_activations(4096, max_abs=100))
+    def test_my_norm(drawn):
+        my_norm(drawn.expand())     # Activations(n=4096, family='constant', seed=0, scale=100, edits=((0, 0.0),), ...)
 """
 
 from strategies.activations import Activations, activations, described_activations
 from strategies.block_scales import half_scales, sub_scales
 from strategies.cases import cases
-from strategies.logits import logits
-from strategies.perturbations import directions
+from strategies.logits import Logits, described_logits, logits
+from strategies.perturbations import Direction, described_directions, directions
 from strategies.positions import positions
 from strategies.weights import Blocks, blocks, described_blocks
 
 __all__ = [
     "Activations",
     "Blocks",
+    "Direction",
+    "Logits",
     "activations",
     "blocks",
     "cases",
     "described_activations",
     "described_blocks",
+    "described_directions",
+    "described_logits",
     "directions",
     "half_scales",
     "logits",

@@ -4,18 +4,19 @@
     levels            two to four numbers, scattered or in runs
     pattern           up to eight numbers, repeated
     spike             one number everywhere, a much larger one at one place
-    ramp              the published (i - n/2) s + (i mod 7) t
+    ramp              the published (i - n/2) 0.05 + (i mod 7) 0.01 over a power of two: its own bits where scale is one
     gaussian          N(0, 1)
     heavy-tailed      Student's t with 3 degrees of freedom
     outlier-channels  N(0, 1) with one channel in 64 about 30 times larger (as in Dettmers et al. 2022)
     massive           N(0, 1) with one or two elements some thousand times larger (as in Sun et al. 2024)
     sparse            mostly zeros
-    half-integer      k + 1/2 on a grid whose largest number is 127: every element a tie
-    near-tie          the same midpoints, a few ULP to either side
+    half-integer      k + 1/2 beside a 127 in every 32, over 128: exact ties where scale is a power of two
+    near-tie          the same midpoints, a few ULP to either side, also where scale is no power of two
     model             log-normal channel scales, a few outliers, what a trained model's hidden state looks like
 
 A descriptor's numbers have magnitude at most about 1; ``scale`` stretches them, ``edits`` put exact numbers at single
-places.
+places. Quantisers work in blocks of 32 or 256 with a scale of their own, max|x| / 127, so a vector is all ties only if
+each of its blocks has a 127.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ from collections.abc import Callable
 import attrs
 import numpy as np
 from hypothesis import strategies as st
+
+from diffuzz.published import ramp
+from diffuzz.sampling import clip, float32_range
+from diffuzz.space import TensorSpec
+
+# The smallest block that any quantiser of activations scales by itself.
+QUANTISED_TOGETHER = 32
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 Family = Callable[[int, np.random.Generator], np.ndarray]
 
@@ -53,9 +62,9 @@ def _spike(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _ramp(n: int, rng: np.random.Generator) -> np.ndarray:
-    i = np.arange(n)
-    values = (i - n // 2) * 0.05 + (i % 7) * 0.01
-    return np.asarray(values / max(np.abs(values).max(), 1e-9))
+    values = ramp(n, c=n // 2).astype(np.float64)
+    _, exponent = np.frexp(np.abs(values).max())
+    return np.asarray(values * 2.0 ** -int(exponent))
 
 
 def _gaussian(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -86,13 +95,17 @@ def _sparse(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _half_integer(n: int, rng: np.random.Generator) -> np.ndarray:
-    values = (rng.integers(0, 127, n) + 0.5) * rng.choice([-1.0, 1.0], n) / 127
-    values[rng.integers(0, n)] = 1.0
-    return values
+    # The midpoints next to zero are where a step is largest beside the element that makes it.
+    codes = (rng.integers(0, rng.choice([1, 8, 127]), n) + 0.5) * rng.choice([-1.0, 1.0], n)
+    starts = np.arange(0, n, QUANTISED_TOGETHER)
+    ends = np.minimum(starts + QUANTISED_TOGETHER, n)
+    codes[rng.integers(starts, ends)] = 127.0
+    return codes / 128
 
 
 def _near_tie(n: int, rng: np.random.Generator) -> np.ndarray:
-    return _half_integer(n, rng) * (1 + 2.0**-24 * rng.integers(-4, 5, n))
+    values = _half_integer(n, rng)
+    return np.where(values == 127 / 128, values, values * (1 + 2.0**-24 * rng.integers(-4, 5, n)))
 
 
 def _model(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -135,18 +148,11 @@ class Activations:
         values = self.scale * FAMILIES[self.family](self.n, np.random.default_rng(self.seed))
         for index, value in self.edits:
             values[index] = value
-        return bounded(values, -self.max_abs, self.max_abs, self.smallest_peak)
+        return clip(_range(self.max_abs, self.smallest_peak), values[None])[0]
 
 
-def bounded(values: np.ndarray, low: float, high: float, smallest_peak: float = 0.0) -> np.ndarray:
-    """``values`` as float32 within [low, high]; one element is lifted to ``high`` where max|x| < ``smallest_peak``."""
-    ends = np.array([low, high], np.float32)
-    outside = np.array([float(ends[0]) < low, float(ends[1]) > high])
-    bottom, top = np.where(outside, np.nextafter(ends, np.float32(0)), ends)
-    clipped = np.clip(values, bottom, top).astype(np.float32)
-    if clipped.size and float(np.abs(clipped).max()) < smallest_peak:
-        clipped[0] = top
-    return clipped
+def _range(max_abs: float, smallest_peak: float = 0.0) -> TensorSpec:
+    return TensorSpec("x", kind="activations", shape=(), low=-max_abs, high=max_abs, smallest_peak=smallest_peak)
 
 
 def described_activations(
@@ -155,14 +161,20 @@ def described_activations(
     """Descriptors of activation vectors; see ``activations``."""
     if n < 1:
         raise ValueError(f"n={n}: at least 1 is needed")
-    if not 0 <= smallest_peak <= max_abs < np.inf:
-        raise ValueError(f"smallest_peak={smallest_peak}, max_abs={max_abs}: 0 <= smallest_peak <= max_abs is needed")
+    if not 0 <= smallest_peak <= max_abs <= LARGEST_FLOAT32:
+        raise ValueError(
+            f"smallest_peak={smallest_peak}, max_abs={max_abs}: 0 <= smallest_peak <= max_abs <= 3.4e38 is needed"
+        )
+    if float(float32_range(_range(max_abs))[1]) < smallest_peak:
+        raise ValueError(f"smallest_peak={smallest_peak}, max_abs={max_abs}: no float32 number lies between them")
     unknown = set(families or ()) - set(FAMILIES)
     if unknown:
         raise ValueError(f"families={sorted(unknown)}: known are {', '.join(FAMILIES)}")
+    # Powers of two keep the bits of a family: its ties stay ties.
+    power = 2.0 ** np.floor(np.log2(max_abs)) if max_abs > 0 else 0.0
     scales = st.one_of(
         st.just(max_abs),
-        st.integers(0, 20).map(lambda e: max_abs * 2.0**-e),
+        st.integers(0, 20).map(lambda e: float(power * 2.0**-e)),
         st.floats(-12, 0).map(lambda e: max_abs * 2.0**e),
         # Down to float32's subnormals.
         st.integers(20, 160).map(lambda e: max_abs * 2.0**-e),

@@ -57,13 +57,15 @@ def sub_scales(groups: int, low: int, high: int) -> st.SearchStrategy[np.ndarray
     number = st.one_of(st.sampled_from([high, low, max(low, min(high, 1))]), st.integers(low, high))
     zero = max(low, min(high, 0))
 
-    def expand(shape: str, first: int, second: int, place: int, seed: int) -> np.ndarray:
+    bits = (high - low).bit_length()
+
+    def expand(shape: str, first: int, second: int, place: int, bit: int, seed: int) -> np.ndarray:
         values = {
             "constant": lambda: np.full(groups, first),
             "ramp": lambda: low + (i * (high - low)) // max(1, groups - 1),
             "upper half": lambda: np.where(i >= groups // 2, first, zero),
             "one": lambda: np.where(i == place, first, second),
-            "single bit": lambda: np.where(i == place, min(high, 1 << (place % 7)), zero),
+            "single bit": lambda: np.where(i == place, single_bit(bit, low, high), zero),
             "random": lambda: np.random.default_rng(seed).integers(low, high + 1, groups),
         }[shape]()
         return np.clip(values, low, high).astype(np.int32)
@@ -74,5 +76,12 @@ def sub_scales(groups: int, low: int, high: int) -> st.SearchStrategy[np.ndarray
         number,
         number,
         st.integers(0, groups - 1),
+        st.integers(0, max(0, bits - 1)),
         st.integers(0, 2**32 - 1),
     )
+
+
+def single_bit(bit: int, low: int, high: int) -> int:
+    """The number in [low, high] of which only ``bit`` is set; the highest bit of a signed field is its sign."""
+    value = 1 << bit
+    return value if value <= high else max(low, value - (1 << (high - low).bit_length()))

@@ -2,45 +2,72 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 from hypothesis import strategies as st
 
 SHAPES = ("all up", "all down", "alternating", "first half", "one coordinate", "prefix", "random signs", "gaussian")
 
 
-def _expand(n: int, shape: str, place: int, seed: int, step: float) -> np.ndarray:
-    i = np.arange(n)
-    rng = np.random.default_rng(seed)
-    t = {
-        "all up": lambda: np.ones(n),
-        "all down": lambda: -np.ones(n),
-        "alternating": lambda: np.where(i % 2 == 0, 1.0, -1.0),
-        "first half": lambda: np.where(i < n // 2, 1.0, -1.0),
-        "one coordinate": lambda: (i == place) * 1.0,
-        "prefix": lambda: np.where(i <= place, 1.0, -1.0),
-        "random signs": lambda: np.where(rng.random(n) < 0.5, 1.0, -1.0),
-        "gaussian": lambda: rng.standard_normal(n),
-    }[shape]()
-    # Of length 1 in its largest element, so that ``step`` alone says how far the move goes.
-    return np.asarray(step * t / np.abs(t).max(), np.float32)
-
-
-def directions(n: int, *, like: np.ndarray | None = None) -> st.SearchStrategy[np.ndarray]:
-    """float32[n] in [-1, 1], not zero. With ``like`` [n] also its signs, and the opposite ones.
-
-    A direction shorter than 1 makes a smaller step. Shrinks towards +1 everywhere. Raises ValueError unless n >= 1.
+@attrs.frozen
+class Direction:
+    """Descriptor of a direction of n elements, the largest of magnitude ``step``; ``place`` says where "one coordinate"
+    is and where "prefix" ends, ``seed`` draws "random signs" and "gaussian".
     """
+
+    n: int
+    shape: str
+    place: int
+    seed: int
+    step: float
+
+    def expand(self) -> np.ndarray:
+        """The direction: float32[n]."""
+        n, i = self.n, np.arange(self.n)
+        rng = np.random.default_rng(self.seed)
+        t = {
+            "all up": lambda: np.ones(n),
+            "all down": lambda: -np.ones(n),
+            "alternating": lambda: np.where(i % 2 == 0, 1.0, -1.0),
+            "first half": lambda: np.where(i < n // 2, 1.0, -1.0),
+            "one coordinate": lambda: (i == self.place) * 1.0,
+            "prefix": lambda: np.where(i <= self.place, 1.0, -1.0),
+            "random signs": lambda: np.where(rng.random(n) < 0.5, 1.0, -1.0),
+            "gaussian": lambda: rng.standard_normal(n),
+        }[self.shape]()
+        # Of length 1 in its largest element, so that ``step`` alone says how far the move goes.
+        return np.asarray(self.step * t / np.abs(t).max(), np.float32)
+
+
+def described_directions(n: int) -> st.SearchStrategy[Direction]:
+    """Descriptors of directions; see ``directions``."""
     if n < 1:
         raise ValueError(f"n={n}: at least 1 is needed")
-    shaped = st.builds(
-        _expand,
+    return st.builds(
+        Direction,
         n=st.just(n),
         shape=st.sampled_from(SHAPES),
         place=st.integers(0, n - 1),
         seed=st.integers(0, 2**32 - 1),
         step=st.integers(0, 8).map(lambda e: 2.0**-e),
     )
+
+
+def directions(n: int, *, like: np.ndarray | None = None) -> st.SearchStrategy[np.ndarray]:
+    """float32[n] in [-1, 1], not zero. With ``like`` [n] also its signs, and the opposite ones.
+
+    A direction shorter than 1 makes a smaller step. Shrinks towards +1 everywhere. Raises ValueError unless n >= 1 and
+    ``like`` has n elements.
+    """
+    shaped = described_directions(n).map(Direction.expand)
     if like is None:
         return shaped
-    signs = np.where(np.asarray(like) >= 0, 1, -1).astype(np.float32)
+    if np.shape(like) != (n,):
+        raise ValueError(f"like: shape {np.shape(like)}, where ({n},) is needed")
+    signs = signs_of(like)
     return st.one_of(shaped, st.sampled_from([signs, -signs]))
+
+
+def signs_of(x: np.ndarray) -> np.ndarray:
+    """+1 where x >= 0, else -1: float32, same shape."""
+    return np.where(np.asarray(x) >= 0, 1, -1).astype(np.float32)

@@ -1,9 +1,16 @@
 """Rows of quantised weights: bytes with every field under control, or a distribution of weights put through the
 format's quantiser.
 
-    fields        each field of a block by itself: scales from block_scales, codes constant, the identity, one bit, or
-    by seed bytes         arbitrary bytes with finite scales quantised     Gaussian, heavy-tailed, sparse weights, or
-    rows with outliers, quantised by Format.quantize published     the seed block (sb, t) of the published claims (q4_K)
+    fields     each field by itself: scales from block_scales, codes by one of these patterns:
+                 highest, lowest     one code everywhere
+                 identity            codes in order, from the lowest up
+                 bytes in order      byte i of the block is i: no two bytes are alike
+                 one                 one lowest code among highest ones
+                 single bit          one bit of one code, the others zero
+                 random              by seed
+    bytes      arbitrary bytes with finite scales
+    quantised  gaussian, heavy-tailed or sparse weights, with outlier columns or outlier rows, by Format.quantize
+    published  the seed blocks (sb, t) of the published claims (q4_K)
 """
 
 from __future__ import annotations
@@ -16,16 +23,20 @@ from hypothesis import strategies as st
 
 from diffuzz import formats
 from diffuzz.published import seed_block
-from strategies.block_scales import LARGEST_HALF, half_scales, sub_scales
+from strategies.block_scales import LARGEST_HALF, half_scales, single_bit, sub_scales
 
-CODES = ("highest", "lowest", "identity", "one", "single bit", "random")
-DISTRIBUTIONS = ("gaussian", "heavy-tailed", "sparse", "outliers")
+CODES = ("highest", "lowest", "identity", "bytes in order", "one", "single bit", "random")
+DISTRIBUTIONS = ("gaussian", "heavy-tailed", "sparse", "outlier columns", "outlier rows")
+# The standard deviation of a trained model's weights is near this.
+SPREAD = 0.02
+# No f16 field of a format is more than this many times the largest weight of its block: the sum s of q8_1.
+LARGEST_FIELD = 32
 
 
 @attrs.frozen(eq=False)
 class Blocks:
-    """Descriptor of uint8[rows, row_bytes]: ``fields`` are scale and sub-scale patterns by name, repeated over the
-    blocks.
+    """Descriptor of uint8[rows, row_bytes]: ``codes`` is a pattern of codes or a distribution of weights, ``fields``
+    are scale and sub-scale patterns by name, repeated over the blocks.
     """
 
     format: str
@@ -35,6 +46,7 @@ class Blocks:
     codes: str
     seed: int
     fields: dict[str, np.ndarray] = attrs.field(factory=dict)
+    largest_scale: float = LARGEST_HALF
 
     def expand(self) -> np.ndarray:
         """The bytes: uint8[rows, row_bytes]."""
@@ -44,13 +56,12 @@ class Blocks:
         if self.kind == "published":
             raw = np.stack([seed_block((self.seed + i) % 256, self.seed // 256 % 256) for i in range(count)])
         elif self.kind == "quantised":
-            raw = _quantised(fmt, self.codes, count, rng)
+            raw = self._quantised(fmt, rng)
         elif self.kind == "bytes":
             raw = rng.integers(0, 256, (count, fmt.type_size), dtype=np.uint8)
         else:
             unpacked = fmt.unpack(rng.integers(0, 256, (count, fmt.type_size), dtype=np.uint8))
-            codes = _codes(self.codes, unpacked["codes"], *_code_range(fmt))
-            raw = fmt.pack(unpacked | {"codes": codes})
+            raw = fmt.pack(unpacked | {"codes": _codes(fmt, self.codes, unpacked["codes"], rng)})
         return self._with_fields(fmt, raw).reshape(self.rows, -1)
 
     def _with_fields(self, fmt: formats.Format, raw: np.ndarray) -> np.ndarray:
@@ -62,37 +73,48 @@ class Blocks:
             unpacked[name] = np.resize(pattern, (len(raw), *shape[1:])).astype(unpacked[name].dtype)
         return fmt.pack(unpacked)
 
+    def _quantised(self, fmt: formats.Format, rng: np.random.Generator) -> np.ndarray:
+        if fmt.quantize is None:
+            raise ValueError(f"format={fmt.name}: it has no quantiser for a distribution of weights")
+        size = (self.rows, self.k)
+        values = rng.standard_t(3, size) if self.codes == "heavy-tailed" else rng.standard_normal(size)
+        if self.codes == "sparse":
+            values *= rng.random(size) < 0.1
+        elif self.codes == "outlier columns":
+            values[:, rng.random(self.k) < 1 / 64] *= 30
+            values[:, rng.integers(0, self.k)] *= 30
+        elif self.codes == "outlier rows":
+            values[rng.integers(0, self.rows, 1 + self.rows // 64)] *= 30
+        peak = np.abs(values).max()
+        values *= min(SPREAD, self.largest_scale / LARGEST_FIELD / peak) if peak > 0 else 1.0
+        return fmt.quantize(values.reshape(-1, fmt.block_size).astype(np.float32))
 
-def _codes(shape: str, drawn: np.ndarray, low: int, high: int) -> np.ndarray:
-    i = np.arange(drawn.shape[1])
+
+def _codes(fmt: formats.Format, shape: str, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The codes ``drawn`` [b, n], or a pattern in their place."""
     if shape == "random":
         return drawn
+    low, high = _stored_range(fmt, "codes")
+    n = drawn.shape[1]
+    i = np.arange(n)
+    place, bit = rng.integers(0, n), int(rng.integers(0, (high - low).bit_length()))
     pattern = {
-        "highest": np.full(len(i), high),
-        "lowest": np.full(len(i), low),
-        "identity": low + i % (high - low + 1),
-        "one": np.where(i == len(i) // 3, low, high),
-        "single bit": low + (1 << (i % max(1, int(high - low).bit_length()))) % (high - low + 1),
-    }[shape]
+        "highest": lambda: np.full(n, high),
+        "lowest": lambda: np.full(n, low),
+        "identity": lambda: low + i % (high - low + 1),
+        "bytes in order": lambda: fmt.unpack((np.arange(fmt.type_size) % 256).astype(np.uint8)[None])["codes"][0],
+        "one": lambda: np.where(i == place, low, high),
+        "single bit": lambda: np.where(i == place, single_bit(bit, low, high), 0),
+    }[shape]()
     return np.broadcast_to(pattern.astype(drawn.dtype), drawn.shape).copy()
 
 
-def _code_range(fmt: formats.Format) -> tuple[int, int]:
-    """Ends of the stored codes: what all bits set mean, -1 where they are signed bytes."""
-    top = int(fmt.unpack(np.full((1, fmt.type_size), 255, np.uint8))["codes"].max())
-    return (-128, 127) if top < 0 else (0, top)
-
-
-def _quantised(fmt: formats.Format, shape: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    size = (count, fmt.block_size)
-    values = rng.standard_t(3, size) if shape == "heavy-tailed" else rng.standard_normal(size)
-    if shape == "sparse":
-        values *= rng.random(size) < 0.1
-    if shape == "outliers":
-        values[:, rng.integers(0, fmt.block_size)] *= 30
-    if fmt.quantize is None:
-        raise ValueError(f"format={fmt.name}: it has no quantiser for a distribution of weights")
-    return fmt.quantize((0.02 * values).astype(np.float32))
+def _stored_range(fmt: formats.Format, field: str) -> tuple[int, int]:
+    """Least and largest value that the bytes of a block can hold in an integer field."""
+    # All bits clear or set are the ends of unsigned fields, 0x80 and 0x7F of signed bytes.
+    ends = np.repeat(np.array([[0x00], [0xFF], [0x80], [0x7F]], np.uint8), fmt.type_size, axis=1)
+    values = fmt.unpack(ends)[field]
+    return int(values.min()), int(values.max())
 
 
 def described_blocks(
@@ -102,32 +124,31 @@ def described_blocks(
     fmt = formats.get(format)
     if rows < 1 or k < 1 or k % fmt.block_size:
         raise ValueError(f"rows={rows}, k={k}: rows >= 1 and a multiple of {fmt.block_size} are needed")
-    fixed: dict[str, Any] = {"format": st.just(format), "rows": st.just(rows), "k": st.just(k)}
+    fixed: dict[str, Any] = {
+        "format": st.just(format), "rows": st.just(rows), "k": st.just(k), "largest_scale": st.just(largest_scale)
+    }  # fmt: skip
     seed = st.integers(0, 2**32 - 1)
-    patterns = {
+    scales = {
         name: half_scales(4, largest=largest_scale, allow_nonfinite=allow_nonfinite)
         for name in fmt.half_fields or ("d",)
     }
-    example = fmt.unpack(np.random.default_rng(0).integers(0, 256, (64, fmt.type_size), dtype=np.uint8))
+    patterns = dict(scales)
+    example = fmt.unpack(np.zeros((1, fmt.type_size), np.uint8))
     for name in ("scales", "minimums"):
         if name in example:
-            patterns[name] = sub_scales(example[name].shape[1], int(example[name].min()), int(example[name].max()))
-    scales = {name: patterns[name] for name in fmt.half_fields or ("d",)}
+            patterns[name] = sub_scales(example[name].shape[1], *_stored_range(fmt, name))
+
+    def kind(name: str, codes: tuple[str, ...], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[Blocks]:
+        return st.builds(Blocks, kind=st.just(name), codes=st.sampled_from(codes), **fixed | {"seed": seed} | more)
+
     kinds = [
-        st.builds(Blocks, **fixed, kind=st.just("fields"), codes=st.sampled_from(CODES), seed=seed,
-                  fields=st.fixed_dictionaries(patterns)),
-        st.builds(Blocks, **fixed, kind=st.just("bytes"), codes=st.just("random"), seed=seed,
-                  fields=st.fixed_dictionaries(scales)),
-    ]  # fmt: skip
-    if largest_scale >= 1:
-        quantised = st.sampled_from(DISTRIBUTIONS)
-        kinds.append(st.builds(Blocks, **fixed, kind=st.just("quantised"), codes=quantised, seed=seed))
-        if format == "q4_K":
-            kinds.append(
-                st.builds(
-                    Blocks, **fixed, kind=st.just("published"), codes=st.just("random"), seed=st.integers(0, 65535)
-                )
-            )
+        kind("fields", CODES, fields=st.fixed_dictionaries(patterns)),
+        kind("bytes", ("random",), fields=st.fixed_dictionaries(scales)),
+    ]
+    if fmt.quantize is not None:
+        kinds.append(kind("quantised", DISTRIBUTIONS))
+    if format == "q4_K" and largest_scale >= 1:
+        kinds.append(kind("published", ("random",), seed=st.integers(0, 65535)))
     return st.one_of(kinds)
 
 

@@ -9,11 +9,14 @@ elites.
 from __future__ import annotations
 
 import math
+import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, target
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import HypothesisWarning
 from hypothesis.strategies import SearchStrategy
 
@@ -68,10 +71,24 @@ def _run(objective: Objective, drawn: SearchStrategy[Case], number: int) -> bool
             # A logarithm, because Hypothesis climbs by any improvement and values span many orders of magnitude.
             target(math.log2(value), label="log2 value")
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _nothing_left_behind():
         warnings.simplefilter("ignore", HypothesisWarning)
         climb()
     if seen and not over:
         # Neighbours in a batch see the perturbation solver once more, and the elites see all of them.
         objective.evaluate(stack(seen[: objective.rows]))
     return over
+
+
+@contextmanager
+def _nothing_left_behind() -> Iterator[None]:
+    """Hypothesis keeps constants of the source files it sees in ./.hypothesis, even without a database of examples; a
+    search must not write into the folder that it was started in.
+    """
+    with tempfile.TemporaryDirectory(prefix="diffuzz-") as folder:
+        set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            # What it was by itself: the environment's HYPOTHESIS_STORAGE_DIRECTORY, or ./.hypothesis.
+            set_hypothesis_home_dir(None)

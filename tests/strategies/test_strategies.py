@@ -22,6 +22,8 @@ from strategies import (
     cases,
     described_activations,
     described_blocks,
+    described_directions,
+    described_logits,
     directions,
     half_scales,
     logits,
@@ -29,6 +31,7 @@ from strategies import (
     sub_scales,
 )
 from strategies.activations import FAMILIES
+from strategies.block_scales import single_bit
 
 LENGTHS = (1, 2, 7, 32, 256, 16384)
 WEIGHTS = tuple(name for name in formats.names() if name not in ("q8_1", "q8_K"))
@@ -76,11 +79,36 @@ def test_activations_reach(wanted: Callable[[np.ndarray], bool]) -> None:
     assert finds(activations(256), wanted)
 
 
-def test_half_integer_vectors_are_ties() -> None:
-    """In the half-integer family all but the largest element lie halfway between two codes."""
-    x = FAMILIES["half-integer"](256, np.random.default_rng(0))
-    codes = np.abs(x) * 127 / np.abs(x).max()
-    assert np.sum(np.abs(codes % 1 - 0.5) < 1e-9) >= 255
+@pytest.mark.parametrize("n", [32, 100, 256])
+@pytest.mark.parametrize("seed", range(5))
+def test_half_integer_vectors_are_ties_of_every_quantiser(n: int, seed: int) -> None:
+    """Each 32 elements have a largest one of their own, and all others lie halfway between two codes."""
+    x = FAMILIES["half-integer"](n, np.random.default_rng(seed))
+    for block in np.split(x, range(32, n, 32)):
+        codes = np.abs(block) * 127 / np.abs(block).max()
+        assert np.abs(block).max() == 127 / 128
+        assert (codes % 1 == 0.5).sum() == len(block) - 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_near_ties_are_a_few_ulp_beside_ties(seed: int) -> None:
+    """The near-tie family has the ties of the half-integer family, moved by at most 4 units of 2^-24."""
+    ties = FAMILIES["half-integer"](256, np.random.default_rng(seed))
+    x = FAMILIES["near-tie"](256, np.random.default_rng(seed))
+    assert np.abs(x / ties - 1).max() <= 4 * 2.0**-24
+    assert (x != ties).sum() > 128
+
+
+@pytest.mark.parametrize("max_abs", [1.0, 10.0, 3e38])
+def test_ties_stay_ties_in_any_range(max_abs: float) -> None:
+    """Whatever the range, some vector is drawn whose elements are exact ties in float32."""
+
+    def tied(x: np.ndarray) -> bool:
+        codes = np.abs(x[:32].astype(np.float64)) * 127
+        peak = np.abs(x[:32]).max()
+        return bool(peak > 0 and ((codes / peak) % 1 == 0.5).sum() == 31)
+
+    assert finds(activations(64, max_abs=max_abs, families=("half-integer",)), tied)
 
 
 def test_long_activations_shrink_to_something_readable() -> None:
@@ -194,6 +222,42 @@ def test_logits_stay_in_range(data: st.DataObject, n: int, max_abs: float) -> No
     assert (np.abs(z.astype(np.float64)) <= max_abs).all()
 
 
+def test_descriptors_print_as_what_they_are() -> None:
+    """A descriptor's repr is short at any length, and evaluates to itself."""
+    for described in (described_activations(16384), described_logits(16384), described_directions(16384)):
+        found = find(described, lambda d: True, settings=few)
+        assert len(repr(found)) < 200
+        assert eval(repr(found), {type(found).__name__: type(found)}) == found
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", ["matvec", "rmsnorm"])
+def test_cases_match_signs(name: str, sign: int) -> None:
+    """Activations take the signs of the weights they meet, directions those of what they move, or the opposite ones."""
+    target = targets.get(name)
+    space = target.space(target.params({"n": 256}))
+
+    def signs_match(case: Any) -> bool:
+        if name == "matvec":
+            weights = formats.get("q4_K").dequantize(case.arrays["weights"].reshape(-1, 144)).reshape(-1)
+            product = weights * case.arrays["x"].reshape(-1)
+            mixed = (weights > 0).any() and (weights < 0).any()
+        else:
+            product = case.arrays["x"] * case.arrays["x_direction"]
+            mixed = (case.arrays["x"] > 0).any() and (case.arrays["x"] < 0).any()
+        return bool(mixed and product.any() and (sign * product >= 0).all())
+
+    assert finds(cases(space), signs_match)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 63), (-32, 31), (-128, 127), (1, 8)])
+def test_single_bits_stay_in_range(low: int, high: int) -> None:
+    """Every bit of a field gives a number of the field, and the highest of a signed field its lowest number."""
+    values = {single_bit(bit, low, high) for bit in range((high - low).bit_length())}
+    assert all(low <= value <= high for value in values)
+    assert (low in values) or low >= 0
+
+
 def test_logits_tie() -> None:
     """Two tied logits above five others, which is where softmax is most sensitive."""
     assert finds(logits(7), lambda z: bool((z == z.max()).sum() == 2 and len(np.unique(z)) == 2))
@@ -247,7 +311,9 @@ def test_cases_of_a_candidate_and_of_long_rows_are_admissible() -> None:
         (lambda: activations(4, families=("nonsense",)), "nonsense"),
         (lambda: blocks("q4_K", rows=1, k=100), "k=100"),
         (lambda: blocks("q9_9", rows=1, k=256), "q9_9"),
+        (lambda: activations(4, max_abs=1e39), "max_abs=1e\\+39"),
         (lambda: logits(3, max_abs=0), "max_abs=0"),
+        (lambda: directions(3, like=np.ones(2)), r"like: shape \(2,\)"),
         (lambda: positions(3, low=5, high=4), "low=5"),
         (lambda: half_scales(0), "count=0"),
         (lambda: sub_scales(4, 3, 2), "low=3"),
