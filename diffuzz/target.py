@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from diffuzz import perturb
+from diffuzz import kernels, perturb
 from diffuzz.case import Case
 from diffuzz.space import Space
 
@@ -188,22 +188,35 @@ class Drift:
 class Contract:
     """What a user's function must do to stand in for the implementation under test, and how far off it may be.
 
-    ``call(params, function, arrays)`` calls the user's function as ``signature`` says, for a batch. ``exact`` gives the
-    exact result in float64, ``allowance`` the a-priori bound of |result - exact| of the stated arithmetic, element by
-    element (see diffuzz.errors), and ``reference`` our own implementation's result, the third voice. With ``allowance``
-    None the result is fixed to the bit: it must equal ``reference``, or ``accepts(params, arrays, result)``, bool like
-    the result, says which of its elements are right. ``space(params)`` is the space of the cases where it is not that
-    of the target, and ``starts(params, rng, count)`` then makes constructions for it.
+    ``call(params, function, arrays)`` calls the user's function as ``signature`` says, for a batch; ``run(params,
+    arrays, kernels)`` does the operation with those of a kernel module. ``kernels(params)`` names the modules that have
+    it (see diffuzz.kernels.get), the reference, our third voice, first.
+
+    ``allowance`` is the a-priori bound of |result - exact| of the stated arithmetic, element by element (see
+    diffuzz.errors); ``rounding``, where it is less, the part of it that does not stem from a choice, such as that of a
+    quantiser. With ``allowance`` None the result is fixed to the bit: it must equal the reference's, or
+    ``accepts(params, arrays, result)``, bool like the result, says which of its elements are right. ``space(params)``
+    is the space of the cases where it is not that of the target, and ``starts(params, rng, count)`` then makes
+    constructions for it.
     """
 
     signature: str
     call: Callable[[Params, Callable[..., Any], Arrays], np.ndarray]
-    reference: Callable[[Params, Arrays], np.ndarray]
-    exact: Callable[[Params, Arrays], np.ndarray] | None = None
+    run: Callable[[Params, Arrays, Any], np.ndarray]
+    kernels: Callable[[Params], tuple[str, ...]]
     allowance: Callable[[Params, Arrays], np.ndarray] | None = None
+    rounding: Callable[[Params, Arrays], np.ndarray] | None = None
     accepts: Callable[[Params, Arrays, np.ndarray], np.ndarray] | None = None
     space: Callable[[Params], Space] | None = None
     starts: Callable[[Params, np.random.Generator, int], dict[str, np.ndarray]] | None = None
+
+    def exact(self, params: Params, arrays: Arrays) -> np.ndarray:
+        """The exact result, in float64."""
+        return self.run(params, arrays, kernels.get("exact"))
+
+    def reference(self, params: Params, arrays: Arrays) -> np.ndarray:
+        """The result of the reference."""
+        return self.run(params, arrays, kernels.get(self.kernels(params)[0]))
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@
     gguf    aprender's GGUF path (realizar): activations quantised, fused integer dot products; bit-exact NumPy
     ggml    ggml's CPU library as compiled for x86 with AVX2, FMA and AVX512; bit-exact NumPy
     xla     JAX, batched and differentiable, for engines to screen candidates with; not bit-exact
+    gguf_py the gguf package's own dequantisers and quantisers
 
 The operations:
 
@@ -13,7 +14,30 @@ The operations:
     rms_norm(x[..., n], eps, weight=None)      soft_max(x[..., n])      silu(x)      swiglu(gate, up)
     rope(x[b, heads, head_dim], positions: int[b], base, mode: "norm" | "neox")
 
-Three modules serve them: ``fma`` (float32 multiply-add with one rounding), ``libm`` (the C library's float32 functions)
-and ``arguments`` (what the operations accept). Wrong arguments raise ValueError, one line; NaN and infinities are
-values like any other.
+    dequantize(format, blocks: uint8[b, type_size]) -> float32[b, block_size]
+    quantize(format, values: float32[b, block_size]) -> uint8[b, type_size]
+
+Not every module has every operation; a target's contract says which of them implement it. ``get`` finds one by the name
+that users give it. Three modules serve them all: ``fma`` (float32 multiply-add with one rounding), ``libm`` (the C
+library's float32 functions) and ``arguments`` (what the operations accept). Wrong arguments raise ValueError, one line;
+NaN and infinities are values like any other.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# A variant of a module is an attribute of it: "libggml:generic" is libggml.generic. These names differ from a module's.
+_NAMED = {"xla": ("xla", "compiled"), "gguf-py": ("gguf_py", "")}
+
+
+def get(name: str) -> Any:
+    """What has the operations of the implementation ``name``: "ggml", "xla" (compiled, in float32), "libggml:generic".
+
+    Raises ImportError where it, or what it stands on, is not installed.
+    """
+    module, _, variant = name.partition(":")
+    module, variant = _NAMED.get(name, (module, variant))
+    found = importlib.import_module(f"{__name__}.{module}")
+    return getattr(found, variant) if variant else found

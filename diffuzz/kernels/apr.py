@@ -17,6 +17,8 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -35,6 +37,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "silu",
+    "simd",
     "soft_max",
     "swiglu",
     "vec_dot",
@@ -89,6 +92,10 @@ def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray, *, order: str 
     """Row i with x i: float32[b]. ``order`` as in ``vec_dot``."""
     rows, array = arguments.dot(format, weights, x, paired=True)
     return _dot(order)(_dequantised(format, rows), array)
+
+
+# The variant "apr:simd" (diffuzz.kernels.get): dot products of the dequantised weights in eight lanes.
+simd = SimpleNamespace(vec_dot=partial(vec_dot, order="simd"), vec_dot_rows=partial(vec_dot_rows, order="simd"))
 
 
 def matmul(w: np.ndarray, x: np.ndarray) -> np.ndarray:

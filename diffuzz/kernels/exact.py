@@ -26,7 +26,7 @@ _PART_BITS, _PARTS = 22, 5
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
 
-def weights_of(format: str, weights: np.ndarray) -> np.ndarray:
+def dequantize(format: str, weights: np.ndarray) -> np.ndarray:
     """``d * sub_scale * code - dmin * sub_minimum``, exact: float64[rows, k] for uint8[rows, row_bytes].
 
     An f16 scale has 11 significant bits, a sub-scale at most 8, a code at most 8, and d sc q and dmin m lie between
@@ -47,14 +47,14 @@ def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
     """``sum_k w[m, k] x[b, k]`` with the exact weights: float64[m, b]."""
     _, wide = arguments.dot(format, weights, x, paired=False, wide=True)
     with np.errstate(all="ignore"):
-        return np.einsum("mk,bk->mb", weights_of(format, weights), wide.astype(np.float64))
+        return np.einsum("mk,bk->mb", dequantize(format, weights), wide.astype(np.float64))
 
 
 def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
     """``sum_k w[b, k] x[b, k]`` with the exact weights: float64[b]."""
     _, wide = arguments.dot(format, weights, x, paired=True, wide=True)
     with np.errstate(all="ignore"):
-        return np.einsum("bk,bk->b", weights_of(format, weights), wide.astype(np.float64))
+        return np.einsum("bk,bk->b", dequantize(format, weights), wide.astype(np.float64))
 
 
 def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.ndarray:

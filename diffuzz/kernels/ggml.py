@@ -54,6 +54,22 @@ def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
     return lanes.batched(_dot(format), format, weights, x, paired=True)
 
 
+def dequantize(format: str, blocks: np.ndarray) -> np.ndarray:
+    """:meth:`diffuzz.formats.Format.dequantize`: float32[b, block_size] of uint8[b, type_size]."""
+    return formats.get(format).dequantize(blocks)
+
+
+def quantize(format: str, values: np.ndarray) -> np.ndarray:
+    """:attr:`diffuzz.formats.Format.quantize`: uint8[b, type_size] of float32[b, block_size].
+
+    Raises ValueError for a format without a quantiser.
+    """
+    quantise = formats.get(format).quantize
+    if quantise is None:
+        raise ValueError(f"format={format!r}: it has no quantiser")
+    return quantise(values)
+
+
 def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.ndarray:
     """``f32(f32(x * r) * weight)``, r = f32(1 / sqrt(f32(f32(S / n) + eps))), S a left fold in float64 of f32(x x)."""
     array, gain = arguments.norm(x, eps, weight)

@@ -7,10 +7,14 @@ b + c`` and orders sums as it likes, so a value found with these counts only aft
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffuzz import formats
 from diffuzz.kernels import fused
 
 # What code that is generic over array modules calls: kernels.xp is numpy in diffuzz.kernels.exact and jax.numpy here.
@@ -70,3 +74,40 @@ def swiglu(gate: Any, up: Any) -> Any:
 def vec_dot_rows(format: str, weights: Any, x: Any, arithmetic: str = "gguf") -> Any:
     """:func:`diffuzz.kernels.fused.vec_dot_rows` in JAX: all sums in the widest float that is enabled."""
     return fused.vec_dot_rows(format, weights, x, arithmetic, jnp)
+
+
+def dequantize(format: str, blocks: Any) -> Any:
+    """``scale * code - minimum`` (:meth:`diffuzz.formats.Format.decode`): float32[b, block_size]."""
+    parts = formats.get(format).decode(blocks, jnp)
+    scaled = parts.scale * parts.code.astype(jnp.float32)
+    return scaled if parts.minimum is None else scaled - parts.minimum
+
+
+def _pad(array: np.ndarray, rows: int) -> np.ndarray:
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+
+
+def _float32(operation: Any, *static: str) -> Any:
+    """``operation`` compiled, NumPy arrays in and out, in float32: what a user of JAX would run."""
+    compiled = jax.jit(operation, static_argnames=static)
+
+    def run(*arguments: Any) -> np.ndarray:
+        rows = max(len(a) for a in arguments if isinstance(a, np.ndarray))
+        # Batches of all sizes share a few programs.
+        room = 1 << (rows - 1).bit_length()
+        padded = [_pad(a, room) if isinstance(a, np.ndarray) else a for a in arguments]
+        with jax.enable_x64(False):
+            return np.asarray(jax.device_get(compiled(*padded)))[:rows]
+
+    return run
+
+
+compiled = SimpleNamespace(
+    dequantize=_float32(dequantize, "format"),
+    rms_norm=_float32(rms_norm),
+    rope=_float32(rope, "mode"),
+    silu=_float32(silu),
+    soft_max=_float32(soft_max),
+    swiglu=_float32(swiglu),
+    vec_dot_rows=_float32(vec_dot_rows, "format", "arithmetic"),
+)

@@ -43,6 +43,12 @@ def evaluate(p: Params, arrays: Arrays) -> Outcome:
     )
 
 
+def _kernels(p: Params) -> tuple[str, ...]:
+    # Nobody multiplies weights of the activation formats, so not everybody can restore them.
+    others = ("gguf-py", "libggml") if formats.get(p["format"]).activation else ()
+    return ("ggml", "apr", "exact", "xla", *others)
+
+
 TARGET = Target(
     name="dequantize",
     summary="two dequantisers of a block format, bit for bit",
@@ -56,6 +62,7 @@ TARGET = Target(
     contract=Contract(
         signature="f(blocks: uint8[b, type_size]) -> float32[b, block_size]",
         call=lambda p, f, arrays: f(arrays["blocks"]),
-        reference=lambda p, arrays: formats.get(p["format"]).dequantize(arrays["blocks"]),
+        run=lambda p, arrays, kernels: kernels.dequantize(p["format"], arrays["blocks"]).astype(np.float32),
+        kernels=_kernels,
     ),
 )

@@ -309,33 +309,44 @@ def _each_row(weights: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return weights.reshape(b * m, -1), np.repeat(x, m, axis=0)
 
 
-def _reference(p: Params, arrays: Arrays) -> np.ndarray:
+def _run(p: Params, arrays: Arrays, kernels: Any) -> np.ndarray:
+    """Every row of weights of a case with its activation, by a kernel module: [b, m]."""
     weights, x = _each_row(arrays["weights"], arrays["x"])
-    dot = ggml.vec_dot_rows if p["arithmetic"] == "gguf" else apr.vec_dot_rows
-    return dot(p["format"], weights, x).reshape(arrays["weights"].shape[:2])
+    return np.asarray(kernels.vec_dot_rows(p["format"], weights, x)).reshape(arrays["weights"].shape[:2])
 
 
-def _exact(p: Params, arrays: Arrays) -> np.ndarray:
-    weights, x = _each_row(arrays["weights"], arrays["x"])
-    return exact.vec_dot_rows(p["format"], weights, x).reshape(arrays["weights"].shape[:2])
+def _kernels(p: Params) -> tuple[str, ...]:
+    if p["arithmetic"] == "apr":
+        return ("apr", "exact", "apr:simd")
+    return ("ggml", "exact", "apr", "gguf", "xla", "libggml", "libggml:generic")
 
 
 def allowance(p: Params, arrays: Arrays) -> np.ndarray:
     """The a-priori bound of |f(w, x) - w.x|, float64[b, m].
 
     Every term of a weight times the largest error of its quantised activation (with arithmetic=gguf;
-    errors.quantisation), and gamma_{k+8} times the sum of all terms, offsets of codes apart, for float32 sums in any
-    order; subnormal products may be flushed to zero.
+    errors.quantisation), and ``rounding``.
+    """
+    if p["arithmetic"] == "apr":
+        return rounding(p, arrays)
+    weights, x = _each_row(arrays["weights"], arrays["x"])
+    choice = (fused.terms(p["format"], weights) * errors.quantisation(partner(p), x)).sum(axis=1)
+    return np.asarray(choice.reshape(arrays["weights"].shape[:2]) + rounding(p, arrays))
+
+
+def rounding(p: Params, arrays: Arrays) -> np.ndarray:
+    """What float32 sums in any order may add, float64[b, m].
+
+    gamma_{k+8} times the sum of all terms, offsets of codes apart, with the activations as large as quantising makes
+    them; subnormal products may be flushed to zero.
     """
     weights, x = _each_row(arrays["weights"], arrays["x"])
-    size, apart = fused.terms(p["format"], weights), fused.terms(p["format"], weights, offsets=True)
-    magnitude = np.abs(x.astype(np.float64))
-    error = np.zeros_like(magnitude)
+    apart, magnitude = fused.terms(p["format"], weights, offsets=True), np.abs(x.astype(np.float64))
     if p["arithmetic"] == "gguf":
-        error = errors.quantisation(partner(p), x)
+        magnitude = magnitude + errors.quantisation(partner(p), x)
     k = x.shape[1]
-    total = (size * error).sum(axis=1) + errors.gamma(k + 8) * (apart * (magnitude + error)).sum(axis=1)
-    return (total + (apart.sum(axis=1) + k) * 2.0**-126).reshape(arrays["weights"].shape[:2])
+    total = errors.gamma(k + 8) * (apart * magnitude).sum(axis=1) + (apart.sum(axis=1) + k) * 2.0**-126
+    return np.asarray(total.reshape(arrays["weights"].shape[:2]))
 
 
 TARGET = Target(
@@ -357,9 +368,10 @@ TARGET = Target(
         call=lambda p, f, arrays: np.stack(
             [np.asarray(f(w, x)) for w, x in zip(arrays["weights"], arrays["x"], strict=True)]
         ),
-        exact=_exact,
+        run=_run,
+        kernels=_kernels,
         allowance=allowance,
-        reference=_reference,
+        rounding=rounding,
         space=contract_space,
         starts=contract_starts,
     ),

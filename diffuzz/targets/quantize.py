@@ -31,6 +31,7 @@ import numpy as np
 
 from diffuzz import errors, formats
 from diffuzz.formats import q8_0, q8_k
+from diffuzz.kernels import gguf_py
 from diffuzz.sampling import clip
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Arrays, Bound, Contract, Drift, Outcome, Parameter, ParameterError, Params, Target
@@ -197,6 +198,11 @@ def _quantised(p: Params, arrays: Arrays) -> np.ndarray:
     return quantise(arrays["values"])
 
 
+def _kernels(p: Params) -> tuple[str, ...]:
+    python = ("gguf-py",) if p["format"] in gguf_py.QUANTISED else ()
+    return ("ggml", *python, "libggml", "libggml:generic")
+
+
 TARGET = Target(
     name="quantize",
     summary="two quantisers of one activation format: difference of the restored values",
@@ -211,7 +217,8 @@ TARGET = Target(
     contract=Contract(
         signature="f(values: float32[b, block_size]) -> uint8[b, type_size]",
         call=lambda p, f, arrays: f(arrays["values"]),
-        reference=_quantised,
+        run=lambda p, arrays, kernels: kernels.quantize(p["format"], arrays["values"]),
+        kernels=_kernels,
         accepts=accepts,
         space=candidate_space,
         starts=starts,

@@ -55,7 +55,6 @@ from typing import Any
 import numpy as np
 
 from diffuzz.errors import UNIT, gamma
-from diffuzz.kernels import apr, exact
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, ParameterError, Params, Target
 
@@ -160,12 +159,13 @@ def _call(p: Params, f: Callable[..., Any], arrays: Arrays) -> Any:
     return y
 
 
-def _rows(p: Params, arrays: Arrays, norm: Callable[[np.ndarray, float], np.ndarray], dtype: Any) -> np.ndarray:
-    """``norm(x, eps)`` in ``dtype``, one call for each eps in the batch."""
-    x, eps = arrays["x"].astype(dtype), _eps(p, arrays)
-    y = np.empty_like(x)
-    for value in np.unique(eps):
-        y[eps == value] = norm(x[eps == value], float(value))
+def _run(p: Params, arrays: Arrays, kernels: Any) -> np.ndarray:
+    """The operation by a kernel module, one call for each eps in the batch."""
+    x, eps = arrays["x"], _eps(p, arrays)
+    parts = {value: kernels.rms_norm(x[eps == value], float(value)) for value in np.unique(eps)}
+    y = np.empty(x.shape, np.result_type(*parts.values()))
+    for value, part in parts.items():
+        y[eps == value] = part
     return y
 
 
@@ -200,9 +200,9 @@ TARGET = Target(
     contract=Contract(
         signature="f(x: float32[b, n], eps: float) -> float32[b, n]",
         call=_call,
-        exact=lambda p, arrays: _rows(p, arrays, exact.rms_norm, np.float64),
+        run=_run,
+        kernels=lambda p: ("apr", "exact", "gguf", "ggml", "xla", "libggml"),
         allowance=allowance,
-        reference=lambda p, arrays: _rows(p, arrays, apr.rms_norm, np.float32),
         space=candidate_space,
     ),
 )

@@ -53,7 +53,7 @@ from typing import Any
 import numpy as np
 
 from diffuzz.errors import UNIT
-from diffuzz.kernels import apr, exact
+from diffuzz.kernels import exact
 from diffuzz.sampling import clip
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, ParameterError, Params, Target
@@ -197,11 +197,9 @@ TARGET = Target(
     contract=Contract(
         signature="f(x: float32[b, heads, head_dim], positions: int32[b], base: float, mode: str) -> float32 like x",
         call=lambda p, f, arrays: f(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
-        exact=lambda p, arrays: exact.rope(
-            arrays["x"].astype(np.float64), arrays["positions"][:, 0], p["base"], p["mode"]
-        ),
+        run=lambda p, arrays, kernels: kernels.rope(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
+        kernels=lambda p: ("apr", "exact", "ggml", "xla", "libggml"),
         allowance=allowance,
-        reference=lambda p, arrays: apr.rope(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
         space=candidate_space,
     ),
 )

@@ -44,7 +44,7 @@ import numpy as np
 
 from diffuzz import perturb
 from diffuzz.errors import UNIT
-from diffuzz.kernels import apr, exact
+from diffuzz.kernels import exact
 from diffuzz.sampling import clip
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, Params, Target
@@ -165,9 +165,9 @@ TARGET = Target(
     contract=Contract(
         signature="f(gate: float32[b, n], up: float32[b, n]) -> float32[b, n]",
         call=lambda p, f, arrays: f(arrays["gate"], arrays["up"]),
-        exact=lambda p, arrays: exact.swiglu(arrays["gate"].astype(np.float64), arrays["up"].astype(np.float64)),
+        run=lambda p, arrays, kernels: kernels.swiglu(arrays["gate"], arrays["up"]),
+        kernels=lambda p: ("apr", "exact", "ggml", "xla", "libggml"),
         allowance=allowance,
-        reference=lambda p, arrays: apr.swiglu(arrays["gate"], arrays["up"]),
         space=candidate_space,
     ),
 )

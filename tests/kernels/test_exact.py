@@ -33,7 +33,7 @@ def test_weights_are_exact(format, weights):
     """d sub_scale code - dmin sub_minimum has no rounding at all, for any finite f16 scales."""
     for seed in range(3):
         row = weights(format, 1, 2, seed)
-        assert rational_weights(format, row[0]) == [Fraction(float(v)) for v in exact.weights_of(format, row)[0]]
+        assert rational_weights(format, row[0]) == [Fraction(float(v)) for v in exact.dequantize(format, row)[0]]
 
 
 def test_dot_product_against_fractions(format, weights):

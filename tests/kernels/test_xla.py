@@ -100,7 +100,7 @@ def test_vec_dot_rows(format):
 def test_terms_are_those_of_the_weights(format):
     """code + constant is the weight; its terms are no smaller, and larger only where something is taken apart."""
     weights, _ = rows(format, np.random.default_rng(1), 10)
-    values = exact.weights_of(format, weights)
+    values = exact.dequantize(format, weights)
     code, constant = fused.split(format, weights)
     assert np.array_equal(values, code + constant)
     terms, apart = fused.terms(format, weights), fused.terms(format, weights, offsets=True)
