@@ -63,6 +63,7 @@ PARAMETERS = (
     Parameter("base", 10000.0, "base of the frequencies", low=1.0, high=1e9),
     Parameter("mode", "neox", "pairs (i, i + d/2), or (2i, 2i + 1)", choices=("neox", "norm")),
     Parameter("max_position", 4096, "largest position", low=0, high=2**24),
+    Parameter("candidate_max_position", 2**20, "largest position that a candidate is called with", low=0, high=2**24),
     Parameter("max_abs", 8.0, "largest |q| and |k|", low=1e-6, high=1e6),
     Parameter("perturb", "q", "what moves: q, or q and k", choices=("q", "qk")),
     Parameter("floor", 1e-3, "|s| counts from floor ||q|| ||k|| / sqrt d; 0: normalised score", low=0.0, high=1.0),
@@ -87,7 +88,7 @@ def space(p: Params) -> Space:
         TensorSpec(f"{name}_direction", kind="direction", shape=(d,), low=-1.0, high=1.0, smallest_peak=2.0**-10)
         for name in names
     ]
-    return Space((*vectors, _positions(p, Dim("pair", 2, fixed=True)), *directions))
+    return Space((*vectors, _positions(Dim("pair", 2, fixed=True), p["max_position"]), *directions))
 
 
 def inputs(p: Params) -> tuple[str, ...]:
@@ -150,7 +151,7 @@ def candidate_space(p: Params) -> Space:
     """x of a few heads, and its position."""
     top = p["max_abs"]
     x = TensorSpec("x", kind="activations", shape=(Dim("heads", _HEADS), _head_dim(p)), low=-top, high=top)
-    return Space((x, _positions(p, Dim("token", 1, fixed=True))))
+    return Space((x, _positions(Dim("token", 1, fixed=True), p["candidate_max_position"])))
 
 
 def allowance(p: Params, arrays: Arrays) -> np.ndarray:
@@ -173,8 +174,8 @@ def _head_dim(p: Params) -> Dim:
     return Dim("head_dim", p["head_dim"], fixed=True)
 
 
-def _positions(p: Params, dim: Dim) -> TensorSpec:
-    return TensorSpec("positions", kind="positions", shape=(dim,), low=0, high=p["max_position"])
+def _positions(dim: Dim, largest: int) -> TensorSpec:
+    return TensorSpec("positions", kind="positions", shape=(dim,), low=0, high=largest)
 
 
 def _measure(p: Params) -> str:

@@ -152,6 +152,10 @@ def _first_head_only(x: np.ndarray, positions: np.ndarray, base: float, mode: st
     return y
 
 
+def _int16_position(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
+    return apr.rope(x, positions.astype(np.int16).astype(np.int64), base, mode)
+
+
 def _half_sines(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
     return _float32(x, positions, base, mode).astype(np.float16).astype(np.float32)
 
@@ -170,12 +174,12 @@ def _worst(function: object, **given_params: object) -> float:
     "correct", [apr.rope, gguf.rope, ggml.rope, _float64, _float32], ids=lambda f: f"{f.__module__}.{f.__name__}"
 )
 @pytest.mark.parametrize("mode", ["neox", "norm"])
-@pytest.mark.parametrize(("max_position", "base", "head_dim"), [(4096, 1e4, 64), (131072, 5e5, 128), (100, 1e7, 6)])
+@pytest.mark.parametrize(("farthest", "base", "head_dim"), [(2**20, 1e4, 64), (2**24, 5e5, 128), (100, 1e7, 6)])
 def test_correct_candidates_are_not_flagged(
-    correct: object, mode: str, max_position: int, base: float, head_dim: int
+    correct: object, mode: str, farthest: int, base: float, head_dim: int
 ) -> None:
     """Frequencies from a power or a recurrence, fused or not, in float32 or float64: all within the a-priori bound."""
-    assert _worst(correct, mode=mode, max_position=max_position, base=base, head_dim=head_dim) <= 1.0
+    assert _worst(correct, mode=mode, candidate_max_position=farthest, base=base, head_dim=head_dim) <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -187,6 +191,7 @@ def test_correct_candidates_are_not_flagged(
         (_backwards, {}),
         (_first_head_only, {}),
         (_half_sines, {}),
+        (_int16_position, {}),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
 )
