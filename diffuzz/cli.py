@@ -109,7 +109,11 @@ def targets_command(as_json: bool) -> int:
 @click.option("--target", "target_name", required=True, metavar="NAME", help="What to search; see `targets`.")
 @_params
 @click.option(
-    "--engine", default="auto", show_default=True, metavar="NAME", help="auto, random, pbt, gradient or evolution."
+    "--engine",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, random, pbt, gradient, evolution or shapes.",
 )
 @click.option("--budget", type=SECONDS, default="10s", show_default=True, help="Time to search: 10s, 500ms, 2min.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of everything random; printed, random by default.")

@@ -1,13 +1,17 @@
 """Moves: small changes of the cases of a batch, by the kind of tensor.
 
-Each move is a function ``(move: Move) -> array`` that returns a changed copy of one tensor for every row. Those that
-know quantisers read from the tensor's declaration which format its kernel quantises it to, and which weights it meets:
-a quantiser errs most halfway between two codes, and errors add up where they have the sign of the weight.
+Each move is a function ``(move: Move) -> None`` that changes one tensor of some rows in place. Those that know
+quantisers read from the tensor's declaration which format its kernel quantises it to, and which weights it meets: a
+quantiser errs most halfway between two codes, and errors add up where they have the sign of the weight.
+
+Moves are what a search does beside its arithmetic, so they are counted in passes over the rows: float32 where its
+rounding does not matter, few random numbers for each row, and one family of subsets for all rows of a call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import attrs
 import numpy as np
@@ -19,192 +23,205 @@ from diffuzz.space import Space, TensorSpec
 
 @attrs.frozen
 class Move:
-    """What a move works on: a tensor of a batch, its declaration, the space, and a partner batch to borrow from."""
+    """What a move works on: a tensor's declaration, the space, a batch of rows of its own to change, and ``partner``,
+    which gives an array of as many other rows to borrow from, by name.
+    """
 
     spec: TensorSpec
     space: Space
     batch: Batch
-    partner: Batch
+    partner: Callable[[str], np.ndarray]
     rng: np.random.Generator
 
     @property
     def flat(self) -> np.ndarray:
-        """The tensor as a fresh array [rows, elements]; float64 for floats."""
+        """The tensor as [rows, elements]: to write to it is to change the batch."""
         array = self.batch[self.spec.name]
-        wide = np.float64 if array.dtype == np.float32 else array.dtype
-        return array.reshape(len(array), -1).astype(wide)
+        return array.reshape(len(array), -1)
 
     def subset(self) -> np.ndarray:
-        """bool[rows, elements]: one element, a run, a random share, a residue class, or all elements, by row."""
-        rows, n = len(self.batch[self.spec.name]), int(np.prod(self.batch[self.spec.name].shape[1:]))
-        family = self.rng.choice(len(_SUBSETS), rows, p=_SUBSET_SHARES)
-        mask = np.empty((rows, n), bool)
-        for number, draw in enumerate(_SUBSETS):
-            chosen = np.flatnonzero(family == number)
-            if chosen.size:
-                mask[chosen] = draw(self.rng, chosen.size, np.arange(n)[None, :])
-        return mask
+        """bool[rows, elements]: one element, a run, a random share, a residue class, or all elements of each row."""
+        rows, n = self.flat.shape
+        return _SUBSETS[self.rng.integers(len(_SUBSETS))](self.rng, rows, n)
 
 
-def _one(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
-    return np.asarray(index == rng.integers(0, index.size, (rows, 1)))
+def _one(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    mask = np.zeros((rows, n), bool)
+    mask[np.arange(rows), rng.integers(0, n, rows)] = True
+    return mask
 
 
-def _run(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
-    start, end = np.sort(rng.integers(0, index.size + 1, (2, rows, 1)), axis=0)
-    return np.asarray((index >= start) & (index < end))
+def _run(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    ends = rng.integers(0, n + 1, (2, rows, 1), dtype=np.int32)
+    index = np.arange(n, dtype=np.int32)
+    return np.asarray((index >= ends.min(axis=0)) & (index < ends.max(axis=0)))
 
 
-def _share(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
-    return np.asarray(rng.random((rows, index.size)) < rng.random((rows, 1)) ** 3)
+def _share(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    # Two bytes for each element, half the time of a float32.
+    below = (rng.random((rows, 1)) ** 3 * 2**16).astype(np.uint16)
+    return np.asarray(rng.integers(0, 2**16, (rows, n), dtype=np.uint16) <= below)
 
 
-def _residue_class(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
-    return np.asarray(index % rng.integers(2, 9, (rows, 1)) == 0)
+def _residue_class(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    return _classes(n)[rng.integers(0, 7, rows)]
 
 
-def _all(rng: np.random.Generator, rows: int, index: np.ndarray) -> np.ndarray:
-    return np.ones((rows, index.size), bool)
+@cache
+def _classes(n: int) -> np.ndarray:
+    """bool[7, n]: the multiples of 2 to 8."""
+    return np.asarray(np.arange(n) % np.arange(2, 9)[:, None] == 0)
 
 
-_SUBSETS = (_one, _run, _share, _residue_class, _all)
-_SUBSET_SHARES = (0.3, 0.25, 0.2, 0.1, 0.15)
+def _all(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    return np.ones((rows, n), bool)
 
 
-def _level(move: Move) -> np.ndarray:
+# Their shares: 30, 25, 20, 10 and 15 per cent.
+_SUBSETS = (*[_one] * 6, *[_run] * 5, *[_share] * 4, *[_residue_class] * 2, *[_all] * 3)
+
+
+def _level(move: Move) -> None:
     """A subset to one new level."""
     x = move.flat
-    return np.where(move.subset(), sampling.magnitudes(move.spec, move.rng, (len(x), 1)), x)
+    np.copyto(x, sampling.magnitudes(move.spec, move.rng, (len(x), 1)), where=move.subset(), casting="same_kind")
 
 
-def _copy_level(move: Move) -> np.ndarray:
+def _another(move: Move) -> np.ndarray:
+    """The value of one element of each row, [rows, 1]."""
+    x = move.flat
+    return x[np.arange(len(x)), move.rng.integers(0, x.shape[1], len(x))][:, None]
+
+
+def _copy_level(move: Move) -> None:
     """A subset to the value of another element: ties."""
-    x = move.flat
-    source = np.take_along_axis(x, move.rng.integers(0, x.shape[1], (len(x), 1)), axis=1)
-    return np.where(move.subset(), source, x)
+    np.copyto(move.flat, _another(move), where=move.subset())
 
 
-def _near_level(move: Move) -> np.ndarray:
+def _near_level(move: Move) -> None:
     """A subset to nearly the value of another element: ties that are a little off."""
-    x = move.flat
-    source = np.take_along_axis(x, move.rng.integers(0, x.shape[1], (len(x), 1)), axis=1)
-    return np.where(move.subset(), source * (1 + _small(move, (len(x), 1))), x)
+    near = _another(move) * (1 + _small(move))
+    np.copyto(move.flat, near, where=move.subset(), casting="same_kind")
 
 
-def _stretch(move: Move) -> np.ndarray:
+def _stretch(move: Move) -> None:
     """A subset times a power of two, or a number near one."""
-    x = move.flat
-    factor = np.where(
-        move.rng.random((len(x), 1)) < 0.5, 2.0 ** move.rng.integers(-3, 4, (len(x), 1)), 1 + _small(move, (len(x), 1))
-    )
-    return np.where(move.subset(), x * factor, x)
+    x, rng = move.flat, move.rng
+    powers = np.exp2(rng.integers(-3, 4, (len(x), 1)))
+    factor = np.where(rng.random((len(x), 1)) < 0.5, powers, 1 + _small(move))
+    np.copyto(x, x * factor.astype(np.float32), where=move.subset())
 
 
-def _jitter(move: Move) -> np.ndarray:
+def _jitter(move: Move) -> None:
     """Independent small relative changes of a subset."""
     x = move.flat
-    return np.where(move.subset(), x * (1 + _small(move, (len(x), 1)) * move.rng.standard_normal(x.shape)), x)
+    change = move.rng.random(x.shape, dtype=np.float32)
+    change -= np.float32(0.5)
+    change *= (4 * _small(move)).astype(np.float32)
+    change *= x
+    change += x
+    np.copyto(x, change, where=move.subset())
 
 
-def _shift(move: Move) -> np.ndarray:
+def _shift(move: Move) -> None:
     """The same small amount, relative to the range, added to a subset."""
     x = move.flat
-    return np.where(move.subset(), x + _small(move, (len(x), 1)) * move.spec.high, x)
+    amount = (_small(move) * move.spec.high).astype(np.float32)
+    np.copyto(x, x + amount, where=move.subset())
 
 
-def _negate(move: Move) -> np.ndarray:
+def _negate(move: Move) -> None:
     """The other sign for a subset."""
-    x = move.flat
-    return np.where(move.subset(), -x, x)
+    np.copyto(move.flat, -move.flat, where=move.subset())
 
 
-def _ulp(move: Move) -> np.ndarray:
+def _ulp(move: Move) -> None:
     """A subset to the next float32, up or down."""
-    x = move.flat.astype(np.float32)
+    x = move.flat
     towards = np.where(move.rng.random((len(x), 1)) < 0.5, np.float32(np.inf), np.float32(-np.inf))
-    return np.where(move.subset(), np.nextafter(x, towards), x).astype(np.float64)
+    np.copyto(x, np.nextafter(x, towards), where=move.subset())
 
 
-def _swap(move: Move) -> np.ndarray:
+def _swap(move: Move) -> None:
     """Two elements exchanged."""
     x = move.flat
     rows = np.arange(len(x))
     i, j = move.rng.integers(0, x.shape[1], (2, len(x)))
-    x[rows, i], x[rows, j] = x[rows, j].copy(), x[rows, i].copy()
-    return x
+    x[rows, i], x[rows, j] = x[rows, j], x[rows, i]
 
 
-def _cross(move: Move) -> np.ndarray:
+def _cross(move: Move) -> None:
     """A subset from the partner."""
-    other = move.partner[move.spec.name].reshape(len(move.flat), -1)
-    return np.where(move.subset(), other, move.flat)
+    x = move.flat
+    np.copyto(x, move.partner(move.spec.name).reshape(x.shape), where=move.subset())
 
 
 def _weights(move: Move) -> np.ndarray:
-    """The weights that a tensor meets, dequantised: float64[rows, elements]."""
+    """The weights that a tensor meets, dequantised: float32[rows, elements]."""
     spec = move.space[move.spec.against or ""]
     fmt = formats.get(spec.format or "")
     blocks = move.batch[spec.name]
-    values = fmt.dequantize(blocks.reshape(-1, fmt.type_size)).astype(np.float64)
     # Several rows of weights: the first one decides.
-    return values.reshape(len(blocks), -1)[:, : move.flat.shape[1]]
+    return fmt.dequantize(blocks.reshape(-1, fmt.type_size)).reshape(len(blocks), -1)[:, : move.flat.shape[1]]
 
 
-def _midpoints(move: Move) -> np.ndarray:
+def _midpoints(move: Move) -> None:
     """Elements a few ULP beside a midpoint between two codes, where the error has the sign of the weight."""
     x, rng = move.flat, move.rng
     size = formats.get(move.spec.quantiser or "").block_size
     blocks = x.reshape(len(x), -1, size)
-    peak = np.abs(blocks).max(axis=2, keepdims=True)
-    step = np.broadcast_to(peak / 127, blocks.shape).reshape(x.shape)
-    safe = np.where(step > 0, step, 1.0)
-    nearest = np.clip(np.floor(np.abs(x) / safe), 0, 126)
-    chosen = np.where(rng.random((len(x), 1)) < 0.4, nearest, rng.choice([0, 0, 1, 2, 63, 125, 126], (len(x), 1)))
-    hurts = np.where(_weights(move) >= 0, 1.0, -1.0) * np.where(rng.random((len(x), 1)) < 0.5, 1.0, -1.0)
-    sign = np.where(rng.random((len(x), 1)) < 0.5, hurts, np.where(x >= 0, 1.0, -1.0))
+    magnitude = np.abs(blocks)
+    peak = magnitude.max(axis=2, keepdims=True)
+    keep = (magnitude == peak).reshape(x.shape)
+    # In float64: the steps beside a midpoint are single ULPs.
+    step = peak.astype(np.float64) / 127
+    if rng.random() < 0.4:
+        code = np.clip(np.floor(magnitude / np.where(step > 0, step, 1.0)), 0, 126)
+    else:
+        code = np.array([0, 0, 1, 2, 63, 125, 126])[rng.integers(0, 7, (len(x), 1, 1))]
+    middle, ulps = (code + 0.5) * step, rng.integers(0, 4, (len(x), 1, 1)) * 2.0**-24
     # Below the midpoint the code is too small in magnitude and the error has the sign of x; above, the other sign.
-    ulps = rng.integers(0, 4, (len(x), 1)) * np.where(sign == hurts, -1.0, 1.0)
-    beside = sign * (chosen + 0.5) * step * (1 + ulps * 2.0**-24)
-    keep = (np.abs(x).reshape(blocks.shape) == peak).reshape(x.shape)
-    return np.where(keep | ~move.subset(), x, beside)
+    below, above = (middle * (1 - ulps)).astype(np.float32), (middle * (1 + ulps)).astype(np.float32)
+    hurts = ((_weights(move) >= 0) == (rng.random((len(x), 1)) < 0.5)).reshape(blocks.shape)
+    if rng.random() < 0.5:
+        beside = np.where(hurts, below, -below)
+    else:
+        beside = np.copysign(np.where(hurts == (blocks >= 0), below, above), blocks)
+    np.copyto(x, beside.reshape(x.shape), where=move.subset() & ~keep)
 
 
-def _outlier(move: Move) -> np.ndarray:
+def _outlier(move: Move) -> None:
     """The largest element of each block exchanged with the one that meets the smallest weight, perhaps made larger."""
     x = move.flat
     size = formats.get(move.spec.quantiser or "").block_size
-    blocks = x.reshape(-1, size).copy()
-    weights = np.abs(_weights(move)).reshape(-1, size)
+    blocks = x.reshape(-1, size)
     rows = np.arange(len(blocks))
-    peak, idle = np.abs(blocks).argmax(axis=1), weights.argmin(axis=1)
-    blocks[rows, peak], blocks[rows, idle] = blocks[rows, idle].copy(), blocks[rows, peak].copy()
-    grown = move.rng.random(len(blocks)) < 0.5
-    blocks[rows[grown], idle[grown]] = move.spec.high
-    return blocks.reshape(x.shape)
+    peak, idle = np.abs(blocks).argmax(axis=1), np.abs(_weights(move)).reshape(-1, size).argmin(axis=1)
+    largest = blocks[rows, peak]
+    blocks[rows, peak] = blocks[rows, idle]
+    blocks[rows, idle] = np.where(move.rng.random(len(blocks)) < 0.5, move.spec.high, largest)
 
 
-def _copy_weight_sign(move: Move) -> np.ndarray:
+def _copy_weight_sign(move: Move) -> None:
     """The sign of the weight for a subset."""
-    return np.where(move.subset(), np.copysign(move.flat, _weights(move)), move.flat)
+    np.copyto(move.flat, np.copysign(move.flat, _weights(move)), where=move.subset())
 
 
-def _copy_block(move: Move) -> np.ndarray:
+def _copy_block(move: Move) -> None:
     """Every block like one of them."""
     x = move.flat
     size = formats.get(move.spec.quantiser or "").block_size
     blocks = x.reshape(len(x), -1, size)
     chosen = move.rng.integers(0, blocks.shape[1], len(x))
-    return np.broadcast_to(blocks[np.arange(len(x)), chosen][:, None], blocks.shape).reshape(x.shape)
+    blocks[:] = blocks[np.arange(len(x)), chosen][:, None]
 
 
-def _fields(move: Move) -> np.ndarray:
+def _fields(move: Move) -> None:
     """One field of a row's blocks set to one of its numbers, to the end of its range, or, for a scale, to a new one."""
-    array = move.batch[move.spec.name]
+    raw, rng = move.flat, move.rng
     fmt = formats.get(move.spec.format or "")
-    blocks = array.reshape(-1, fmt.type_size)
-    rng, rows = move.rng, len(array)
-    per_row = len(blocks) // rows
-    fields = fmt.unpack(blocks)
+    rows = len(raw)
+    fields = fmt.unpack(raw.reshape(-1, fmt.type_size))
     name = list(fields)[rng.integers(0, len(fields))]
     wide = fields[name].reshape(rows, -1)
     if np.issubdtype(wide.dtype, np.floating):
@@ -213,52 +230,60 @@ def _fields(move: Move) -> np.ndarray:
             nudged = wide * (1 + 2.0**-10 * rng.integers(-2, 3, wide.shape))
         new = np.where(rng.random((rows, 1)) < 0.6, new, nudged)
     else:
-        source = np.take_along_axis(wide, rng.integers(0, wide.shape[1], (rows, 1)), axis=1)
+        source = wide[np.arange(rows), rng.integers(0, wide.shape[1], rows)][:, None]
         ends = np.where(rng.random((rows, 1)) < 0.5, wide.max(), wide.min())
         new = np.where(rng.random((rows, 1)) < 0.5, source, ends)
-    touched = rng.random((rows, wide.shape[1])) < np.where(rng.random((rows, 1)) < 0.5, 1.0, rng.random((rows, 1)))
+    share = np.where(rng.random((rows, 1)) < 0.5, 1.0, rng.random((rows, 1)))
+    touched = rng.random(wide.shape, dtype=np.float32) < share
     with np.errstate(over="ignore"):
         fields[name] = np.where(touched, new, wide).astype(wide.dtype).reshape(fields[name].shape)
-    return fmt.pack(fields).reshape(rows, per_row * fmt.type_size)
+    raw[:] = fmt.pack(fields).reshape(raw.shape)
 
 
-def _bytes(move: Move) -> np.ndarray:
-    """A few bytes at random, or one bit flipped."""
+def _bytes(move: Move) -> None:
+    """A few bytes at random, or one bit of each flipped."""
     raw, rng = move.flat, move.rng
     rows, n = raw.shape
-    picked = rng.random((rows, n)) < (rng.random((rows, 1)) ** 3 + 1 / n)
-    flipped = raw ^ (np.uint8(1) << rng.integers(0, 8, (rows, n)).astype(np.uint8))
+    share = np.minimum(rng.random((rows, 1)) ** 3 + 1 / n, 1 - 2.0**-16)
+    picked = rng.integers(0, 2**16, (rows, n), dtype=np.uint16) < (share * 2**16).astype(np.uint16)
     random = rng.integers(0, 256, (rows, n), dtype=np.uint8)
-    return np.where(picked, np.where(rng.random((rows, 1)) < 0.5, flipped, random), raw)
+    flipped = raw ^ (np.uint8(1) << (random & np.uint8(7)))
+    np.copyto(raw, np.where(rng.random((rows, 1)) < 0.5, flipped, random), where=picked)
 
 
-def _position_step(move: Move) -> np.ndarray:
+def _position_step(move: Move) -> None:
     """Positions moved by one, doubled, or drawn anew."""
     p, rng = move.flat.astype(np.int64), move.rng
-    options = [p + 1, p - 1, p * 2, p // 2, rng.integers(int(move.spec.low), int(move.spec.high) + 1, p.shape)]
-    return np.choose(rng.integers(0, len(options), p.shape), options)
+    low, high = int(move.spec.low), int(move.spec.high)
+    options = [p + 1, p - 1, p * 2, p // 2, rng.integers(low, high + 1, p.shape)]
+    move.flat[:] = np.clip(np.choose(rng.integers(0, len(options), p.shape), options), low, high)
 
 
-def _one_coordinate(move: Move) -> np.ndarray:
+def _one_coordinate(move: Move) -> None:
     """Only one coordinate moves."""
     t = move.flat
-    return (np.arange(t.shape[1])[None, :] == move.rng.integers(0, t.shape[1], (len(t), 1))) * 1.0
+    t[:] = 0
+    t[np.arange(len(t)), move.rng.integers(0, t.shape[1], len(t))] = 1
 
 
-def _sign_of_input(move: Move) -> np.ndarray:
+def _sign_of_input(move: Move) -> None:
     """The direction of the input itself, or the opposite."""
-    x = move.batch[move.spec.name.removesuffix("_direction")].reshape(move.flat.shape)
-    return np.where(x >= 0, 1.0, -1.0) * np.where(move.rng.random((len(x), 1)) < 0.5, 1.0, -1.0)
+    t = move.flat
+    x = move.batch[move.spec.name.removesuffix("_direction")].reshape(t.shape)
+    t[:] = np.where((x >= 0) == (move.rng.random((len(x), 1)) < 0.5), np.float32(1), np.float32(-1))
 
 
-def _small(move: Move, shape: tuple[int, ...]) -> np.ndarray:
-    return np.where(move.rng.random(shape) < 0.5, 1.0, -1.0) * 2.0 ** -move.rng.uniform(1, 24, shape)
+def _small(move: Move) -> np.ndarray:
+    """+-2^-1 to 2^-24, float64[rows, 1]."""
+    rows = len(move.flat)
+    size = np.exp2(-move.rng.uniform(1, 24, (rows, 1)))
+    return np.where(move.rng.random((rows, 1)) < 0.5, size, -size)
 
 
 _VALUES = (_level, _copy_level, _near_level, _stretch, _jitter, _shift, _negate, _ulp, _swap, _cross)
 _GAINS = (_level, _copy_level, _near_level, _stretch, _jitter, _swap, _cross)
 _QUANTISED = (_midpoints, _midpoints, _outlier, _copy_weight_sign, _copy_block)
-_BY_KIND: dict[str, tuple[Callable[[Move], np.ndarray], ...]] = {
+_BY_KIND: dict[str, tuple[Callable[[Move], None], ...]] = {
     "activations": _VALUES,
     "logits": _VALUES,
     "gain": _GAINS,
@@ -268,7 +293,7 @@ _BY_KIND: dict[str, tuple[Callable[[Move], np.ndarray], ...]] = {
 }
 
 
-def moves(space: Space) -> list[tuple[TensorSpec, Callable[[Move], np.ndarray]]]:
+def moves(space: Space) -> list[tuple[TensorSpec, Callable[[Move], None]]]:
     """All moves that a space has: pairs of a tensor and a function, in a fixed order."""
     pairs = []
     for spec in space.tensors:
@@ -279,14 +304,15 @@ def moves(space: Space) -> list[tuple[TensorSpec, Callable[[Move], np.ndarray]]]
     return pairs
 
 
-def apply(function: Callable[[Move], np.ndarray], move: Move) -> Batch:
-    """The batch with one tensor changed, clipped to its range."""
-    spec, old = move.spec, move.batch[move.spec.name]
-    new = function(move).reshape(old.shape)
-    if spec.kind == "blocks":
-        changed = new.astype(np.uint8)
-    elif spec.kind == "positions":
-        changed = np.clip(new, int(spec.low), int(spec.high)).astype(np.int32)
-    else:
-        changed = sampling.clip(spec, new)
-    return move.batch | {spec.name: changed}
+def apply(function: Callable[[Move], None], move: Move) -> None:
+    """Make the move, and take what left the range of its tensor back to the end of the range.
+
+    NaN goes to the low end. A vector that falls below its smallest peak stays, one in a hundred or so: such rows are
+    not admissible, and to look for them would cost more than they do.
+    """
+    function(move)
+    if move.spec.dtype == "float32":
+        x = move.flat
+        low, high = sampling.float32_range(move.spec)
+        np.fmin(x, high, out=x)
+        np.fmax(x, low, out=x)

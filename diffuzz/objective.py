@@ -3,6 +3,9 @@
 It counts evaluations, keeps the clock, remembers the best confirmed case and how it was reached, and shares promising
 inputs between engines. An engine hands in batches; the batch is screened (by JAX, where the target can be), and every
 row that promises more than the best is confirmed by the exact implementations before it counts.
+
+A screen runs on its device while the engine makes the next batch: ``start`` hands a batch in and returns a function
+that waits for its values. What is found when depends on this order alone, never on how long anything took.
 """
 
 from __future__ import annotations
@@ -15,18 +18,24 @@ import attrs
 import numpy as np
 
 from diffuzz.case import Case, unstack
+from diffuzz.population import Population
 from diffuzz.space import Space
 from diffuzz.target import Bound, Drift, Outcome, Params, Target
 
 Batch = dict[str, np.ndarray]
+Values = tuple[np.ndarray, Batch]
 
 ELITES = 64
 # Elements of one batch: 2 MiB of float64, which stays in a core's cache.
-ELEMENTS_PER_BATCH = 2**18
+ELEMENTS_PER_BATCH = 2**17
 # What a call costs however few rows it has: about a millisecond's worth of elements.
 LEAST_WORK_PER_CALL = 2**15
-# Rows of one batch that are confirmed at most; a screen that is right about the order needs one.
+# Rows of one batch that are confirmed at most.
 CONFIRMED_PER_BATCH = 4
+# A screen that says no more of the best case than this share too much is right about the order of others.
+AGREEMENT = 1e-6
+# A row promises more than the best if it is above it by this share: more than the float64 noise of a screen.
+LEAST_GAIN = 1e-9
 # A value counts only if the float64 noise of its evaluation is below this share of it.
 LARGEST_NOISE = 0.05
 # Close enough to a proven limit to stop: nothing that matters is left to find.
@@ -65,15 +74,16 @@ class Budget:
 class Objective:
     """State of one search over ``target`` with ``params``; see the module's docstring.
 
-    ``screen`` maps a batch to ``(values [b], batch)`` quickly, the batch with better perturbation directions where it
-    knows some (see diffuzz.screen); without one the exact evaluation screens. ``on_found`` is called with each
-    improvement. Engines set ``engine`` to their name while they work.
+    ``screen`` starts to evaluate a batch and returns a function that waits for ``(values float64[b], batch)``, the
+    batch with better perturbation directions where it knows some (see diffuzz.screen); without one the exact evaluation
+    screens. ``on_found`` is called with each improvement. Engines set ``engine`` to their name while they work.
+    ``elites`` holds the best cases of the full shape of all batches.
     """
 
     target: Target
     params: Params
     budget: Budget
-    screen: Callable[[Batch], tuple[np.ndarray, Batch]] | None = None
+    screen: Callable[[Batch], Callable[[], Values]] | None = None
     on_found: Callable[[Found], None] | None = None
     clock: Callable[[], float] = time.monotonic
     engine: str = ""
@@ -83,13 +93,17 @@ class Objective:
     stopped: str = ""
     space: Space = attrs.field(init=False)
     bound: Bound | None = attrs.field(init=False)
-    elites: Batch = attrs.field(init=False, factory=dict)
-    elite_values: np.ndarray = attrs.field(init=False, factory=lambda: np.empty(0))
+    elites: Population = attrs.field(init=False, factory=lambda: Population(ELITES))
+    _running: list[Callable[[], Values]] = attrs.field(init=False, factory=list)
+    # What the screen said of the best case.
+    _promised: float = attrs.field(init=False, default=math.nan)
+    _shapes: dict[str, tuple[int, ...]] = attrs.field(init=False)
     _started: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.space = self.target.space(self.params)
         self.bound = self.target.bound(self.params)
+        self._shapes = {spec.name: spec.array_shape() for spec in self.space.tensors}
         self._started = self.clock()
 
     @property
@@ -105,7 +119,7 @@ class Objective:
     @property
     def rows(self) -> int:
         """A good batch size: enough rows to amortise a call, few enough to stay in cache."""
-        return int(np.clip(ELEMENTS_PER_BATCH / (self.space.elements * self.target.cost), 16, 1024))
+        return int(np.clip(ELEMENTS_PER_BATCH / self.space.elements, 16, 1024))
 
     def evaluate(self, batch: Batch) -> np.ndarray:
         """Screened values of a batch, float64[b]; -inf for rows outside the space or without a value.
@@ -114,28 +128,46 @@ class Objective:
         """
         return self.refine(batch)[0]
 
-    def refine(self, batch: Batch) -> tuple[np.ndarray, Batch]:
+    def refine(self, batch: Batch) -> Values:
         """As ``evaluate``, and the batch with each row's perturbation replaced where a worse one is known."""
+        return self.start(batch)()
+
+    def start(self, batch: Batch) -> Callable[[], Values]:
+        """Begin to evaluate a batch, which must not be written to any more; the function that is returned waits for
+        what ``refine`` returns, and is to be called once.
+
+        Raises BudgetSpentError, before evaluating, once the search is over; batches that run then still count.
+        """
         self._stop_if_done()
+        self.evaluations += len(next(iter(batch.values())))
+        self.work += max(sum(array.size for array in batch.values()) * self.target.cost, LEAST_WORK_PER_CALL)
+        engine = self.engine
         # Overflow and NaN are values like any other here; a row that has them does not count.
         with np.errstate(all="ignore"):
-            return self._refine(batch)
+            running = self.screen(batch) if self.screen else None
+            admissible = self.space.admissible(batch)
 
-    def _refine(self, batch: Batch) -> tuple[np.ndarray, Batch]:
-        rows = len(next(iter(batch.values())))
-        admissible = self.space.admissible(batch)
-        if self.screen is None:
-            batch = self._solved(batch)
-            outcome = self.target.question.evaluate(self.params, batch)
-            values = np.where(admissible, _clean(outcome), -np.inf)
-            self._account(rows)
-            self._record(batch, np.argsort(-values, kind="stable")[:1], outcome, admissible)
-        else:
-            raw, batch = self.screen(batch)
-            values = np.where(admissible & ~np.isnan(raw), raw, -np.inf)
-            self._account(rows)
-            self._confirm(batch, values)
-        self._remember(batch, values)
+        def finish() -> Values:
+            self._running.remove(finish)
+            with np.errstate(all="ignore"):
+                if running is None:
+                    values, refined = self._exact(batch, admissible, engine)
+                else:
+                    screened, refined = running()
+                    values = np.where(admissible & ~np.isnan(screened), screened, -np.inf)
+                    self._confirm(refined, values, engine)
+            if all(array.shape[1:] == self._shapes[name] for name, array in refined.items()):
+                self.elites.admit(refined, values)
+            return values, refined
+
+        self._running.append(finish)
+        return finish
+
+    def _exact(self, batch: Batch, admissible: np.ndarray, engine: str) -> Values:
+        batch = self._solved(batch)
+        outcome = self.target.question.evaluate(self.params, batch)
+        values = np.where(admissible, _clean(outcome), -np.inf)
+        self._record(batch, values, outcome, engine)
         return values, batch
 
     def _solved(self, batch: Batch) -> Batch:
@@ -144,51 +176,36 @@ class Objective:
             return question.solve(self.params, batch)
         return batch
 
-    def _account(self, rows: int) -> None:
-        self.evaluations += rows
-        self.work += max(rows * self.space.elements * self.target.cost, LEAST_WORK_PER_CALL)
-
-    def _confirm(self, batch: Batch, values: np.ndarray) -> None:
-        threshold = self.best.value if self.best else 0.0
+    def _confirm(self, batch: Batch, values: np.ndarray, engine: str) -> None:
+        """Evaluate the best rows exactly while they promise more than is known, and correct their values."""
         order = np.argsort(-values, kind="stable")[:CONFIRMED_PER_BATCH]
-        # A screen may be a little low, so a row that only just misses is worth an exact look, too.
-        promising = order[values[order] > threshold * (1 - 1e-6)]
-        if not promising.size:
-            return
-        chosen = {name: np.asarray(array)[promising] for name, array in batch.items()}
-        outcome = self.target.question.evaluate(self.params, chosen)
-        exact = _clean(outcome)
-        # A row that the exact implementations do not confirm must not lead an engine on.
-        values[promising] = exact
-        self._record(chosen, np.argsort(-exact, kind="stable")[:1], outcome, np.ones(len(promising), bool))
+        # The first row alone: where the screen is right about it, the others promise no more.
+        for rows in (order[:1], order[1:]):
+            best = self.best.value if self.best else 0.0
+            # Against what the screen said of the best, where it did not say too much: ties with it promise nothing.
+            threshold = self._promised if self._promised <= best * (1 + AGREEMENT) else best
+            promising = rows[values[rows] > threshold * (1 + LEAST_GAIN)]
+            if not promising.size:
+                return
+            chosen = {name: np.asarray(array)[promising] for name, array in batch.items()}
+            outcome = self.target.question.evaluate(self.params, chosen)
+            promised, exact = values[promising], _clean(outcome)
+            # A row that the exact implementations do not confirm must not lead an engine on.
+            values[promising] = exact
+            if self._record(chosen, exact, outcome, engine):
+                self._promised = float(promised[np.argmax(exact)])
 
-    def _record(self, batch: Batch, rows: np.ndarray, outcome: Outcome, admissible: np.ndarray) -> None:
-        exact = _clean(outcome)
-        for row in rows:
-            value = float(exact[row])
-            if not admissible[row] or not value > (self.best.value if self.best else 0.0):
-                continue
-            found = Found(
-                unstack(batch, int(row)), value, float(outcome.noise[row]), self.engine, self.evaluations, self.seconds
-            )
-            self.history.append(found)
-            if self.on_found:
-                self.on_found(found)
-
-    def _remember(self, batch: Batch, values: np.ndarray) -> None:
-        order = np.argsort(-values, kind="stable")[:ELITES]
-        if self.elite_values.size == ELITES and not values[order[0]] > self.elite_values[-1]:
-            return
-        pool = {name: np.asarray(array)[order] for name, array in batch.items()}
-        if self.elites:
-            pool = {name: np.concatenate([self.elites[name], array]) for name, array in pool.items()}
-        pooled = np.concatenate([self.elite_values, values[order]])
-        # Equal values are nearly always equal cases: one of each is enough.
-        _, first = np.unique(pooled, return_index=True)
-        first = first[np.isfinite(pooled[first]) | (pooled[first] > 0)]
-        keep = first[np.argsort(-pooled[first], kind="stable")][:ELITES]
-        self.elites = {name: array[keep] for name, array in pool.items()}
-        self.elite_values = pooled[keep]
+    def _record(self, batch: Batch, values: np.ndarray, outcome: Outcome, engine: str) -> bool:
+        """Whether the best row is a new best case, which is kept."""
+        row = int(np.argmax(values))
+        value = float(values[row])
+        if not value > (self.best.value if self.best else 0.0):
+            return False
+        found = Found(unstack(batch, row), value, float(outcome.noise[row]), engine, self.evaluations, self.seconds)
+        self.history.append(found)
+        if self.on_found:
+            self.on_found(found)
+        return True
 
     def _stop_if_done(self) -> None:
         if (self.best and self.bound and self.best.value >= ENOUGH * self.bound.value > 0) or (
@@ -201,6 +218,8 @@ class Objective:
             self.stopped = "clock"
         else:
             return
+        for finish in tuple(self._running):
+            finish()
         raise BudgetSpentError(self.stopped)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 # The drift of one matvec that the chain asks every operation to have amplified (FFN-GGUF-008).
@@ -26,6 +28,9 @@ def seed_block(sb: int = 0, t: int = 0) -> np.ndarray:
     return np.concatenate([header, (scales % 256).astype(np.uint8), (codes % 256).astype(np.uint8)])
 
 
+@cache
 def seed_matrix(t: int = 0, rows: int = 256) -> np.ndarray:
-    """Weight tensor t of the chained matvecs: row sb is ``seed_block(sb, t)``, uint8[rows, 144]."""
-    return np.stack([seed_block(sb, t) for sb in range(rows)])
+    """Weight tensor t of the chained matvecs: row sb is ``seed_block(sb, t)``, uint8[rows, 144], read-only."""
+    matrix = np.stack([seed_block(sb, t) for sb in range(rows)])
+    matrix.setflags(write=False)
+    return matrix

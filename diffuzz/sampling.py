@@ -87,11 +87,12 @@ def magnitudes(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...
     if spec.kind == "gain":
         log = np.exp(rng.uniform(np.log(low), np.log(high), shape))
         return np.choose(rng.integers(0, 3, shape), [log, np.full(shape, low), np.full(shape, high)])
-    sign = np.where(rng.random(shape) < 0.5, 1.0, -1.0)
-    powers = high * 2.0 ** -rng.integers(0, 16, shape)
-    log = high * 2.0 ** -rng.uniform(0, 12, shape)
-    options = [np.full(shape, high), powers, log, rng.uniform(0, high, shape), np.zeros(shape)]
-    return sign * np.choose(rng.integers(0, len(options), shape), options)
+    # The magnitude is high 2^-e; all families share one random number, of which each element uses one.
+    r = rng.random(shape)
+    with np.errstate(divide="ignore"):
+        exponents = [np.zeros(()), np.floor(16 * r), 12 * r, -np.log2(r), np.full((), np.inf)]
+    size = high * np.exp2(-np.choose(rng.integers(0, len(exponents), shape), exponents))
+    return np.where(rng.random(shape) < 0.5, size, -size)
 
 
 def _vectors(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

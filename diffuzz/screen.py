@@ -1,10 +1,9 @@
 """Screens: a target's value for a whole batch at once, compiled by JAX for whatever device there is.
 
 A screen evaluates the same formula as the target's exact evaluation, in float64, and returns with the values the batch
-with worse
-perturbations: the direction of a perturbation is solved, not searched. For y = f(x + D t), linearised at t = 0 with
-Jacobian J, the worst t in the unit ball of the p-norm maximises ||J D t||_q. Boyd's power method (Higham, Accuracy and
-Stability, algorithm 15.1) alternates
+with worse perturbations: the direction of a perturbation is solved, not searched. For y = f(x + D t), linearised at
+t = 0 with Jacobian J, the worst t in the unit ball of the p-norm maximises ||J D t||_q. Boyd's power method (Higham,
+Accuracy and Stability, algorithm 15.1) alternates
 
     t -> y = J D t -> g = the q-norm's dual of y -> z = D J^T g -> t = the p-norm's dual of z
 
@@ -28,13 +27,15 @@ POWER_ITERATIONS = 2
 STEPS = (1.0, 2.0**-5)
 
 Batch = dict[str, np.ndarray]
+Screen = Callable[[Batch], Callable[[], tuple[np.ndarray, Batch]]]
 
 
-def compile_screen(target: Target, params: Params, rows: int) -> Callable[[Batch], tuple[np.ndarray, Batch]] | None:
-    """A function ``batch -> (values float64[b], batch)`` for any number of rows, or None if the target has none.
+def compile_screen(target: Target, params: Params, rows: int) -> Screen | None:
+    """A function that starts to evaluate a batch of any number of rows, and returns one that waits for ``(values
+    float64[b], batch)``; None if the target has no screen.
 
-    Compiled once for batches of ``rows``; fewer rows are padded, more are cut into several calls. Raises ImportError
-    without jax.
+    Compiled once for batches of ``rows``; fewer rows are padded, more are cut into several calls. Batches must not be
+    written to while they are evaluated. Raises ImportError without jax.
     """
     screen = target.question.screen
     if screen is None:
@@ -61,24 +62,28 @@ def compile_screen(target: Target, params: Params, rows: int) -> Callable[[Batch
     compiled = jax.jit(screened)
     solve = target.question.solve if isinstance(target.question, Drift) else None
 
-    def run(batch: Batch) -> tuple[np.ndarray, Batch]:
+    def start(batch: Batch) -> Callable[[], tuple[np.ndarray, Batch]]:
         if solve is not None:
             batch = solve(params, batch)
         total = len(next(iter(batch.values())))
-        values, parts = [], []
-        for start in range(0, total, rows):
-            part = {name: np.asarray(array[start : start + rows]) for name, array in batch.items()}
-            count = min(rows, total - start)
-            padded = {name: _pad(array, rows) for name, array in part.items()}
-            with jax.enable_x64(True):
-                best, changed = jax.device_get(compiled(padded))
-            values.append(np.asarray(best, np.float64)[:count])
-            parts.append(part | {name: np.asarray(array, np.float32)[:count] for name, array in changed.items()})
-        if len(parts) == 1:
-            return values[0], parts[0]
-        return np.concatenate(values), {name: np.concatenate([part[name] for part in parts]) for name in batch}
+        parts = [{name: array[i : i + rows] for name, array in batch.items()} for i in range(0, total, rows)]
+        with jax.enable_x64(True):
+            # Calls of compiled functions return at once; reading their results waits.
+            running = [compiled({name: _pad(array, rows) for name, array in part.items()}) for part in parts]
 
-    return run
+        def finish() -> tuple[np.ndarray, Batch]:
+            values = [np.asarray(best, np.float64) for best, _ in running]
+            done = [
+                part | {name: np.asarray(array)[: len(part[name])] for name, array in changed.items()}
+                for part, (_, changed) in zip(parts, running, strict=True)
+            ]
+            if len(done) == 1:
+                return values[0][:total], done[0]
+            return np.concatenate(values)[:total], {name: np.concatenate([d[name] for d in done]) for name in batch}
+
+        return finish
+
+    return start
 
 
 def configured_jax() -> Any:

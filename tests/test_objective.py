@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import numpy as np
 import pytest
 
 from diffuzz import targets
-from diffuzz.objective import Budget, BudgetSpentError, Objective
+from diffuzz.objective import Batch, Budget, BudgetSpentError, Objective, Values
 from diffuzz.sampling import uniform
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Arrays, Bound, Drift, Outcome, Params, Target
@@ -60,8 +62,8 @@ def test_rows_outside_the_space_do_not_count() -> None:
 def test_a_screen_is_not_believed() -> None:
     """What a screen promises counts only with the value that the exact evaluation gives it."""
 
-    def liar(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        return arrays["x"].mean(axis=1).astype(np.float64) + 10, arrays
+    def liar(arrays: Batch) -> Callable[[], Values]:
+        return lambda: (arrays["x"].mean(axis=1).astype(np.float64) + 10, arrays)
 
     objective = Objective(mean_target(), {}, Budget(60), screen=liar)
     objective.evaluate(batch(0.25))
@@ -108,8 +110,28 @@ def test_elites_are_distinct_and_sorted() -> None:
     objective = Objective(mean_target(bound=lambda p: None), {}, Budget(60))
     objective.evaluate(batch(0.25, 0.5, 0.25))
     objective.evaluate(batch(0.75, 0.5))
-    assert objective.elite_values.tolist() == [0.75, 0.5, 0.25]
-    assert objective.elites["x"][:, 0].tolist() == [0.75, 0.5, 0.25]
+    assert objective.elites.values.tolist() == [0.75, 0.5, 0.25]
+    assert objective.elites.take("x")[:, 0].tolist() == [0.75, 0.5, 0.25]
+
+
+def test_started_batches_count_when_the_search_ends() -> None:
+    """A batch that was started before the budget was spent is finished, and its values count."""
+    objective = Objective(mean_target(), {}, Budget(60, work=1))
+    objective.start(batch(0.25, 0.5))
+    with pytest.raises(BudgetSpentError):
+        objective.start(batch(0.75))
+    assert objective.best is not None
+    assert objective.best.value == 0.5
+
+
+def test_other_shapes_are_no_elites() -> None:
+    """A batch of a smaller shape may hold the best case, but not become the parent of cases of the full shape."""
+    objective = Objective(mean_target(bound=lambda p: None), {}, Budget(60))
+    objective.evaluate(batch(0.25))
+    objective.evaluate({"x": np.full((1, 2), 0.5, np.float32)})
+    assert objective.best is not None
+    assert objective.best.case["x"].shape == (2,)
+    assert objective.elites.values.tolist() == [0.25]
 
 
 def test_equal_seeds_give_equal_histories() -> None:

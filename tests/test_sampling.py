@@ -68,25 +68,31 @@ def test_clip_stays_inside_in_float32() -> None:
     ("spec", "function"), moves.moves(SPACE), ids=lambda value: getattr(value, "name", getattr(value, "__name__", ""))
 )
 def test_moves_stay_in_the_space(spec: TensorSpec, function: object) -> None:
-    """Every move changes its own tensor only, keeps shape and dtype, and nearly always stays admissible."""
+    """Every move changes its own tensor only, keeps shape and dtype, and mostly stays admissible."""
     rng = np.random.default_rng(0)
     batch = sampling.structured(SPACE, rng, ROWS)
     partner = sampling.structured(SPACE, rng, ROWS)
-    changed = moves.apply(function, moves.Move(spec, SPACE, batch, partner, rng))  # type: ignore[arg-type]
+    changed = {name: array.copy() for name, array in batch.items()}
+    # As evolution does it: several calls, each for a group of rows.
+    for group in np.split(np.arange(ROWS), ROWS // 2):
+        part = {name: array[group[0] : group[-1] + 1] for name, array in changed.items()}
+        moves.apply(function, moves.Move(spec, SPACE, part, lambda name, rows=group: partner[name][rows], rng))  # type: ignore[arg-type, misc]
     for name, array in batch.items():
         assert (changed[name].shape, changed[name].dtype) == (array.shape, array.dtype)
-        assert name == spec.name or changed[name] is array
+        assert name == spec.name or (changed[name] == array).all()
     assert (changed[spec.name] != batch[spec.name]).any()
-    # Random bytes may be a scale field, too large or no number.
-    assert SPACE.admissible(changed).mean() > (0.7 if spec.kind == "blocks" else 0.95)
+    # Random bytes may be a scale field, too large or no number; levels may take all of x below its smallest peak.
+    assert SPACE.admissible(changed).mean() > (0.7 if spec.kind == "blocks" else 0.8)
 
 
 def test_midpoints_err_by_half_a_step_with_the_sign_of_the_weight() -> None:
     """The quantiser's move puts elements where ggml's quantiser is wrong by half a step, all in the weights' favour."""
     rng = np.random.default_rng(0)
     batch = sampling.structured(SPACE, rng, ROWS)
-    move = moves.Move(SPACE["x"], SPACE, batch, batch, rng)
-    x = moves.apply(moves._midpoints, move)["x"].astype(np.float64)
+    for row in range(ROWS):
+        part = {name: array[row : row + 1] for name, array in batch.items()}
+        moves.apply(moves._midpoints, moves.Move(SPACE["x"], SPACE, part, lambda name: batch[name], rng))
+    x = batch["x"].astype(np.float64)
     fmt, q8 = formats.get("q4_K"), formats.get("q8_K")
     weights = fmt.dequantize(batch["weights"].reshape(-1, fmt.type_size)).reshape(ROWS, -1)
     assert q8.quantize is not None

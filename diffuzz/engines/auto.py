@@ -2,9 +2,8 @@
 
 The constructions a target knows come first, then one round of each engine. After that each round goes to the engine
 with the best recent return, the logarithmic improvement of the best value per unit of work, with every engine that
-still has ideas tried again now and
-then: a bandit with an optimistic floor. Hypothesis proposes structure and the batched engines refine it through the
-objective's elites.
+still has ideas tried again now and then: a bandit with an optimistic floor. Hypothesis proposes structure and the
+batched engines refine it through the objective's elites.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import numpy as np
 from diffuzz import engines
 from diffuzz.objective import Objective
 
-ORDER = ("evolution", "gradient", "pbt", "random")
+ORDER = ("evolution", "shapes", "gradient", "pbt", "random")
 # Share of an engine's old return that remains after a round of its own.
 MEMORY = 0.7
 # Rounds after which even a hopeless engine gets another: the cheap and the lucky more often.
-PATIENCE = {"evolution": 4, "gradient": 24, "pbt": 48, "random": 64}
+PATIENCE = {"evolution": 4, "shapes": 8, "gradient": 24, "pbt": 48, "random": 64}
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:

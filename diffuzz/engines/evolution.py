@@ -5,98 +5,148 @@ three moves drawn in proportion to how often they have paid (probability matchin
 evaluates it, and keeps the best distinct cases of parents and children. The first population is structured
 (diffuzz.sampling). A population that stands still is started anew; the best are in ``objective.elites``, from which it,
 like other engines, borrows.
+
+While a screen evaluates one batch, the next is made from the cases that are known by then: children are one generation
+behind, and the device and the host work at the same time.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
+import attrs
 import numpy as np
 
 from diffuzz import moves, sampling
-from diffuzz.objective import Batch, Objective
+from diffuzz.objective import Batch, Objective, Values
+from diffuzz.population import Population
 from diffuzz.space import TensorSpec
 
 POPULATION = 128
 GROUPS = 8
 PATIENCE = 40
 LEAST_SHARE = 0.25
+# Share of a move's credit that remains after a generation.
+MEMORY = 0.98
+# Share of the partners, from whom moves borrow, that are taken from the best cases of all engines.
+FROM_ELITES = 0.2
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     """One generation a round, for ever."""
-    available = moves.moves(objective.space)
     while True:
-        credit = np.ones(len(available))
         objective.engine = "evolution"
-        population, values = _first(objective, rng)
+        tribe = _Tribe(objective, rng)
+        values, batch = objective.refine(_first(objective, rng))
+        tribe.population.admit(batch, values)
         yield
-        idle = 0
-        while idle < PATIENCE:
+        while len(tribe.population) and tribe.idle < PATIENCE:
             objective.engine = "evolution"
-            before = values[0]
-            population, values = _generation(objective, rng, available, credit, population, values)
-            idle = 0 if values[0] > before * (1 + 1e-6) else idle + 1
+            tribe.generation()
             yield
+        tribe.finish()
 
 
-def _first(objective: Objective, rng: np.random.Generator) -> tuple[Batch, np.ndarray]:
+def _first(objective: Objective, rng: np.random.Generator) -> Batch:
     batch = sampling.structured(objective.space, rng, objective.rows)
     if objective.target.starts is not None:
         made = objective.target.starts(objective.params, rng, max(1, objective.rows // 8))
         batch = {name: np.concatenate([made[name], array]) for name, array in batch.items()}
-    if objective.elites and rng.random() < 0.5:
-        batch = {name: np.concatenate([objective.elites[name], array]) for name, array in batch.items()}
-    values, batch = objective.refine(batch)
-    return _survivors(batch, values)
+    if len(objective.elites) and rng.random() < 0.5:
+        batch = {name: np.concatenate([objective.elites.take(name), array]) for name, array in batch.items()}
+    return batch
 
 
-def _generation(
-    objective: Objective,
-    rng: np.random.Generator,
-    available: list[tuple[TensorSpec, Callable[[moves.Move], np.ndarray]]],
-    credit: np.ndarray,
-    population: Batch,
-    values: np.ndarray,
-) -> tuple[Batch, np.ndarray]:
-    rows = objective.rows
-    parents = _by_rank(rng, len(values), rows)
-    partners = _by_rank(rng, len(values), rows)
-    batch = {name: array[parents] for name, array in population.items()}
-    partner = {name: array[partners] for name, array in population.items()}
-    if objective.elites:
-        borrowed = rng.integers(0, len(objective.elite_values), rows)
-        use = rng.random(rows) < 0.2
-        for name, array in partner.items():
-            array[use] = objective.elites[name][borrowed[use]]
-    share = LEAST_SHARE / len(credit) + (1 - LEAST_SHARE) * credit / credit.sum()
-    used = np.zeros((rows, len(available)), bool)
-    for group in np.array_split(np.arange(rows), min(GROUPS, rows)):
-        part = {name: array[group] for name, array in batch.items()}
-        other = {name: array[group] for name, array in partner.items()}
-        for index in rng.choice(len(available), rng.integers(1, 4), p=share / share.sum()):
-            spec, function = available[index]
-            part = moves.apply(function, moves.Move(spec, objective.space, part, other, rng))
-            used[group, index] = True
-        for name, array in part.items():
-            batch[name][group] = array
-    children, batch = objective.refine(batch)
-    better = children > values[parents] * (1 + 1e-9)
-    credit *= 0.98
-    credit += (used & better[:, None]).sum(axis=0) / np.maximum(1, used.sum(axis=0))
-    return _survivors(
-        {name: np.concatenate([population[name], array]) for name, array in batch.items()},
-        np.concatenate([values, children]),
-    )
+@attrs.frozen
+class _Brood:
+    """Children that are being evaluated: the values of their parents, and the moves that made each group of them."""
+
+    finish: Callable[[], Values]
+    parents: np.ndarray
+    used: list[np.ndarray]
 
 
-def _by_rank(rng: np.random.Generator, count: int, rows: int) -> np.ndarray:
-    """Indices into a population sorted best first; the best is picked about eight times as often as the median."""
-    return np.minimum((count * rng.random(rows) ** 3).astype(np.int64), count - 1)
+@attrs.define
+class _Tribe:
+    """A population with the credit of its moves, and the children that are on their way."""
 
+    objective: Objective
+    rng: np.random.Generator
+    population: Population = attrs.field(factory=lambda: Population(POPULATION))
+    idle: int = 0
+    available: list[tuple[TensorSpec, Callable[[moves.Move], None]]] = attrs.field(init=False)
+    credit: np.ndarray = attrs.field(init=False)
+    _running: deque[_Brood] = attrs.field(init=False, factory=deque)
+    _starts: np.ndarray = attrs.field(init=False)
+    _groups: list[slice] = attrs.field(init=False)
 
-def _survivors(batch: Batch, values: np.ndarray) -> tuple[Batch, np.ndarray]:
-    """The best cases of distinct values, best first; at least one."""
-    _, first = np.unique(values, return_index=True)
-    keep = first[::-1][:POPULATION]
-    return {name: array[keep] for name, array in batch.items()}, values[keep]
+    def __attrs_post_init__(self) -> None:
+        self.available = moves.moves(self.objective.space)
+        self.credit = np.ones(len(self.available))
+        rows = self.objective.rows
+        ends = np.linspace(0, rows, min(GROUPS, rows) + 1).astype(int)
+        self._starts = ends[:-1]
+        self._groups = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+
+    def generation(self) -> None:
+        """Make children, start to evaluate them, and learn from those before them."""
+        self._running.append(self._breed())
+        # The exact evaluation has no device to work meanwhile: its values are used at once.
+        self.finish(behind=1 if self.objective.screen else 0)
+
+    def finish(self, behind: int = 0) -> None:
+        """Learn from all children but the last ``behind`` broods."""
+        while len(self._running) > behind:
+            self._learn(self._running.popleft())
+
+    def _breed(self) -> _Brood:
+        population, rng, rows = self.population, self.rng, self.objective.rows
+        parents, partners = self._by_rank(rows), self._by_rank(rows)
+        names = [spec.name for spec in self.objective.space.tensors]
+        batch = {name: population.take(name, parents) for name in names}
+        share = LEAST_SHARE / len(self.credit) + (1 - LEAST_SHARE) * self.credit / self.credit.sum()
+        cumulative = np.cumsum(share)
+        used = []
+        for group, count in zip(self._groups, rng.integers(1, 4, len(self._groups)), strict=True):
+            part = {name: array[group] for name, array in batch.items()}
+            # Rounding may leave the sum of the shares a little below 1.
+            chosen = np.minimum(np.searchsorted(cumulative, rng.random(count)), len(share) - 1)
+            for index in chosen:
+                spec, function = self.available[index]
+                move = moves.Move(spec, self.objective.space, part, self._partner(partners[group]), rng)
+                moves.apply(function, move)
+            used.append(chosen)
+        return _Brood(self.objective.start(batch), population.values[parents], used)
+
+    def _partner(self, ranks: np.ndarray) -> Callable[[str], np.ndarray]:
+        """Other cases to borrow a tensor from, for the few moves that do."""
+
+        def borrow(name: str) -> np.ndarray:
+            array = self.population.take(name, ranks)
+            elites = self.objective.elites
+            if len(elites):
+                use = self.rng.random(len(ranks)) < FROM_ELITES
+                array[use] = elites.take(name, self.rng.integers(0, len(elites), np.count_nonzero(use)))
+            return array
+
+        return borrow
+
+    def _learn(self, brood: _Brood) -> None:
+        values, batch = brood.finish()
+        better = values > brood.parents * (1 + 1e-9)
+        shares = np.add.reduceat(better, self._starts, dtype=float) / np.diff(self._starts, append=len(better))
+        paid, times = np.zeros(len(self.credit)), np.zeros(len(self.credit))
+        for share, chosen in zip(shares, brood.used, strict=True):
+            paid[chosen] += share
+            times[chosen] += 1
+        self.credit = MEMORY * self.credit + paid / np.maximum(1, times)
+        before = self.population.values[0]
+        self.population.admit(batch, values)
+        self.idle = 0 if self.population.values[0] > before * (1 + 1e-6) else self.idle + 1
+
+    def _by_rank(self, rows: int) -> np.ndarray:
+        """Ranks of a population; the best is picked about eight times as often as the median."""
+        count = len(self.population)
+        return np.minimum((count * self.rng.random(rows) ** 3).astype(np.int64), count - 1)

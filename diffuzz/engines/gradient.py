@@ -60,10 +60,10 @@ def _starts(objective: Objective, rng: np.random.Generator, restarts: int) -> Ba
     half = rng.random(restarts) < 0.3
     for name, array in batch.items():
         array[half] = plain[name][half]
-    if objective.elites:
-        kept = min(restarts // 4, len(objective.elite_values))
-        for name, array in batch.items():
-            array[:kept] = objective.elites[name][:kept]
+    kept = min(restarts // 4, len(objective.elites))
+    for name, array in batch.items():
+        if kept:
+            array[:kept] = objective.elites.take(name, slice(kept))
     return batch
 
 

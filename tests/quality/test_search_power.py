@@ -54,7 +54,8 @@ REACHED = [
 NOT_REACHED = [
     ("batch", {}, 0.94),  # seven tokens cannot be split evenly, and the dominant direction is not flat
     ("dot-order", {"n": 64}, 0.95),  # the last additions are exact
-    ("matvec", {"arithmetic": "apr"}, 0.60),  # the bound lets all roundings of both sums go one way
+    ("matvec", {"arithmetic": "apr"}, 0.76),  # one super-block: its largest group cannot outweigh the rest
+    ("matvec", {"arithmetic": "apr", "format": "q8_0", "n": 2048}, 0.98),  # the block of the largest has 31 zeros
     ("chain", {"steps": 1}, 0.60),  # one matrix is not of rank one, so no activation is turned round whole
 ]
 

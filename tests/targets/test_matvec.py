@@ -80,10 +80,10 @@ def test_published_case():
 
 
 def test_arithmetic_apr_is_rounding_alone():
-    """With float32 activations on both sides the drift is below gamma_n + gamma_(n/8+3); a fifth of it is reached."""
+    """With float32 activations the drift is below gamma_n + gamma_(n/8+3); constructions reach three quarters of it."""
     params = TARGET.params({"arithmetic": "apr"})
     best = [TARGET.question.evaluate(params, batch).value.max() for batch in batches(TARGET, params)]
-    assert 0.2 * TARGET.bound(params).value < max(best) <= TARGET.bound(params).ceiling
+    assert 0.75 * TARGET.bound(params).value < max(best) <= TARGET.bound(params).ceiling
     zero = {"weights": np.zeros((1, 1, 144), np.uint8), "x": ramp()[None]}
     assert TARGET.question.evaluate(params, zero).value[0] == 0
 

@@ -1,0 +1,143 @@
+"""Engines: what every one of them owes a search, and what is particular to some."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+from diffuzz import engines, targets
+from diffuzz.candidate import with_candidate
+from diffuzz.objective import Budget, BudgetSpentError, Objective
+from diffuzz.screen import compile_screen
+from diffuzz.target import Target
+
+ALL = engines.names()
+
+
+def objective_of(name: str, given: dict[str, Any], *, screened: bool, **more: Any) -> Objective:
+    target = targets.get(name)
+    params = target.params(given)
+    objective = Objective(target, params, Budget(math.inf), **more)
+    if screened:
+        objective.screen = compile_screen(target, params, objective.rows)
+    return objective
+
+
+def some_rounds(engine: str, objective: Objective, count: int, seed: int = 0) -> int:
+    """Rounds that were made: ``count``, fewer if the engine had no more ideas or the search was over."""
+    made = 0
+    try:
+        for _ in islice(engines.get(engine)(objective, np.random.default_rng(seed)), count):
+            made += 1
+    except BudgetSpentError:
+        pass
+    return made
+
+
+def halved(x: np.ndarray, eps: float) -> np.ndarray:
+    """RMSNorm that is right for vectors of eight and more elements, and forgets the last element of shorter ones."""
+    used = x if x.shape[1] >= 8 else x[:, :-1]
+    return (x / np.sqrt((used.astype(np.float64) ** 2).sum(1, keepdims=True) / x.shape[1] + eps)).astype(np.float32)
+
+
+def wrong_when_short(n: int) -> tuple[Target, Any]:
+    target = targets.get("rmsnorm")
+    params = target.params({"n": n})
+    return with_candidate(target, params, halved, "halved"), params
+
+
+@pytest.mark.parametrize("engine", [name for name in ALL if name != "shapes"])
+@pytest.mark.parametrize(
+    ("target", "given", "screened"), [("softmax", {"n": 8}, True), ("dot-order", {"n": 16}, False)], ids=str
+)
+def test_every_round_goes_through_the_objective(
+    engine: str, target: str, given: dict[str, Any], screened: bool
+) -> None:
+    """Each round evaluates something, names its engine, and what it finds is admissible; or the engine has no ideas."""
+    objective = objective_of(target, given, screened=screened)
+    before = 0
+    for _ in range(3):
+        made = some_rounds(engine, objective, 1)
+        if not made:
+            assert objective.stopped == "limit" or (engine == "gradient" and not screened)
+            return
+        assert objective.evaluations > before
+        before = objective.evaluations
+    assert objective.best is not None
+    assert objective.best.engine in (*ALL, "starts")
+    assert objective.space.admits(objective.best.case)
+
+
+@pytest.mark.parametrize("engine", ["evolution", "gradient", "random", "auto", "pbt"])
+def test_equal_seeds_give_equal_searches(engine: str) -> None:
+    """Two runs with one seed have the same history to the bit, pipelined screen and all; another seed has another."""
+    histories = []
+    for seed in (5, 5, 6):
+        objective = objective_of("rmsnorm", {"n": 12, "gain": True}, screened=True)
+        some_rounds(engine, objective, 6, seed)
+        histories.append([(found.value, found.case.digest, found.evaluations) for found in objective.history])
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_evolution_improves_on_its_first_population() -> None:
+    """Selection is worth something: later generations beat the best of the first by far, without constructions."""
+    target = attrs.evolve(targets.get("dot-order"), starts=None)
+    objective = Objective(target, target.params({"n": 64}), Budget(math.inf))
+    some_rounds("evolution", objective, 1)
+    assert objective.best is not None
+    first = objective.best.value
+    some_rounds("evolution", objective, 60)
+    assert objective.best.value > 1.5 * first
+
+
+def test_evolution_uses_what_is_known_at_the_time() -> None:
+    """With a screen one brood is always on its way; without, every brood is learnt from before the next is made."""
+    for screened, waiting in ((True, 1), (False, 0)):
+        objective = objective_of("rmsnorm", {"n": 8, "perturbation": "normwise"}, screened=screened)
+        objective.bound = None
+        some_rounds("evolution", objective, 4)
+        assert len(objective._running) == waiting
+
+
+def test_shapes_finds_what_only_short_vectors_show() -> None:
+    """A kernel that is wrong for fewer than eight elements is caught at a length that the full shape never has."""
+    target, params = wrong_when_short(64)
+    objective = Objective(target, params, Budget(math.inf))
+    some_rounds("evolution", objective, 5)
+    assert objective.best is None or objective.best.value < 1
+    some_rounds("shapes", objective, 20)
+    assert objective.best is not None
+    assert objective.best.value > 1
+    assert objective.best.case["x"].shape[0] < 8
+
+
+def test_shapes_is_a_part_of_auto() -> None:
+    """The default search looks at short vectors too, soon."""
+    target, params = wrong_when_short(64)
+    objective = Objective(target, params, Budget(math.inf))
+    some_rounds("auto", objective, 40)
+    assert objective.best is not None
+    assert objective.best.engine == "shapes"
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "screened"), [("softmax", {"n": 8}, True), ("dequantize", {}, False)], ids=str
+)
+def test_shapes_has_nothing_to_do_with_one_shape_or_a_screen(
+    target: str, given: dict[str, Any], screened: bool
+) -> None:
+    """It ends at once, without an evaluation."""
+    objective = objective_of(target, given, screened=screened)
+    assert some_rounds("shapes", objective, 1) == 0
+    assert objective.evaluations == 0
+
+
+def test_an_unknown_engine_is_one_line() -> None:
+    """The message lists what there is."""
+    with pytest.raises(engines.UnknownEngineError, match=r"there is no engine 'x' \(engines: auto, .*shapes\)"):
+        engines.get("x")
