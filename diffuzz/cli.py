@@ -8,6 +8,7 @@ to keep.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -81,6 +82,13 @@ _params = click.option(
     metavar="KEY=VALUE",
     help="Set a parameter of the target (repeatable).",
 )
+_timeout = click.option(
+    "--timeout",
+    type=SECONDS,
+    default="10s",
+    show_default=True,
+    help="Time that one call of the candidate may take; the first gets six times as much.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 _entry = click.argument("entry", type=click.Path(path_type=Path))
 
@@ -126,6 +134,7 @@ def targets_command(as_json: bool) -> int:
     help="Share of the value that minimising must keep.",
 )
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="Test this function in the place of the implementation.")
+@_timeout
 @click.option(
     "--corpus",
     type=click.Path(path_type=Path, file_okay=False),
@@ -144,6 +153,7 @@ def search_command(
     limit: float | None,
     keep: float,
     candidate: str | None,
+    timeout: float,
     corpus: Path,
     no_save: bool,
     as_json: bool,
@@ -168,15 +178,16 @@ def search_command(
             limit=limit,
             keep=keep,
             candidate=candidate,
+            timeout=timeout,
             on_found=on_found,
         )
-    path, failure, interrupted = None, result.error, result.stopped == "interrupted"
+    path, failure, interrupted = None, None, result.stopped == "interrupted"
     if result.case is not None and not no_save:
         try:
             path = store.save(entry_of(result), corpus)
         except store.CorpusError as error:
             # What was found is printed all the same.
-            failure = failure or str(error)
+            failure = str(error)
     if as_json:
         _print_json(printing.search_json(result, path))
     else:
@@ -233,8 +244,9 @@ def measure_command(
 @_entry
 @click.option("--keep", type=SHARE, default=0.9, show_default=True, help="Share of the value to keep.")
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="The function, for an entry found with a candidate.")
+@_timeout
 @_json
-def minimise_command(entry: Path, keep: float, candidate: str | None, as_json: bool) -> int:
+def minimise_command(entry: Path, keep: float, candidate: str | None, timeout: float, as_json: bool) -> int:
     """Make the witness of a corpus entry simpler, and save it as another entry in the same corpus (or beside it)."""
     from diffuzz import corpus as store
     from diffuzz import printing
@@ -244,7 +256,7 @@ def minimise_command(entry: Path, keep: float, candidate: str | None, as_json: b
     folder = entry.resolve().parent
     corpus = folder.parent if folder.name == old.target else folder
     store.check_writable(corpus / old.target)
-    new = minimised(old, keep, candidate=candidate)
+    new = minimised(old, keep, candidate=candidate, timeout=timeout)
     path = entry if new == old else store.save(new, corpus, always=True)
     if as_json:
         _print_json({"entry": str(entry), "minimised": str(path), "value": printing.report.json_number(new.value)})
@@ -269,14 +281,23 @@ def show_command(entry: Path, as_json: bool) -> int:
 @commands.command("replay")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="The function, for entries found with a candidate.")
+@_timeout
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit report, too.")
 @_json
-def replay_command(paths: tuple[Path, ...], candidate: str | None, junit: Path | None, as_json: bool) -> int:
+def replay_command(
+    paths: tuple[Path, ...], candidate: str | None, timeout: float, junit: Path | None, as_json: bool
+) -> int:
     """Measure every entry of the corpus again and compare with what it recorded [default: corpus/]."""
     from diffuzz import printing
+    from diffuzz.candidate import Candidate
     from diffuzz.replay import exit_code, replay
 
-    results = replay(paths or (DEFAULT_CORPUS,), candidate)
+    if junit is not None:
+        # A path that cannot be written is known before anything is replayed.
+        junit.touch()
+    with contextlib.ExitStack() as stack:
+        under_test = stack.enter_context(Candidate(candidate, timeout=timeout)) if candidate else None
+        results = replay(paths or (DEFAULT_CORPUS,), under_test)
     if junit is not None:
         junit.write_text(printing.junit(results), encoding="utf-8")
     if as_json:
@@ -325,6 +346,54 @@ def mutants_command(names: tuple[str, ...], budget: float, seed: int, as_json: b
 
     rows = mutation.score(budget, seed, names or None)
     click.echo(json.dumps(mutation.as_json(rows)) + "\n" if as_json else mutation.as_text(rows), nl=False)
+    return 0
+
+
+@bench.command("engines")
+@click.option("--target", "names", multiple=True, metavar="NAME", help="Compare on this target (repeatable) [all].")
+@_params
+@click.option(
+    "--engine", "competitors", multiple=True, metavar="NAME", help="Compare this engine or peer (repeatable) [all]."
+)
+@click.option("--budget", type=SECONDS, default="10s", show_default=True, help="Time for each run, compiling aside.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs, of which the median.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw best so far against time.")
+@_json
+def engines_command(
+    names: tuple[str, ...],
+    settings: tuple[tuple[str, str], ...],
+    competitors: tuple[str, ...],
+    budget: float,
+    seed: int,
+    seeds: int,
+    picture: Path | None,
+    as_json: bool,
+) -> int:
+    """Compare the engines, alone and together, with what people use instead, on equal time."""
+    from diffuzz import targets
+    from diffuzz.bench import engines
+
+    if picture is not None:
+        from diffuzz.bench import picture as drawing
+
+        drawing.check(picture)
+    tables = engines.compare(
+        [targets.get(name) for name in names or targets.names()],
+        _given(settings),
+        seconds=budget,
+        seeds=range(seed, seed + seeds),
+        competitors=competitors or None,
+        on_table=None if as_json else lambda table: _print(engines.as_text(table)),
+    )
+    if not tables:
+        return INTERRUPTED
+    if picture is not None:
+        drawing.draw(tables, budget, picture)
+    if as_json:
+        _print_json(engines.as_json(tables, budget))
+    else:
+        _print(engines.summary(tables))
     return 0
 
 

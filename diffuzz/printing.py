@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from rich.table import Table
 
 from diffuzz import corpus, report, targets
+from diffuzz.candidate import named
 from diffuzz.claims import Settled
 from diffuzz.entry import Counterexample, space
 from diffuzz.objective import Found
@@ -116,7 +117,8 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, Any]:
         "witness": str(witness) if witness else None,
         "environment": corpus.environment() | corpus.device(),
         "candidate": result.candidate,
-        "error": result.error,
+        "failure": result.failure,
+        "passing_failure": result.passing,
         "claim": result.target.claim,
         "detail": {name: report.json_number(value) for name, value in result.measurement.detail.items()},
         "stopped_by": result.stopped,
@@ -155,6 +157,11 @@ def search_text(result: SearchResult, witness: Path | None) -> str:
         lines += ["", "No admissible case had a value above zero."]
     if result.candidate is not None:
         lines += ["", *_three_ways(result)]
+    if result.passing is not None:
+        lines += [
+            "",
+            f"Once the candidate failed, and not again on the same cases in a fresh process: {result.passing}.",
+        ]
     lines += ["", _effort(result)]
     return "\n".join(lines) + "\n"
 
@@ -170,20 +177,31 @@ def _bound_text(bound: Bound | None) -> str:
     return f"{number(bound.value)}  ({bound.because}{rounding})"
 
 
+_FAILED = {
+    "crashed": "crashed:",
+    "hung": "hung:",
+    "out of memory": "ran out of memory:",
+    "raised": "raised",
+    "garbage": "",
+}
+
+
 def _three_ways(result: SearchResult) -> list[str]:
     """Exact, reference and candidate at the worst element: who is wrong, and would ggml's own test have seen it."""
     detail = result.measurement.detail
     if not detail:
         return []
+    if result.failure is not None:
+        return [f"On the witness it {_FAILED[result.failure.partition(':')[0]]}{result.failure.partition(':')[2]}."]
     element = int(detail.get("worst element", detail.get("first element", 0)))
-    wrong = result.value > result.limit
     lines = [f"At element {element}:"]
     for name in ("exact", "reference", "candidate", "allowance"):
         if name in detail:
             lines.append(f"  {name:10} {detail[name]:.9g}")
-    ours = detail.get("reference error / a-priori bound", 0.0)
-    if ours > 1:
-        lines.append("Wrong is the reference: this is a defect of diffuzz, please report it.")
+    wrong = named(detail, result.value, result.limit)
+    if wrong in ("reference", "both"):
+        who = "the reference" if wrong == "reference" else "both the candidate and the reference"
+        lines.append(f"Wrong is {who}: the reference is a part of diffuzz, please report this.")
     else:
         lines.append(f"Wrong is {'the candidate' if wrong else 'none of them'}.")
     if "nmse" in detail:
@@ -212,7 +230,6 @@ def _effort(result: SearchResult) -> str:
         "clock": "time was up (another run may get further or less far)",
         "interrupted": "it was interrupted",
         "ideas": "the engine had no more ideas",
-        "error": "the candidate failed",
     }
     rate = result.evaluations / max(result.seconds, 1e-9)
     return (

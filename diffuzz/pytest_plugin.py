@@ -9,6 +9,7 @@ hexadecimal digits>.json``, wherever pytest looks, and leaves every other file a
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,9 +59,12 @@ class CorpusItem(pytest.Item):
 
     def runtest(self) -> None:
         """Replay, and raise ReplayError unless everything is as recorded."""
+        from diffuzz.candidate import Candidate
         from diffuzz.replay import replay_file
 
-        result = replay_file(self.path, candidate=self.config.getoption("--diffuzz-candidate"))
+        name = self.config.getoption("--diffuzz-candidate")
+        with contextlib.ExitStack() as stack:
+            result = replay_file(self.path, stack.enter_context(Candidate(name)) if name else None)
         if result.status == "needs candidate" and result.entry is not None:
             raise ReplayError(f"found with a candidate; give --diffuzz-candidate, then: {result.entry.candidate}")
         if result.status != "as recorded":

@@ -16,8 +16,8 @@ from typing import Literal
 
 import attrs
 
-from diffuzz import candidate as candidates
 from diffuzz import corpus, targets
+from diffuzz.candidate import Candidate, with_candidate
 from diffuzz.corpus import CorpusError
 from diffuzz.entry import Counterexample
 from diffuzz.target import evaluate
@@ -40,10 +40,10 @@ class Replayed:
     verdict: Verdict | None = None
 
 
-def replay(paths: Iterable[Path], candidate: str | None = None) -> list[Replayed]:
+def replay(paths: Iterable[Path], candidate: Candidate | None = None) -> list[Replayed]:
     """Replay every entry that ``paths`` (files or folders) name. Raises CorpusError if there is none.
 
-    ``candidate``, ``FILE.py:FUNCTION``, is measured in the entries that were found with a candidate.
+    ``candidate`` is measured in the entries that were found with a candidate.
     """
     paths = list(paths)
     results = [replay_file(path, candidate) for path in corpus.files(paths)]
@@ -52,7 +52,7 @@ def replay(paths: Iterable[Path], candidate: str | None = None) -> list[Replayed
     return results
 
 
-def replay_file(path: Path, candidate: str | None = None) -> Replayed:
+def replay_file(path: Path, candidate: Candidate | None = None) -> Replayed:
     """Replay one file; a file that cannot be loaded is a result, not an exception."""
     started = time.perf_counter()
     try:
@@ -72,10 +72,10 @@ def replay_file(path: Path, candidate: str | None = None) -> Replayed:
     return Replayed(path, status, message, time.perf_counter() - started, entry, value, verdict)
 
 
-def _measure(entry: Counterexample, candidate: str | None) -> tuple[float, Verdict]:
+def _measure(entry: Counterexample, candidate: Candidate | None) -> tuple[float, Verdict]:
     target = targets.get(entry.target)
     if entry.candidate is not None and candidate is not None:
-        target = candidates.with_candidate(target, entry.params, candidates.load(candidate), candidate)
+        target = with_candidate(target, entry.params, candidate)
     measured = evaluate(target, entry.params, entry.case)
     return measured.value, judge(entry.limit, measured.value, measured.noise, target.bound(entry.params))
 

@@ -9,6 +9,7 @@ second, so on most machines the work ends first and equal seeds give equal witne
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 import shlex
@@ -20,12 +21,12 @@ import numpy as np
 
 from diffuzz import candidate as candidates
 from diffuzz import corpus, engines, sampling, targets
-from diffuzz.candidate import CandidateError
+from diffuzz.candidate import Candidate, CandidateError
 from diffuzz.case import Case
 from diffuzz.entry import Counterexample
 from diffuzz.minimise import minimise
 from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
-from diffuzz.target import Bound, Measurement, Params, Target, evaluate
+from diffuzz.target import Arrays, Bound, Measurement, Outcome, Params, Target, evaluate
 from diffuzz.verdict import Verdict, judge
 
 WORK_PER_SECOND = 2**24
@@ -60,7 +61,8 @@ class SearchResult:
     case: Case | None
     history: tuple[Found, ...]
     candidate: str | None = None
-    error: str | None = None
+    failure: str | None = None
+    passing: str | None = None
 
     @property
     def value(self) -> float:
@@ -90,6 +92,7 @@ def search(
     limit: float | None = None,
     keep: float = 0.999,
     candidate: str | None = None,
+    timeout: float = 10.0,
     on_found: Callable[[Found], None] | None = None,
 ) -> SearchResult:
     """Search the space of ``target`` for the largest value; see the module's docstring.
@@ -101,11 +104,14 @@ def search(
         seed: of everything random, an integer of at least 0; a random one, in the result, if None.
         limit: T of the claim "more than T", finite; the target's default if None.
         keep: share of the value that the minimised witness must keep, 0 < keep <= 1.
-        candidate: ``FILE.py:FUNCTION`` to test in the place of the implementation.
+        candidate: ``FILE.py:FUNCTION`` to test in the place of the implementation, in a process of its own.
+        timeout: seconds that one call of the candidate may take.
         on_found: called with every improvement.
 
-    A candidate that fails in the middle of a search ends it; what was found before is kept, with the failure in
-    ``error``. An interrupt (Ctrl-C) ends it, too, and what was found is kept.
+    A candidate that fails on a case (it crashes, hangs, takes all memory, raises, or returns something else than its
+    signature says) is wrong there: the value is inf, and ``failure`` says how. One that failed, and on the same rows in
+    a fresh process did not, is mentioned in ``passing``. An interrupt (Ctrl-C) ends a search, and what was found is
+    kept.
 
     Raises:
         ValueError: seconds, seed, limit or keep out of range.
@@ -114,19 +120,17 @@ def search(
     _check_arguments(seconds, seed, limit, keep)
     params = target.params(given)
     rounds = engines.get(engine)
-    if candidate is not None:
-        target = candidates.with_candidate(target, params, candidates.load(candidate), candidate)
     seed = secrets.randbits(32) if seed is None else seed
-    objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
-    error = None
-    try:
+    with contextlib.ExitStack() as stack:
+        under_test = None
+        if candidate is not None:
+            under_test = stack.enter_context(Candidate(candidate, timeout=timeout))
+            target = candidates.with_candidate(target, params, under_test)
+        objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
         interrupted = _run(objective, rounds, np.random.default_rng(seed))
-    except CandidateError as failure:
-        if objective.best is None:
-            raise
-        interrupted, error = False, str(failure)
-    limit = target.limit(params) if limit is None else limit
-    case, measurement = _witness(objective, limit, keep, hurried=interrupted or error is not None)
+        limit = target.limit(params) if limit is None else limit
+        case, measurement = _witness(objective, limit, keep, hurried=interrupted)
+    failure, passing = (None, None) if under_test is None else (under_test.failure, under_test.passing)
     return SearchResult(
         target=target,
         params=params,
@@ -135,7 +139,7 @@ def search(
         budget_s=seconds,
         evaluations=objective.evaluations,
         seconds=objective.seconds,
-        stopped="interrupted" if interrupted else "error" if error else objective.stopped or "ideas",
+        stopped="interrupted" if interrupted else objective.stopped or "ideas",
         limit=limit,
         bound=objective.bound,
         verdict=judge(limit, measurement.value, measurement.noise, objective.bound),
@@ -143,7 +147,8 @@ def search(
         case=case,
         history=tuple(objective.history),
         candidate=candidate,
-        error=error,
+        failure=str(failure) if failure and "failure" in measurement.detail else None,
+        passing=str(passing) if passing else None,
     )
 
 
@@ -192,11 +197,25 @@ def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> 
     if best is None:
         return None, Measurement(0.0, 0.0, target.measure(params))
     try:
-        case = minimise(target, params, best.case, keep=keep, limit=limit, seconds=1.0 if hurried else 5.0).case
+        alike = _failing_alike(target, params, best.case) if math.isinf(best.value) else None
+        seconds = 1.0 if hurried else 5.0
+        case = minimise(target, params, best.case, keep=keep, limit=limit, seconds=seconds, evaluate=alike).case
         return case, evaluate(target, params, case)
-    except (CandidateError, KeyboardInterrupt):
-        # It failed on a simpler case, or there is no time for one; the one that was found is still a witness.
+    except KeyboardInterrupt:
+        # There is no time for a simpler one; the one that was found is still a witness.
         return best.case, Measurement(best.value, best.noise, target.measure(params))
+
+
+def _failing_alike(target: Target, params: Params, case: Case) -> Callable[[Params, Arrays], Outcome]:
+    """The exact evaluation, in which only cases that fail as ``case`` does have a value: a crash stays a crash."""
+    kind = evaluate(target, params, case).detail.get("failure", 0.0)
+
+    def evaluate_alike(p: Params, arrays: Arrays) -> Outcome:
+        outcome = target.question.evaluate(p, arrays)
+        kinds = outcome.detail.get("failure", np.zeros(len(outcome.value)))
+        return attrs.evolve(outcome, value=np.where(kinds == kind, outcome.value, np.nan))
+
+    return evaluate_alike
 
 
 def command_of(result: SearchResult) -> str:
@@ -226,6 +245,8 @@ def entry_of(result: SearchResult) -> Counterexample:
         "stopped by": result.stopped,
         "command": command_of(result),
     }
+    if result.failure is not None:
+        found["failure"] = result.failure
     return Counterexample(
         target=result.target.name,
         params=result.params,
@@ -244,21 +265,23 @@ def entry_of(result: SearchResult) -> Counterexample:
 
 
 def minimised(
-    entry: Counterexample, keep: float, seconds: float = 10.0, candidate: str | None = None
+    entry: Counterexample, keep: float, seconds: float = 10.0, candidate: str | None = None, timeout: float = 10.0
 ) -> Counterexample:
     """``entry`` with a simpler case of the same verdict and at least ``keep`` of the value; itself if there is none.
 
     Raises CandidateError for an entry that was found with a candidate, unless ``candidate`` names the function.
     """
     target = targets.get(entry.target)
-    if entry.candidate is not None:
-        if candidate is None:
-            raise CandidateError(f"the entry was found with a candidate: give --candidate {entry.candidate}")
-        target = candidates.with_candidate(target, entry.params, candidates.load(candidate), candidate)
-    case = minimise(target, entry.params, entry.case, keep=keep, limit=entry.limit, seconds=seconds).case
-    if case == entry.case:
-        return entry
-    measured = evaluate(target, entry.params, case)
+    with contextlib.ExitStack() as stack:
+        if entry.candidate is not None:
+            if candidate is None:
+                raise CandidateError(f"the entry was found with a candidate: give --candidate {entry.candidate}")
+            under_test = stack.enter_context(Candidate(candidate, timeout=timeout))
+            target = candidates.with_candidate(target, entry.params, under_test)
+        case = minimise(target, entry.params, entry.case, keep=keep, limit=entry.limit, seconds=seconds).case
+        if case == entry.case:
+            return entry
+        measured = evaluate(target, entry.params, case)
     bound = target.bound(entry.params)
     return attrs.evolve(
         entry,

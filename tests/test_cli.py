@@ -7,8 +7,10 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,7 +233,7 @@ def test_a_wrong_candidate(run: Run) -> None:
     [
         ("raise RuntimeError('first\\nsecond')", "candidate mine.py:f raises RuntimeError: first second"),
         ("import sys; sys.exit(0)", "candidate mine.py:f raises SystemExit: 0"),
-        ("return z[:, :2]", "returns float32[16, 2], where float32[16, 3] is needed"),
+        ("return z[:, :2]", "returns float32[1, 2], where float32[1, 3] is needed"),
         ("return z.astype(np.float64)", "returns float64"),
         ("return None", "returns object[]"),
         ("return 'text'", "where float32"),
@@ -239,21 +241,33 @@ def test_a_wrong_candidate(run: Run) -> None:
 )
 def test_a_candidate_that_fails(run: Run, body: str, message: str) -> None:
     """Exit 2, one line with what it did and what it was called with."""
-    line = re.sub(r"float32\[\d+", "float32[16", _complaint(run(*CANDIDATE, _candidate(body))))
+    line = _complaint(run(*CANDIDATE, _candidate(body)))
     assert message in line
-    assert "called with z float32[16, 3]" in line
+    assert "called with z float32[1, 3]; its signature: f(z: float32[b, n]) -> float32[b, n]" in line
     assert not Path("corpus").exists()
 
 
-def test_a_candidate_that_fails_later(run: Run) -> None:
-    """Exit 2 with the reason; what was found before is printed and kept."""
-    name = _candidate(f"if len(calls) > 2: raise RuntimeError('no memory')\n    {WRONG}")
-    code, out, err = run(*CANDIDATE, name, "--budget", "100s", "--json")
-    found = _json(out)
-    assert (2, "CONFIRMED", "error") == (code, found["verdict"], found["stopped_by"])
-    assert "raises RuntimeError: no memory" in found["error"]
-    assert err == f"diffuzz: {found['error']}\n"
-    assert corpus.load(Path(found["witness"])).candidate == name
+def test_a_candidate_that_crashes(run: Run) -> None:
+    """Exit 1: the witness on which it crashes is found, said, saved, shown and replayed."""
+    name = _candidate(f"if z.max() > 8: os.abort()\n    {RIGHT}")
+    code, out, err = run(*CANDIDATE, name)
+    assert (1, "") == (code, err)
+    assert "CONFIRMED: mine.py:f is wrong (inf > 1" in out
+    assert re.search(r'On the witness it crashed: SIGABRT: File ".*mine.py", line 6 in f\.', out)
+    (path,) = Path("corpus").rglob("*.json")
+    assert "crashed: SIGABRT" in run("show", path)[1]
+    assert run("replay", "--candidate", "mine.py:f")[0] == 0
+    assert run("minimise", path, "--candidate", "mine.py:f", "--timeout", "5s")[0] == 0
+
+
+def test_a_failure_that_passes_is_mentioned(run: Run) -> None:
+    """Exit as without it; the report has a line, the JSON object a field."""
+    name = _candidate(f"if len(calls) > 3: raise RuntimeError('no memory')\n    {RIGHT}")
+    code, out, _ = run(*CANDIDATE, name)
+    assert code == 0
+    assert "not again on the same cases in a fresh process: raised: RuntimeError: no memory." in out
+    found = _json(run(*CANDIDATE, name, "--json")[1])
+    assert (None, "raised: RuntimeError: no memory") == (found["failure"], found["passing_failure"])
 
 
 @pytest.mark.parametrize(
@@ -494,20 +508,42 @@ def test_minimise_writes_nowhere_else(run: Run, make_entry: Callable[..., Counte
 # Processes
 
 
+def _interrupted(body: str) -> tuple[int, str, str]:
+    """A search with this candidate, interrupted when the candidate has made the file ``now``."""
+    command = [sys.executable, "-m", "diffuzz", *CANDIDATE, _candidate(body), "--budget", "1h", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not Path("now").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return process.returncode, out, err
+
+
 def test_an_interrupted_search_keeps_the_best() -> None:
     """Ctrl-C: the best so far is minimised, judged, printed and saved, as at the end."""
-    name = _candidate(f"if len(calls) > 3: os.kill(os.getpid(), signal.SIGINT)\n    {WRONG}")
-    done = _process(*CANDIDATE, name, "--budget", "1h", "--json")
-    found = _json(done.stdout)
-    assert (1, "", "CONFIRMED", "interrupted") == (done.returncode, done.stderr, found["verdict"], found["stopped_by"])
+    code, out, err = _interrupted(f"len(calls) == 200 and open('now', 'w')\n    {WRONG}")
+    found = _json(out)
+    assert (1, "", "CONFIRMED", "interrupted") == (code, err, found["verdict"], found["stopped_by"])
     assert corpus.load(Path(found["witness"])).value == found["value"]
 
 
 def test_an_interrupt_before_anything_was_found() -> None:
-    """There is nothing to keep, and nothing was decided: exit 130."""
-    name = _candidate("os.kill(os.getpid(), signal.SIGINT)\n    while True: pass")
-    done = _process(*CANDIDATE, name, "--budget", "1h", "--json")
-    assert (130, "", None) == (done.returncode, done.stderr, _json(done.stdout)["witness"])
+    """There is nothing to keep, and nothing was decided: exit 130, and a candidate that hangs goes with it."""
+    # The first call is the one that asks whether it can be called.
+    hangs = "open('now', 'w').write(str(os.getpid()))\n        while True: pass"
+    code, out, err = _interrupted(f"if len(calls) > 1:\n        {hangs}\n    {RIGHT}")
+    assert (130, "", None) == (code, err, _json(out)["witness"])
+    for _ in range(200):
+        try:
+            os.kill(int(Path("now").read_text()), 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    pytest.fail("the candidate's process is still there")
 
 
 def test_a_reader_that_goes_away(saved: Path) -> None:

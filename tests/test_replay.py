@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from diffuzz import corpus
+from diffuzz.candidate import Candidate
 from diffuzz.case import Case
 from diffuzz.corpus import CorpusError
 from diffuzz.entry import Counterexample, dumps
@@ -117,7 +118,8 @@ def test_a_candidate_has_to_be_named_again(entry: Counterexample, tmp_path: Path
     assert f"--candidate {name}" in result.message
     assert exit_code([result]) == 3
     assert not marker.exists()
-    again = replay_file(path, candidate=name)
+    with Candidate(name) as candidate:
+        again = replay_file(path, candidate)
     assert (again.status, again.value) == ("as recorded", np.inf)
     assert marker.exists()
 
@@ -126,7 +128,8 @@ def test_a_mended_candidate(entry: Counterexample, tmp_path: Path) -> None:
     """Once the candidate is right, its entry has changed."""
     path = corpus.save(_candidate(entry, "mine.py:f", np.inf), tmp_path / "corpus")
     right = _file(tmp_path, "e = np.exp(z - z.max(1, keepdims=True)); return e / e.sum(1, keepdims=True)")
-    result = replay_file(path, candidate=right)
+    with Candidate(right) as candidate:
+        result = replay_file(path, candidate)
     assert result.status == "changed"
     assert "recorded inf CONFIRMED, now 0." in result.message
 
@@ -135,11 +138,10 @@ def test_a_candidate_that_fails(entry: Counterexample, saved: Path, tmp_path: Pa
     """It is a broken entry; an entry without a candidate does not mind."""
     path = corpus.save(_candidate(entry, "mine.py:f", np.inf), tmp_path / "corpus")
     name = _file(tmp_path, "raise RuntimeError('no\\nGPU')")
-    assert "raises RuntimeError: no GPU" in replay_file(path, candidate=name).message
-    assert [("broken", 2), ("as recorded", 0)] == [
-        (result.status, exit_code([result])) for result in (replay_file(path, name), replay_file(saved, name))
-    ]
-    assert "there is no file" in replay_file(path, candidate="missing.py:f").message
+    with Candidate(name) as candidate:
+        results = replay_file(path, candidate), replay_file(saved, candidate)
+    assert "raises RuntimeError: no GPU" in results[0].message
+    assert [("broken", 2), ("as recorded", 0)] == [(result.status, exit_code([result])) for result in results]
 
 
 def test_a_dangerous_name_is_quoted(entry: Counterexample, tmp_path: Path) -> None:

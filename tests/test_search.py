@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from diffuzz import corpus, targets
-from diffuzz.candidate import CandidateError
+from diffuzz.candidate import Candidate, CandidateError
 from diffuzz.cli import commands
 from diffuzz.engines import UnknownEngineError
 from diffuzz.entry import Counterexample
 from diffuzz.objective import Found
+from diffuzz.replay import replay_file
 from diffuzz.search import MissingDependencyError, SearchResult, command_of, entry_of, minimised, search
 from diffuzz.target import ParameterError, Target, evaluate
 from diffuzz.verdict import Verdict
@@ -196,14 +197,13 @@ def test_a_right_candidate(tmp_path: Path) -> None:
 
 def test_a_wrong_candidate(tmp_path: Path) -> None:
     """It is confirmed wrong, by an entry that replays."""
-    from diffuzz.replay import replay_file
-
     name = _file(tmp_path, WRONG)
     result = _quick(SOFTMAX, {"n": 3}, candidate=name)
     assert result.verdict is Verdict.CONFIRMED
-    assert result.error is None
+    assert (result.failure, result.passing) == (None, None)
     path = corpus.save(entry_of(result), tmp_path / "corpus")
-    assert replay_file(path, candidate=name).status == "as recorded"
+    with Candidate(name) as candidate:
+        assert replay_file(path, candidate).status == "as recorded"
 
 
 def test_a_candidate_that_fails_at_once(tmp_path: Path) -> None:
@@ -212,13 +212,46 @@ def test_a_candidate_that_fails_at_once(tmp_path: Path) -> None:
         _quick(SOFTMAX, {"n": 3}, candidate=_file(tmp_path, "raise RuntimeError('no GPU')"))
 
 
-def test_a_candidate_that_fails_later(tmp_path: Path) -> None:
-    """What was found before is kept, with the failure."""
-    name = _file(tmp_path, f"if len(calls) > 2: raise RuntimeError('out of memory')\n    {WRONG}")
-    result = _quick(SOFTMAX, {"n": 3}, seconds=100.0, candidate=name)
-    assert "raises RuntimeError: out of memory" in str(result.error)
-    assert (result.stopped, result.verdict) == ("error", Verdict.CONFIRMED)
-    assert result.case == result.history[-1].case
+@pytest.mark.parametrize(
+    ("body", "failure"),
+    [
+        ("raise RuntimeError('too large')", "raised: RuntimeError: too large"),
+        ("import ctypes; ctypes.string_at(0)", "crashed: SIGSEGV: File "),
+        ("os.abort()", "crashed: SIGABRT: "),
+        ("os._exit(0)", "crashed: ended with exit status 0"),
+        ("return z[0]", "garbage: returns float32["),
+        ("while True: pass", "hung: no result after "),
+    ],
+)
+def test_a_candidate_that_fails_on_a_case(tmp_path: Path, body: str, failure: str) -> None:
+    """It is wrong there: the value is inf, the entry says how, and replays in a fresh process."""
+    name = _file(tmp_path, f"if z.max() > 8:\n        {body}\n    {RIGHT}")
+    result = _quick(SOFTMAX, {"n": 3}, candidate=name, timeout=0.25)
+    assert (result.value, result.verdict, result.passing) == (math.inf, Verdict.CONFIRMED, None)
+    assert result.failure is not None
+    assert result.failure.startswith(failure)
+    assert result.case is not None
+    assert result.case["z"].max() > 8
+    entry = entry_of(result)
+    assert entry.found["failure"] == result.failure
+    path = corpus.save(entry, tmp_path / "corpus")
+    with Candidate(name, timeout=0.25) as candidate:
+        assert replay_file(path, candidate).status == "as recorded"
+
+
+def test_a_failure_that_does_not_come_again_is_no_witness(tmp_path: Path) -> None:
+    """A function that fails from its fourth call on fails on no case: it is mentioned, and the search goes on."""
+    name = _file(tmp_path, f"if len(calls) > 3: raise RuntimeError('no handles left')\n    {WRONG}")
+    result = _quick(SOFTMAX, {"n": 3}, candidate=name)
+    assert result.passing == "raised: RuntimeError: no handles left"
+    assert (result.failure, result.verdict) == (None, Verdict.CONFIRMED)
+    assert 1 < result.value < math.inf
+
+
+def test_what_a_candidate_prints_is_not_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It goes nowhere: scripts read the search's stdout."""
+    _quick(SOFTMAX, {"n": 3}, candidate=_file(tmp_path, f"print('hello'); os.write(2, b'hello')\n    {RIGHT}"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_candidate_that_exits(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from rich.table import Table
 from diffuzz import engines, report, simplicity, targets
 from diffuzz.bench import ggml_criteria
 from diffuzz.bench.mutants import Mutant, mutants
-from diffuzz.candidate import with_candidate
+from diffuzz.candidate import named, with_candidate
 from diffuzz.case import Case
 from diffuzz.minimise import minimise
 from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
@@ -112,7 +112,7 @@ def one(mutant: Mutant, seconds: float, seed: int) -> Row:
         evaluations=found.evaluations if found else objective.evaluations,
         runs=runs,
         levels=levels,
-        named=None if found is None else _named(detail),
+        named=None if found is None else named(detail, found.value, objective.target.limit(objective.params)),
         fns=ggml_criteria.fns_kills(mutant),
         ops=sum(ggml_criteria.ops_kills(mutant, rng) for _ in range(RUNS)),
     )
@@ -163,12 +163,6 @@ def _size(objective: Objective, case: Case) -> tuple[int, int]:
         sum(1 + int((numbers[1:] != numbers[:-1]).sum()) for numbers in flat),
         sum(len(np.unique(numbers)) for numbers in flat),
     )
-
-
-def _named(detail: Mapping[str, float]) -> str:
-    """Which implementation the witness shows to be wrong: the reference too, if it leaves the bound as well."""
-    ours = detail.get("reference error / a-priori bound", 0.0)
-    return "candidate" if ours <= 1 else "both"
 
 
 def as_json(rows: list[Row]) -> dict[str, Any]:

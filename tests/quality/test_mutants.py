@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import numpy as np
 import pytest
 
+from diffuzz import kernels, targets
 from diffuzz.bench import ggml_criteria, mutation
 from diffuzz.bench.mutants import Mutant, mutants
+from diffuzz.candidate import named, with_candidate
+from diffuzz.target import Arrays, Params, evaluate
 
 pytestmark = pytest.mark.quality
 
@@ -119,3 +123,47 @@ def test_a_row_that_survives_has_no_witness() -> None:
     assert (False, None, None, None) == (row.killed, row.runs, row.levels, row.named)
     assert 0 < row.value <= 1
     assert math.isfinite(attrs.asdict(row)["seconds"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nibble-interleave/q4_0",
+        "activation-trunc/q4_K",
+        "neox-for-norm",
+        "eps-constant",
+        "softmax-no-max",
+        "silu-overflow",
+    ],
+)
+def test_a_wrong_reference_is_named(name: str) -> None:
+    """A bug in our own reference is told from one in the candidate: a right candidate is not flagged, and where both
+    have the bug, both are named. The exact result is the judge.
+    """
+    mutant = BY_NAME[name]
+    target = targets.get(mutant.target)
+    contract, params = target.contract, target.params(mutant.params)
+    assert contract is not None
+    reference = kernels.get(contract.kernels(params)[0])
+
+    def run(p: Params, arrays: Arrays, module: Any) -> np.ndarray:
+        if module is reference:
+            return contract.call(p, mutant.function, {name: array.copy() for name, array in arrays.items()})
+        return contract.run(p, arrays, module)
+
+    wrong = attrs.evolve(target, contract=attrs.evolve(contract, run=run))
+    case = mutation.witness(mutation.searched(mutant, seconds=10, seed=0))
+    assert case is not None
+    arrays = case.case.batch()
+
+    def right(*_: Any) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(contract.reference(params, arrays))[0]
+
+    for function, expected in ((right, "reference"), (mutant.function, "both")):
+        call = contract.call if function is not right else lambda p, f, arrays: f()[None]
+        judged = with_candidate(attrs.evolve(wrong, contract=attrs.evolve(wrong.contract, call=call)), params, function)
+        with np.errstate(all="ignore"):
+            measured = evaluate(judged, params, case.case)
+        assert (measured.value > judged.limit(params)) == (expected == "both")
+        assert named(measured.detail, measured.value, judged.limit(params)) == expected
