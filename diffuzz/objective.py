@@ -139,8 +139,11 @@ class Objective:
         Raises BudgetSpentError, before evaluating, once the search is over; batches that run then still count.
         """
         self._stop_if_done()
-        self.evaluations += len(next(iter(batch.values())))
-        self.work += max(sum(array.size for array in batch.values()) * self.target.cost, LEAST_WORK_PER_CALL)
+        self.evaluations += (rows := len(next(iter(batch.values()))))
+        # A screen is compiled for batches of ``rows``, and fills up smaller ones.
+        filled = -(-rows // self.rows) * self.rows / max(rows, 1) if self.screen else 1.0
+        size = sum(array.size for array in batch.values())
+        self.work += max(size * filled * self.target.cost, LEAST_WORK_PER_CALL)
         engine = self.engine
         # Overflow and NaN are values like any other here; a row that has them does not count.
         with np.errstate(all="ignore"):

@@ -19,7 +19,8 @@ from diffuzz.objective import Objective
 ORDER = ("evolution", "shapes", "gradient", "pbt", "random")
 # Share of an engine's old return that remains after a round of its own.
 MEMORY = 0.7
-# Rounds after which even a hopeless engine gets another: the cheap and the lucky more often.
+# Rounds after which even a hopeless engine gets another, the cheap and the lucky more often; after each that brings
+# nothing it waits twice as long.
 PATIENCE = {"evolution": 4, "shapes": 8, "gradient": 24, "pbt": 48, "random": 64}
 
 
@@ -32,8 +33,9 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     running: dict[str, Iterator[None]] = {name: _started_late(name, objective, rng) for name in ORDER}
     returns = dict.fromkeys(ORDER, math.inf)
     last = dict.fromkeys(ORDER, 0)
+    patience = dict(PATIENCE)
     for turn in range(1, 10**9):
-        name = _choose(turn, running, returns, last)
+        name = _choose(turn, running, returns, last, patience)
         work, value = objective.work, _value(objective)
         if next(running[name], "ended") == "ended":
             del running[name]
@@ -42,6 +44,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
             continue
         last[name] = turn
         gain = math.log(_value(objective) / value) if value > 0 else 0.0
+        patience[name] = PATIENCE[name] if _value(objective) > value else 2 * patience[name]
         paid = gain / max(objective.work - work, 1.0)
         returns[name] = paid if math.isinf(returns[name]) else MEMORY * returns[name] + (1 - MEMORY) * paid
         yield
@@ -52,9 +55,15 @@ def _started_late(name: str, objective: Objective, rng: np.random.Generator) -> 
     yield from engines.get(name)(objective, rng)
 
 
-def _choose(turn: int, running: dict[str, Iterator[None]], returns: dict[str, float], last: dict[str, int]) -> str:
+def _choose(
+    turn: int,
+    running: dict[str, Iterator[None]],
+    returns: dict[str, float],
+    last: dict[str, int],
+    patience: dict[str, int],
+) -> str:
     for name in running:
-        if math.isinf(returns[name]) or turn - last[name] > PATIENCE[name]:
+        if math.isinf(returns[name]) or turn - last[name] > patience[name]:
             return name
     # Ties, as when nothing pays any more, go to the first in order.
     return max(running, key=lambda name: returns[name])

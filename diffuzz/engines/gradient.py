@@ -16,7 +16,7 @@ import numpy as np
 from diffuzz import sampling
 from diffuzz.objective import Batch, Objective
 from diffuzz.screen import configured_jax, worst_directions
-from diffuzz.space import TensorSpec
+from diffuzz.space import Space, TensorSpec
 from diffuzz.target import Amplification
 
 RESTARTS = 64
@@ -28,7 +28,9 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
-    """One run of STEPS steps for RESTARTS cases a round; ends at once where there is nothing to differentiate."""
+    """One run of STEPS steps for RESTARTS cases a round; ends at once where there is nothing to differentiate, or no
+    derivative (JAX has none for the neighbour of a float).
+    """
     ascended = objective.space.of_kind("activations", "logits", "gain")
     screen = objective.target.question.screen(objective.params) if objective.target.question.screen else None
     if screen is None or not ascended:
@@ -36,6 +38,8 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     jax = configured_jax()
     restarts = int(np.clip(2**16 / objective.space.elements, 8, RESTARTS))
     ascend = jax.jit(_ascent(jax, objective, screen, ascended))
+    if not _differentiable(jax, ascend, objective.space, ascended, restarts):
+        return
     while True:
         batch = _starts(objective, rng, restarts)
         state = None
@@ -52,6 +56,17 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
             batch = batch | {s.name: sampling.clip(s, reached[s.name]) for s in ascended}
             _, batch = objective.refine(batch)
             yield
+
+
+def _differentiable(jax: Any, ascend: Any, space: Space, ascended: tuple[TensorSpec, ...], restarts: int) -> bool:
+    shapes = {spec.name: jax.ShapeDtypeStruct((restarts, *spec.array_shape()), spec.dtype) for spec in space.tensors}
+    free = {spec.name: jax.ShapeDtypeStruct((restarts, *spec.array_shape()), "float64") for spec in ascended}
+    try:
+        with jax.enable_x64(True):
+            jax.eval_shape(ascend, (free, free, free, jax.ShapeDtypeStruct((), "float64")), shapes)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _starts(objective: Objective, rng: np.random.Generator, restarts: int) -> Batch:
