@@ -55,6 +55,18 @@ class _Setting(click.ParamType):
         return key.strip(), text.strip()
 
 
+class _Kernels(click.ParamType):
+    name = "A,B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        names = [name.strip() for name in str(value).split(",")]
+        if len(names) != 2 or not all(names):
+            self.fail(f"{value!r} are not two names: ggml,libggml are", param, ctx)
+        return names[0], names[1]
+
+
 class _Number(click.ParamType):
     name = "number"
 
@@ -72,7 +84,7 @@ class _Number(click.ParamType):
         return number
 
 
-SECONDS, SETTING = _Seconds(), _Setting()
+SECONDS, SETTING, KERNELS = _Seconds(), _Setting(), _Kernels()
 LIMIT, SHARE = _Number("a finite number"), _Number("a share of the value, above 0 and at most 1", 0.0, 1.0 + 2**-52)
 _params = click.option(
     "--param",
@@ -81,6 +93,12 @@ _params = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     help="Set a parameter of the target (repeatable).",
+)
+_library = click.option(
+    "--library",
+    metavar="PATH",
+    type=click.Path(exists=True),
+    help="A build of ggml, folder or file, for `libggml` to stand for [default: that of ggml-python].",
 )
 _timeout = click.option(
     "--timeout",
@@ -135,6 +153,8 @@ def targets_command(as_json: bool) -> int:
 )
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="Test this function in the place of the implementation.")
 @_timeout
+@click.option("--kernels", type=KERNELS, help="Compare two implementations of the operation; see `targets`.")
+@_library
 @click.option(
     "--corpus",
     type=click.Path(path_type=Path, file_okay=False),
@@ -154,6 +174,8 @@ def search_command(
     keep: float,
     candidate: str | None,
     timeout: float,
+    kernels: tuple[str, str] | None,
+    library: str | None,
     corpus: Path,
     no_save: bool,
     as_json: bool,
@@ -179,6 +201,8 @@ def search_command(
             keep=keep,
             candidate=candidate,
             timeout=timeout,
+            kernels=kernels,
+            library=library,
             on_found=on_found,
         )
     path, failure, interrupted = None, None, result.stopped == "interrupted"
@@ -221,6 +245,8 @@ def measure_command(
         entry = store.load(case_file)
         if entry.candidate is not None:
             raise click.UsageError(f"{case_file}: found with a candidate: replay it, with --candidate")
+        if entry.kernels is not None:
+            raise click.UsageError(f"{case_file}: compares {' and '.join(entry.kernels)}: replay it")
         target, case = targets.get(target_name or entry.target), entry.case
         if target.name == entry.target:
             limit = entry.limit if limit is None and not given else limit
@@ -245,8 +271,11 @@ def measure_command(
 @click.option("--keep", type=SHARE, default=0.9, show_default=True, help="Share of the value to keep.")
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="The function, for an entry found with a candidate.")
 @_timeout
+@_library
 @_json
-def minimise_command(entry: Path, keep: float, candidate: str | None, timeout: float, as_json: bool) -> int:
+def minimise_command(
+    entry: Path, keep: float, candidate: str | None, timeout: float, library: str | None, as_json: bool
+) -> int:
     """Make the witness of a corpus entry simpler, and save it as another entry in the same corpus (or beside it)."""
     from diffuzz import corpus as store
     from diffuzz import printing
@@ -256,7 +285,7 @@ def minimise_command(entry: Path, keep: float, candidate: str | None, timeout: f
     folder = entry.resolve().parent
     corpus = folder.parent if folder.name == old.target else folder
     store.check_writable(corpus / old.target)
-    new = minimised(old, keep, candidate=candidate, timeout=timeout)
+    new = minimised(old, keep, candidate=candidate, timeout=timeout, library=library)
     path = entry if new == old else store.save(new, corpus, always=True)
     if as_json:
         _print_json({"entry": str(entry), "minimised": str(path), "value": printing.report.json_number(new.value)})
@@ -282,10 +311,16 @@ def show_command(entry: Path, as_json: bool) -> int:
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="The function, for entries found with a candidate.")
 @_timeout
+@_library
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit report, too.")
 @_json
 def replay_command(
-    paths: tuple[Path, ...], candidate: str | None, timeout: float, junit: Path | None, as_json: bool
+    paths: tuple[Path, ...],
+    candidate: str | None,
+    timeout: float,
+    library: str | None,
+    junit: Path | None,
+    as_json: bool,
 ) -> int:
     """Measure every entry of the corpus again and compare with what it recorded [default: corpus/]."""
     from diffuzz import printing
@@ -297,7 +332,7 @@ def replay_command(
         junit.touch()
     with contextlib.ExitStack() as stack:
         under_test = stack.enter_context(Candidate(candidate, timeout=timeout)) if candidate else None
-        results = replay(paths or (DEFAULT_CORPUS,), under_test)
+        results = replay(paths or (DEFAULT_CORPUS,), under_test, library)
     if junit is not None:
         junit.write_text(printing.junit(results), encoding="utf-8")
     if as_json:
@@ -305,6 +340,55 @@ def replay_command(
     else:
         _print(printing.replay_text(results))
     return exit_code(results)
+
+
+@commands.command("matrix")
+@click.option("--target", "target_name", required=True, metavar="NAME", help="Whose operation; see `targets`.")
+@_params
+@click.option("--kernels", "chosen", metavar="A,B,...", help="Which implementations [default: all that are here].")
+@_library
+@click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each pair.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Save there the witnesses of pairs that differ by more than rounding [default: nowhere].",
+)
+@_json
+def matrix_command(
+    target_name: str,
+    settings: tuple[tuple[str, str], ...],
+    chosen: str | None,
+    library: str | None,
+    budget: float,
+    seed: int,
+    corpus: Path | None,
+    as_json: bool,
+) -> int:
+    """Search every pair of implementations: who agrees with whom to the bit, to rounding, by policy, or not at all."""
+    from diffuzz import corpus as store
+    from diffuzz import matrix, printing, targets
+
+    target, given = targets.get(target_name), _given(settings)
+    wanted = [name.strip() for name in (chosen or "").split(",") if name.strip()]
+    absent = matrix.names(target, given, wanted)[1]
+    if corpus is not None:
+        store.check_writable(corpus / target.name)
+    cells = matrix.matrix(
+        target,
+        given,
+        seconds=budget,
+        seed=seed,
+        chosen=wanted,
+        library=library,
+        directory=corpus,
+        on_cell=printing.matrix_progress(),
+    )
+    if as_json:
+        _print_json(matrix.as_json(target, given, cells, absent))
+    else:
+        _print(matrix.as_text(cells, absent))
+    return CONFIRMED if matrix.outside(cells) else 0
 
 
 @commands.command("claims")
@@ -394,6 +478,47 @@ def engines_command(
         _print_json(engines.as_json(tables, budget))
     else:
         _print(engines.summary(tables))
+    return 0
+
+
+@bench.command("witnesses")
+@click.option("--target", "names", multiple=True, metavar="NAME", help="Minimise on this target (repeatable) [all].")
+@_params
+@click.option("--budget", type=SECONDS, default="3s", show_default=True, help="Time to search each target.")
+@click.option(
+    "--minimising", type=SECONDS, default="5s", show_default=True, help="Time for each way to minimise what was found."
+)
+@click.option("--keep", type=SHARE, default=0.999, show_default=True, help="Share of the value to keep.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the search.")
+@_json
+def witnesses_command(
+    names: tuple[str, ...],
+    settings: tuple[tuple[str, str], ...],
+    budget: float,
+    minimising: float,
+    keep: float,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Compare minimised witnesses with what ddmin and Hypothesis's shrinker make of the same cases."""
+    from diffuzz import targets
+    from diffuzz.bench import witnesses
+
+    tables = witnesses.compare(
+        [targets.get(name) for name in names or targets.names()],
+        _given(settings),
+        seconds=budget,
+        minimising=minimising,
+        keep=keep,
+        seed=seed,
+        on_table=None if as_json else lambda table: _print(witnesses.as_text(table)),
+    )
+    if not tables:
+        return INTERRUPTED
+    if as_json:
+        _print_json(witnesses.as_json(tables, seconds=budget, minimising=minimising, keep=keep, seed=seed))
+    else:
+        _print(witnesses.summary(tables))
     return 0
 
 

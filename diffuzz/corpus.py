@@ -171,9 +171,9 @@ def check_writable(directory: Path) -> None:
 def save(entry: Counterexample, directory: Path, *, always: bool = False) -> Path:
     """Write an entry to ``directory`` and return its path, or that of the entry there to which it adds nothing.
 
-    An entry adds something unless the corpus has one of the same target, parameters and candidate with at least its
-    value, by the same mechanism (see ``mechanism``). ``always`` writes it anyway. Raises CorpusError if it cannot be
-    written, or could not be loaded again.
+    An entry adds something unless the corpus has one of the same target, parameters, candidate and kernels with at
+    least its value, by the same mechanism (see ``mechanism``). ``always`` writes it anyway. Raises CorpusError if it
+    cannot be written, or could not be loaded again.
     """
     path = directory / entry.name
     known = None if always else _as_good(entry, directory)
@@ -217,13 +217,14 @@ def _write(text: str, path: Path) -> None:
 
 def _as_good(entry: Counterexample, directory: Path) -> Path | None:
     """An entry of the corpus that leaves nothing to add, or None."""
-    key = (dict(entry.params), entry.candidate, mechanism(entry.case))
+    key = (dict(entry.params), entry.candidate, entry.kernels, mechanism(entry.case))
     for path in files([directory / entry.target]) if (directory / entry.target).is_dir() else ():
         try:
             other = load(path)
         except CorpusError:
             continue
-        if (dict(other.params), other.candidate, mechanism(other.case)) == key and other.value >= entry.value:
+        same = (dict(other.params), other.candidate, other.kernels, mechanism(other.case)) == key
+        if same and other.value >= entry.value:
             return path
     return None
 

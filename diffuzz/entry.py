@@ -39,7 +39,8 @@ class Counterexample:
     ``tolerance``.
 
     ``bound`` is ``{"value", "rounding", "because"}`` or None; ``found`` says how: engine, seed, evaluations, command;
-    ``candidate`` is the ``FILE.py:FUNCTION`` that it was found with, if any.
+    ``candidate`` is the ``FILE.py:FUNCTION`` that it was found with, if any, and ``kernels`` the two implementations
+    that it compares.
     """
 
     target: str
@@ -55,11 +56,14 @@ class Counterexample:
     found: Mapping[str, Any]
     environment: Mapping[str, Any]
     candidate: str | None = None
+    kernels: tuple[str, str] | None = None
 
     @property
     def digest(self) -> str:
-        """SHA-256 over target, parameters, candidate and the case's own digest, in hexadecimal."""
-        key = [self.target, sorted(self.params.items()), self.candidate, self.case.digest]
+        """SHA-256 over target, parameters, candidate, kernels if any, and the case's own digest, in hexadecimal."""
+        key: list[Any] = [self.target, sorted(self.params.items()), self.candidate, self.case.digest]
+        if self.kernels is not None:
+            key.append(list(self.kernels))
         return sha256(json.dumps(key).encode()).hexdigest()
 
     @property
@@ -75,6 +79,7 @@ def dumps(entry: Counterexample, indent: int | None = 1) -> str:
         "target": entry.target,
         "params": dict(entry.params),
         "candidate": entry.candidate,
+        **({} if entry.kernels is None else {"kernels": list(entry.kernels)}),
         "verdict": entry.verdict.value,
         "measure": entry.measure,
         "value": {"decimal": _decimal(entry.value), "hex": _float_text(entry.value)},
@@ -129,6 +134,8 @@ def _from_json(stored: Any, stem: str) -> Counterexample:
         "value": dict, "noise": str, "limit": str, "bound": (dict, type(None)), "tolerance": (int, float),
         "arrays": dict, "found": dict, "environment": dict, "digest": str,
     }  # fmt: skip
+    if isinstance(stored, dict) and "kernels" in stored:
+        wanted["kernels"] = list
     _check_fields(stored, wanted, "the entry")
     if stored["diffuzz"] != SCHEMA:
         raise _FieldError(f"diffuzz: schema {stored['diffuzz']}, where this version reads {SCHEMA}")
@@ -136,6 +143,7 @@ def _from_json(stored: Any, stem: str) -> Counterexample:
     params = _params(target, stored["params"])
     if stored["candidate"] is not None and target.contract is None:
         raise _FieldError(f"candidate: target {target.name} takes none")
+    kernels = _kernels(target, params, stored.get("kernels"))
     if not 0 <= stored["tolerance"] <= 1e-3:
         raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and 0.001")
     for group in ("found", "environment"):
@@ -145,7 +153,7 @@ def _from_json(stored: Any, stem: str) -> Counterexample:
     entry = Counterexample(
         target=target.name,
         params=params,
-        case=_case(target, params, stored["arrays"], stored["candidate"]),
+        case=_case(target, params, stored["arrays"], contract=stored["candidate"] is not None or kernels is not None),
         measure=stored["measure"],
         value=_value(stored["value"]),
         noise=_float_of(stored["noise"], "noise"),
@@ -156,6 +164,7 @@ def _from_json(stored: Any, stem: str) -> Counterexample:
         found=stored["found"],
         environment=stored["environment"],
         candidate=stored["candidate"],
+        kernels=kernels,
     )
     if entry.digest != stored["digest"]:
         raise _FieldError("digest: does not match target, params and arrays; the file was edited")
@@ -189,6 +198,19 @@ def _params(target: Target, stored: dict[str, Any]) -> Params:
     return params
 
 
+def _kernels(target: Target, params: Params, stored: list[Any] | None) -> tuple[str, str] | None:
+    if stored is None:
+        return None
+    known = (*(target.contract.kernels(params) if target.contract else ()), "candidate")
+    names = [name for name in stored if isinstance(name, str) and name.isprintable()]
+    if len(stored) != 2 or names != stored or any(name.partition("@")[0] not in known for name in names):
+        raise _FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
+    # A path would be a library to load: the caller has to name it.
+    if any("/" in name or "\\" in name for name in names):
+        raise _FieldError(f"kernels: {stored!r} name a path")
+    return names[0], names[1]
+
+
 def _value(stored: dict[str, Any]) -> float:
     _check_fields(stored, {"decimal": str, "hex": str}, "value")
     value = _float_of(stored["hex"], "value")
@@ -206,8 +228,8 @@ def _bound(stored: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"value": float(stored["value"]), "rounding": float(stored["rounding"]), "because": stored["because"]}
 
 
-def _case(target: Target, params: Params, stored: dict[str, Any], candidate: str | None) -> Case:
-    admissible = space(target, params, candidate)
+def _case(target: Target, params: Params, stored: dict[str, Any], *, contract: bool) -> Case:
+    admissible = space(target, params, contract=contract)
     _check_fields(stored, {spec.name: dict for spec in admissible.tensors}, "arrays")
     arrays = {}
     for spec in admissible.tensors:
@@ -222,9 +244,9 @@ def _case(target: Target, params: Params, stored: dict[str, Any], candidate: str
     return case
 
 
-def space(target: Target, params: Params, candidate: str | None) -> Space:
-    """The space of the cases of an entry: the contract's, where it was found with a candidate."""
-    if candidate is not None and target.contract is not None and target.contract.space is not None:
+def space(target: Target, params: Params, *, contract: bool) -> Space:
+    """The space of the cases of an entry: the contract's, where it was found with a candidate or compares kernels."""
+    if contract and target.contract is not None and target.contract.space is not None:
         return target.contract.space(params)
     return target.space(params)
 

@@ -8,6 +8,9 @@ The result is a target like any other. Both implementations get the same cases, 
     an a-priori error bound     max over elements of |A - B| / (2 rounding): above 1 it is not rounding
     a result fixed to the bit   number of elements whose bits differ (all NaN are one number)
 
+An implementation that runs in a process of its own (libggml, a candidate) may fail on a case: it crashes, hangs, takes
+all memory. Such a case has the value inf.
+
 ``rounding`` is the contract's bound of one implementation that does everything as stated and rounds in any order. What
 is above 1 is either policy, both keeping their contract (the other rule for ties, activations quantised or not), or at
 least one of them is outside its a-priori bound. ``agreement`` tells which. ``exact`` counts as an implementation that
@@ -17,18 +20,28 @@ does not round.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import numpy as np
 
 from diffuzz import kernels
+from diffuzz.candidate import Candidate
 from diffuzz.target import Arrays, Contract, Drift, Outcome, Params, Target
+from diffuzz.worker import KINDS, Failure, RowsFailedError
 
 # Relative error of value itself: float64 against allowances of some 2^-24, with room for its own constants.
 _RELATIVE_NOISE = 1e-6
 _LARGEST = float(np.finfo(np.float32).max)
 EXACT = "exact"
+CANDIDATE = "candidate"
+# Cases of a batch that an implementation may fail on before the rest of the batch is left alone.
+_MOST_FAILURES = 8
+
+# Results of a batch like those of the reference, and for each row 0, 1 + the place of a failure in KINDS, or -1 where
+# it was not run.
+_Side = Callable[[Params, Arrays, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class PairError(ValueError):
@@ -49,29 +62,35 @@ def implementations(target: Target, params: Params) -> tuple[str, ...]:
     return () if target.contract is None else target.contract.kernels(params)
 
 
-def with_pair(target: Target, params: Params, a: str, b: str) -> Target:
+def with_pair(
+    target: Target,
+    params: Params,
+    a: str,
+    b: str,
+    *,
+    candidate: Candidate | None = None,
+    on_failure: Callable[[str, Failure], None] | None = None,
+) -> Target:
     """``target`` asking how far apart the implementations ``a`` and ``b`` are; see the module's docstring.
 
-    Raises PairError: the target compares no implementations, or has none of that name. ImportError: one that is not
-    installed.
+    One of them may be ``"candidate"``, and ``libggml@PATH`` is the library in another folder. ``on_failure`` is told
+    which implementation failed, and how. Raises PairError: the target compares no implementations, or has none of that
+    name. ImportError: one that is not installed.
     """
     contract = target.contract
     known = implementations(target, params)
     if contract is None or not known:
         raise PairError(f"target {target.name} compares no kernels: its claim is about the arithmetic")
-    for name in (a, b):
-        if name not in known:
-            raise PairError(f"target {target.name} has no kernels {name!r} here (it has {', '.join(known)})")
     fixed = contract.allowance is None
-    first, second = kernels.get(a), kernels.get(b)
+    first, second = (_side(target, params, name, candidate, on_failure) for name in (a, b))
     shares = (a != EXACT) + (b != EXACT)
 
     def evaluate(p: Params, arrays: Arrays) -> Outcome:
         with np.errstate(all="ignore"):
-            one, other = contract.run(p, arrays, first), contract.run(p, arrays, second)
-            if fixed:
-                return _differing(one, other)
-            return _apart(contract, p, arrays, one, other, max(shares, 1))
+            like = np.asarray(contract.reference(p, arrays))
+            (one, failed), (other, failed_too) = first(p, arrays, like), second(p, arrays, like)
+            apart = _differing(one, other) if fixed else _apart(contract, p, arrays, one, other, max(shares, 1))
+        return _with_failures(apart, failed, failed_too)
 
     return attrs.evolve(
         target,
@@ -87,11 +106,74 @@ def with_pair(target: Target, params: Params, a: str, b: str) -> Target:
     )
 
 
+def _side(
+    target: Target,
+    params: Params,
+    name: str,
+    candidate: Candidate | None,
+    on_failure: Callable[[str, Failure], None] | None,
+) -> _Side:
+    known, contract = implementations(target, params), target.contract
+    if contract is None:
+        raise TypeError("a target without a contract has no implementations")
+    if name == CANDIDATE:
+        if candidate is None:
+            raise PairError("kernels candidate: give --candidate FILE.py:FUNCTION, too")
+        candidate.probe(target, params)
+
+        def called(p: Params, arrays: Arrays, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            result, failures = candidate.run(target.name, p, arrays, like)
+            if candidate.failure is not None and on_failure is not None:
+                on_failure(candidate.name, candidate.failure)
+            return result, failures
+
+        return called
+    if name.partition("@")[0] not in known:
+        raise PairError(f"target {target.name} has no kernels {name!r} here (it has {', '.join(known)})")
+    if (remedy := kernels.missing(name)) is not None:
+        raise ImportError(remedy)
+    module = kernels.get(name)
+
+    def run(p: Params, arrays: Arrays, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        failures = np.zeros(len(like), np.int64)
+        try:
+            return np.asarray(contract.run(p, arrays, module)), failures
+        except RowsFailedError:
+            pass
+        # An operation may have made several rows of a case: the case as a whole is what fails.
+        result = like.copy()
+        for row in range(len(like)):
+            if np.count_nonzero(failures) >= _MOST_FAILURES:
+                failures[row:] = -1
+                break
+            try:
+                case = {key: array[row : row + 1] for key, array in arrays.items()}
+                result[row] = contract.run(p, case, module)[0]
+            except RowsFailedError as error:
+                failure = next(iter(error.ran.failures.values()))
+                failures[row] = 1 + KINDS.index(failure.kind)
+                if on_failure is not None:
+                    on_failure(name, failure)
+        return result, failures
+
+    return run
+
+
+def _with_failures(outcome: Outcome, one: np.ndarray, other: np.ndarray) -> Outcome:
+    if not (one.any() or other.any()):
+        return outcome
+    failed, skipped = (one > 0) | (other > 0), (one < 0) | (other < 0)
+    value = np.where(failed, np.inf, np.where(skipped, np.nan, outcome.value))
+    noise = np.where(failed | skipped, 0.0, outcome.noise)
+    codes: dict[str, Any] = {"failure of A": one.astype(np.float64), "failure of B": other.astype(np.float64)}
+    return Outcome(value, noise, dict(outcome.detail) | codes)
+
+
 def agreement(value: float, detail: Mapping[str, float]) -> Agreement:
     """What the largest value of a search, and the numbers it is made of, say of the two implementations."""
     if value == 0:
         return Agreement.BITS
-    if "rounding" not in detail:
+    if "rounding" not in detail or detail.get("failure of A") or detail.get("failure of B"):
         return Agreement.OUTSIDE
     if value <= 1:
         return Agreement.ROUNDING

@@ -20,7 +20,10 @@ from diffuzz import corpus, report, targets
 from diffuzz.candidate import named
 from diffuzz.claims import Settled
 from diffuzz.entry import Counterexample, space
+from diffuzz.kernels import missing
+from diffuzz.matrix import Cell
 from diffuzz.objective import Found
+from diffuzz.pair import Agreement, agreement, implementations
 from diffuzz.replay import Replayed
 from diffuzz.search import SearchResult
 from diffuzz.target import Bound, Measurement, Params, Target
@@ -115,8 +118,10 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, Any]:
         "limit": report.json_number(result.limit),
         "verdict": result.verdict.value,
         "witness": str(witness) if witness else None,
-        "environment": corpus.environment() | corpus.device(),
+        "environment": corpus.environment() | corpus.device() | dict(result.libraries),
         "candidate": result.candidate,
+        "kernels": None if result.kernels is None else list(result.kernels),
+        "agreement": None if (how := _agreement(result)) is None else how.value,
         "failure": result.failure,
         "passing_failure": result.passing,
         "claim": result.target.claim,
@@ -145,7 +150,7 @@ def search_text(result: SearchResult, witness: Path | None) -> str:
         f"  measure        {result.measurement.measure}",
         f"  domain         {params_text(result.params)}",
     ]
-    if result.measurement.detail and result.candidate is None:
+    if result.measurement.detail and result.candidate is None and result.kernels is None:
         detail = ", ".join(f"{name} {number(value)}" for name, value in result.measurement.detail.items())
         lines.append(f"  made of        {detail}")
     lines += _excess(result)
@@ -155,7 +160,9 @@ def search_text(result: SearchResult, witness: Path | None) -> str:
         lines += ["  " + line for line in text.splitlines()]
     else:
         lines += ["", "No admissible case had a value above zero."]
-    if result.candidate is not None:
+    if result.kernels is not None:
+        lines += ["", *_two_kernels(result)]
+    elif result.candidate is not None:
         lines += ["", *_three_ways(result)]
     if result.passing is not None:
         lines += [
@@ -211,6 +218,28 @@ def _three_ways(result: SearchResult) -> list[str]:
             f"NMSE {detail['nmse']:.2e} against its limit {detail['ggml nmse limit']:.0e}."
         )
     return lines
+
+
+def _agreement(result: SearchResult) -> Agreement | None:
+    return None if result.kernels is None else agreement(result.value, result.measurement.detail)
+
+
+def _two_kernels(result: SearchResult) -> list[str]:
+    """A and B at the worst element, and how they agree."""
+    detail, (a, b) = result.measurement.detail, result.kernels or ("", "")
+    if result.failure is not None:
+        return [f"On the witness {result.failure}."]
+    if not detail:
+        return [f"{a} and {b} agree to the bit, as far as was seen."]
+    element = int(detail.get("worst element", detail.get("first element", 0)))
+    lines = [f"At element {element}:"]
+    shown = {a: "A", b: "B", "exact": "exact", "rounding": "rounding"}
+    shown |= {
+        f"{name}'s error / a-priori bound": f"{side} error / a-priori bound" for side, name in (("A", a), ("B", b))
+    }
+    width = max(len(name) for name, key in shown.items() if key in detail)
+    lines += [f"  {name:{width}} {detail[key]:.9g}" for name, key in shown.items() if key in detail]
+    return [*lines, f"They agree {agreement(result.value, detail).value}, as far as was seen."]
 
 
 def _excess(result: SearchResult) -> list[str]:
@@ -272,7 +301,8 @@ def measurement_text(target: Target, params: Params, measured: Measurement, limi
 
 def entry_text(entry: Counterexample, path: Path) -> str:
     """The report of ``show``."""
-    shown = space(targets.get(entry.target), entry.params, entry.candidate)
+    contract = entry.candidate is not None or entry.kernels is not None
+    shown = space(targets.get(entry.target), entry.params, contract=contract)
     return f"{corpus.printable(str(path))}\n\n{report.entry_text(entry, shown)}"
 
 
@@ -287,6 +317,7 @@ def target_json(target: Target) -> dict[str, Any]:
         "limit": report.json_number(target.limit(params)),
         **_bound_json(target.bound(params)),
         "candidate": target.contract.signature if target.contract else None,
+        "kernels": dict(zip(("here", "missing"), _kernels_of(target), strict=True)),
         "parameters": [
             {
                 "name": parameter.name,
@@ -302,6 +333,12 @@ def target_json(target: Target) -> dict[str, Any]:
     }
 
 
+def _kernels_of(target: Target) -> tuple[list[str], list[str]]:
+    """Names of the implementations that are here, with default parameters, and of those that are not."""
+    names = implementations(target, target.params())
+    return [name for name in names if not missing(name)], [name for name in names if missing(name)]
+
+
 def targets_text(listed: list[Target]) -> str:
     """The list of ``targets``."""
     lines = []
@@ -312,6 +349,8 @@ def targets_text(listed: list[Target]) -> str:
             lines.append(f"    limit {number(bound.value)}: {bound.because}")
         if target.contract is not None:
             lines.append(f"    --candidate {target.contract.signature}")
+            here, away = _kernels_of(target)
+            lines.append(f"    --kernels two of {', '.join(here)}" + "".join(f"; not here: {name}" for name in away))
         for parameter in target.parameters:
             choice = f" ({'|'.join(parameter.choices)})" if parameter.choices else ""
             lines.append(f"      {parameter.name}={_plain(parameter.default)}  {parameter.help}{choice}")
@@ -325,6 +364,14 @@ def claims_progress() -> Callable[[Settled], None] | None:
     if not sys.stderr.isatty():
         return None
     return lambda settled: console.print(f"{settled.row.id}  {settled.row.claim}: {settled.verdict}", highlight=False)
+
+
+def matrix_progress() -> Callable[[Cell], None] | None:
+    """What prints a line on stderr for each pair, or None if that is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+    console = Console(stderr=True)
+    return lambda cell: console.print(f"{cell.a}, {cell.b}: {cell.agreement.value}", highlight=False)
 
 
 def claims_text(settled: list[Settled]) -> str:

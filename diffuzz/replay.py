@@ -17,14 +17,15 @@ from typing import Literal
 import attrs
 
 from diffuzz import corpus, targets
-from diffuzz.candidate import Candidate, with_candidate
+from diffuzz.candidate import Candidate
 from diffuzz.corpus import CorpusError
 from diffuzz.entry import Counterexample
+from diffuzz.subject import MissingKernelsError, Subject
 from diffuzz.target import evaluate
 from diffuzz.verdict import Verdict, judge
 
-Status = Literal["as recorded", "changed", "broken", "needs candidate"]
-_CODES: dict[Status, int] = {"broken": 2, "changed": 1, "needs candidate": 3}
+Status = Literal["as recorded", "changed", "broken", "needs candidate", "needs kernels"]
+_CODES: dict[Status, int] = {"broken": 2, "changed": 1, "needs candidate": 3, "needs kernels": 3}
 
 
 @attrs.frozen
@@ -40,19 +41,20 @@ class Replayed:
     verdict: Verdict | None = None
 
 
-def replay(paths: Iterable[Path], candidate: Candidate | None = None) -> list[Replayed]:
+def replay(paths: Iterable[Path], candidate: Candidate | None = None, library: str | None = None) -> list[Replayed]:
     """Replay every entry that ``paths`` (files or folders) name. Raises CorpusError if there is none.
 
-    ``candidate`` is measured in the entries that were found with a candidate.
+    ``candidate`` is measured in the entries that were found with a candidate; ``library`` is the folder or file that
+    ``libggml`` stands for.
     """
     paths = list(paths)
-    results = [replay_file(path, candidate) for path in corpus.files(paths)]
+    results = [replay_file(path, candidate, library) for path in corpus.files(paths)]
     if not results:
         raise CorpusError(f"{', '.join(map(str, paths))}: no corpus entry (.json) there, so nothing was replayed")
     return results
 
 
-def replay_file(path: Path, candidate: Candidate | None = None) -> Replayed:
+def replay_file(path: Path, candidate: Candidate | None = None, library: str | None = None) -> Replayed:
     """Replay one file; a file that cannot be loaded is a result, not an exception."""
     started = time.perf_counter()
     try:
@@ -60,7 +62,9 @@ def replay_file(path: Path, candidate: Candidate | None = None) -> Replayed:
         if entry.candidate is not None and candidate is None:
             message = f"{path}: found with a candidate; replay it with --candidate {shlex.quote(entry.candidate)}"
             return Replayed(path, "needs candidate", message, time.perf_counter() - started, entry)
-        value, verdict = _measure(entry, candidate)
+        value, verdict = _measure(entry, candidate, library)
+    except MissingKernelsError as error:
+        return Replayed(path, "needs kernels", f"{path}: {error}", time.perf_counter() - started, entry)
     except ValueError as error:
         # A CorpusError or CandidateError, or a complaint of the target itself: the other entries are replayed anyway.
         return Replayed(path, "broken", str(error), time.perf_counter() - started)
@@ -72,10 +76,11 @@ def replay_file(path: Path, candidate: Candidate | None = None) -> Replayed:
     return Replayed(path, status, message, time.perf_counter() - started, entry, value, verdict)
 
 
-def _measure(entry: Counterexample, candidate: Candidate | None) -> tuple[float, Verdict]:
+def _measure(entry: Counterexample, candidate: Candidate | None, library: str | None) -> tuple[float, Verdict]:
     target = targets.get(entry.target)
-    if entry.candidate is not None and candidate is not None:
-        target = with_candidate(target, entry.params, candidate)
+    if entry.candidate is not None or entry.kernels is not None:
+        under_test = candidate if entry.candidate is not None else None
+        target = Subject.of(target, entry.params, candidate=under_test, kernels=entry.kernels, library=library).target
     measured = evaluate(target, entry.params, entry.case)
     return measured.value, judge(entry.limit, measured.value, measured.noise, target.bound(entry.params))
 
@@ -88,7 +93,7 @@ def _same(now: float, recorded: float, tolerance: float) -> bool:
 
 def exit_code(results: Iterable[Replayed]) -> int:
     """0 if everything is as recorded; else, the worst first: 2 a file is broken, 1 one changed, 3 one needs its
-    candidate.
+    candidate or kernels that are not here.
     """
     statuses = {result.status for result in results}
     return next((code for status, code in _CODES.items() if status in statuses), 0)

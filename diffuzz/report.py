@@ -75,6 +75,7 @@ def entry_text(entry: Counterexample, space: Space) -> str:
     params = ", ".join(f"{name}={value}" for name, value in entry.params.items())
     found = ", ".join(f"{name} {value}" for name, value in entry.found.items() if name != "command")
     candidate = [f"  candidate     {entry.candidate}"] if entry.candidate else []
+    candidate += [f"  kernels       {' against '.join(entry.kernels)}"] if entry.kernels else []
     lines = [
         f"{entry.verdict.value}: {entry.target}, more than {entry.limit:.7g}",
         "",

@@ -19,17 +19,19 @@ from typing import Any
 import attrs
 import numpy as np
 
-from diffuzz import candidate as candidates
 from diffuzz import corpus, engines, sampling, targets
 from diffuzz.candidate import Candidate, CandidateError
 from diffuzz.case import Case
 from diffuzz.entry import Counterexample
 from diffuzz.minimise import minimise
 from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
+from diffuzz.subject import Kernels, Subject, unlocated
 from diffuzz.target import Arrays, Bound, Measurement, Outcome, Params, Target, evaluate
 from diffuzz.verdict import Verdict, judge
 
 WORK_PER_SECOND = 2**24
+# What measurements call the kind of a failure.
+FAILURES = ("failure", "failure of A", "failure of B")
 # Rows of the first, uncompiled evaluation.
 FIRST_ROWS = 8
 
@@ -61,6 +63,8 @@ class SearchResult:
     case: Case | None
     history: tuple[Found, ...]
     candidate: str | None = None
+    kernels: Kernels | None = None
+    libraries: Mapping[str, str] = attrs.field(factory=dict)
     failure: str | None = None
     passing: str | None = None
 
@@ -93,6 +97,8 @@ def search(
     keep: float = 0.999,
     candidate: str | None = None,
     timeout: float = 10.0,
+    kernels: Kernels | None = None,
+    library: str | None = None,
     on_found: Callable[[Found], None] | None = None,
 ) -> SearchResult:
     """Search the space of ``target`` for the largest value; see the module's docstring.
@@ -106,31 +112,34 @@ def search(
         keep: share of the value that the minimised witness must keep, 0 < keep <= 1.
         candidate: ``FILE.py:FUNCTION`` to test in the place of the implementation, in a process of its own.
         timeout: seconds that one call of the candidate may take.
+        kernels: two implementations of the target's operation to compare (see diffuzz.pair).
+        library: the folder or file that ``libggml`` stands for.
         on_found: called with every improvement.
 
-    A candidate that fails on a case (it crashes, hangs, takes all memory, raises, or returns something else than its
-    signature says) is wrong there: the value is inf, and ``failure`` says how. One that failed, and on the same rows in
-    a fresh process did not, is mentioned in ``passing``. An interrupt (Ctrl-C) ends a search, and what was found is
-    kept.
+    A candidate, or a library, that fails on a case (it crashes, hangs, takes all memory, raises, or returns something
+    else than its signature says) is wrong there: the value is inf, and ``failure`` says how. One that failed, and on
+    the same rows in a fresh process did not, is mentioned in ``passing``. An interrupt (Ctrl-C) ends a search, and what
+    was found is kept.
 
     Raises:
         ValueError: seconds, seed, limit or keep out of range.
-        ParameterError, UnknownEngineError, EngineError, CandidateError, MissingDependencyError: one line each.
+        ParameterError, UnknownEngineError, EngineError, CandidateError, PairError, MissingDependencyError,
+        MissingKernelsError: one line each.
     """
     _check_arguments(seconds, seed, limit, keep)
     params = target.params(given)
     rounds = engines.get(engine)
     seed = secrets.randbits(32) if seed is None else seed
     with contextlib.ExitStack() as stack:
-        under_test = None
-        if candidate is not None:
-            under_test = stack.enter_context(Candidate(candidate, timeout=timeout))
-            target = candidates.with_candidate(target, params, under_test)
+        under_test = stack.enter_context(Candidate(candidate, timeout=timeout)) if candidate else None
+        subject = Subject.of(target, params, candidate=under_test, kernels=kernels, library=library)
+        target = subject.target
         objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
         interrupted = _run(objective, rounds, np.random.default_rng(seed))
         limit = target.limit(params) if limit is None else limit
         case, measurement = _witness(objective, limit, keep, hurried=interrupted)
-    failure, passing = (None, None) if under_test is None else (under_test.failure, under_test.passing)
+        libraries = subject.environment()
+    failed = any(measurement.detail.get(name) for name in FAILURES)
     return SearchResult(
         target=target,
         params=params,
@@ -147,8 +156,10 @@ def search(
         case=case,
         history=tuple(objective.history),
         candidate=candidate,
-        failure=str(failure) if failure and "failure" in measurement.detail else None,
-        passing=str(passing) if passing else None,
+        kernels=None if subject.kernels is None else (unlocated(subject.kernels[0]), unlocated(subject.kernels[1])),
+        libraries=libraries,
+        failure=subject.failure if failed else None,
+        passing=subject.passing,
     )
 
 
@@ -208,12 +219,15 @@ def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> 
 
 def _failing_alike(target: Target, params: Params, case: Case) -> Callable[[Params, Arrays], Outcome]:
     """The exact evaluation, in which only cases that fail as ``case`` does have a value: a crash stays a crash."""
-    kind = evaluate(target, params, case).detail.get("failure", 0.0)
+    measured = evaluate(target, params, case).detail
+    kinds = {name: measured.get(name, 0.0) for name in FAILURES}
 
     def evaluate_alike(p: Params, arrays: Arrays) -> Outcome:
         outcome = target.question.evaluate(p, arrays)
-        kinds = outcome.detail.get("failure", np.zeros(len(outcome.value)))
-        return attrs.evolve(outcome, value=np.where(kinds == kind, outcome.value, np.nan))
+        alike = np.ones(len(outcome.value), bool)
+        for name, kind in kinds.items():
+            alike &= outcome.detail.get(name, np.zeros(len(alike))) == kind
+        return attrs.evolve(outcome, value=np.where(alike, outcome.value, np.nan))
 
     return evaluate_alike
 
@@ -231,6 +245,8 @@ def command_of(result: SearchResult) -> str:
         words += ["--limit", f"{result.limit!r}"]
     if result.candidate is not None:
         words += ["--candidate", result.candidate]
+    if result.kernels is not None:
+        words += ["--kernels", ",".join(result.kernels)]
     return shlex.join(words)
 
 
@@ -259,26 +275,37 @@ def entry_of(result: SearchResult) -> Counterexample:
         verdict=result.verdict,
         tolerance=result.target.tolerance,
         found=found,
-        environment=corpus.environment() | corpus.device(),
+        environment=corpus.environment() | corpus.device() | dict(result.libraries),
         candidate=result.candidate,
+        kernels=result.kernels,
     )
 
 
 def minimised(
-    entry: Counterexample, keep: float, seconds: float = 10.0, candidate: str | None = None, timeout: float = 10.0
+    entry: Counterexample,
+    keep: float,
+    seconds: float = 10.0,
+    candidate: str | None = None,
+    timeout: float = 10.0,
+    library: str | None = None,
 ) -> Counterexample:
     """``entry`` with a simpler case of the same verdict and at least ``keep`` of the value; itself if there is none.
 
     Raises CandidateError for an entry that was found with a candidate, unless ``candidate`` names the function.
     """
-    target = targets.get(entry.target)
     with contextlib.ExitStack() as stack:
+        under_test = None
         if entry.candidate is not None:
             if candidate is None:
                 raise CandidateError(f"the entry was found with a candidate: give --candidate {entry.candidate}")
             under_test = stack.enter_context(Candidate(candidate, timeout=timeout))
-            target = candidates.with_candidate(target, entry.params, under_test)
-        case = minimise(target, entry.params, entry.case, keep=keep, limit=entry.limit, seconds=seconds).case
+        target = Subject.of(
+            targets.get(entry.target), entry.params, candidate=under_test, kernels=entry.kernels, library=library
+        ).target
+        alike = _failing_alike(target, entry.params, entry.case) if math.isinf(entry.value) else None
+        case = minimise(
+            target, entry.params, entry.case, keep=keep, limit=entry.limit, seconds=seconds, evaluate=alike
+        ).case
         if case == entry.case:
             return entry
         measured = evaluate(target, entry.params, case)

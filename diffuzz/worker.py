@@ -84,6 +84,15 @@ class Ran:
     passing: Failure | None = None
 
 
+class RowsFailedError(RuntimeError):
+    """Rows of a batch have no result; ``ran`` has those of the others, and the failures."""
+
+    def __init__(self, ran: Ran) -> None:
+        row, failure = next(iter(ran.failures.items()))
+        super().__init__(f"row {row}: {failure}")
+        self.ran = ran
+
+
 @attrs.define
 class Worker:
     """See the module's docstring. ``opener`` is ``module:function``; ``argument`` and requests are pickled.

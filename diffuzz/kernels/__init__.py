@@ -6,6 +6,7 @@
     ggml    ggml's CPU library as compiled for x86 with AVX2, FMA and AVX512; bit-exact NumPy
     xla     JAX, batched and differentiable, for engines to screen candidates with; not bit-exact
     gguf_py the gguf package's own dequantisers and quantisers
+    libggml the real ggml CPU library, in a process of its own
 
 The operations:
 
@@ -26,18 +27,39 @@ NaN and infinities are values like any other.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 # A variant of a module is an attribute of it: "libggml:generic" is libggml.generic. These names differ from a module's.
-_NAMED = {"xla": ("xla", "compiled"), "gguf-py": ("gguf_py", "")}
+_NAMED = {"xla": ("xla", "compiled"), "gguf-py": ("gguf_py", ""), "libggml": ("libggml", "native")}
+
+
+# What an implementation stands on, where that may be missing, and how to get it.
+_PACKAGES = {
+    "xla": ("jax", "pip install jax"),
+    "gguf-py": ("gguf", "pip install 'diffuzz-kernels[gguf]'"),
+    "libggml": ("ggml", "pip install 'diffuzz-kernels[ggml]'"),
+}
+
+
+def missing(name: str) -> str | None:
+    """What to do to have the implementation ``name``, one line, or None where it is there."""
+    name, _, path = name.partition("@")
+    package, remedy = _PACKAGES.get(name.partition(":")[0], ("", ""))
+    if path or not package or importlib.util.find_spec(package):
+        return None
+    return f"kernels {name} need the package {package}: {remedy}"
 
 
 def get(name: str) -> Any:
-    """What has the operations of the implementation ``name``: "ggml", "xla" (compiled, in float32), "libggml:generic".
+    """What has the operations of the implementation ``name``: "ggml", "xla" (compiled, in float32), "libggml:generic",
+    "libggml@PATH" (another build of the library, a folder or a file).
 
-    Raises ImportError where it, or what it stands on, is not installed.
+    Raises ImportError where it, or what it stands on, is not installed; ValueError where there is no library.
     """
+    name, _, path = name.partition("@")
     module, _, variant = name.partition(":")
     module, variant = _NAMED.get(name, (module, variant))
     found = importlib.import_module(f"{__name__}.{module}")
-    return getattr(found, variant) if variant else found
+    found = getattr(found, variant) if variant else found
+    return found.at(path) if path else found

@@ -1,0 +1,448 @@
+"""The real ggml CPU library, in a process of its own: operations as graphs of one node, and its row functions.
+
+    native     what the library was compiled to: kernels.get("libggml")
+    generic    its portable C row functions: kernels.get("libggml:generic")
+
+    native.at("build/bin")         another build of the library: kernels.get("libggml@build/bin")
+
+The operations are those of diffuzz.kernels, and ``gelu``; ``soft_max`` takes a mask and a scale, ``rope`` frequency
+factors. Every batch is one call of a cached graph, by one thread, or a loop over rows for ``generic``, which has
+``vec_dot_rows`` and ``quantize`` only. Shapes are checked before the call. A row on which the library aborts, crashes
+or hangs has no result: RowsFailedError, with the results of the others (see diffuzz.worker).
+
+The library is that of the ggml-python package (``pip install 'diffuzz-kernels[ggml]'``), or the one in the folder, or
+of the file, that is given. Calls go through ctypes to functions whose signatures have been the same for years; no
+struct of the library is read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from diffuzz import formats
+from diffuzz.kernels import arguments
+from diffuzz.worker import RowsFailedError, Worker, WorkerError
+
+# enum ggml_type, a part of the GGUF file format.
+_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q8_1": 9, "q2_K": 10, "q3_K": 11,
+    "q4_K": 12, "q5_K": 13, "q6_K": 14, "q8_K": 15, "i32": 26,
+}  # fmt: skip
+_ROPE_MODES = {"norm": 0, "neox": 2}
+_CACHED_GRAPHS = 32
+# What a context needs beside the data of its tensors: their headers, a graph of one node, alignment.
+_OVERHEAD = 2**20
+_ABOUT_BYTES = 1024
+_FEATURES = ("avx", "avx2", "avx_vnni", "avx512", "avx512_vbmi", "avx512_vnni", "avx512_bf16", "amx_int8", "fma",
+             "f16c", "bmi2", "neon", "arm_fma", "fp16_va", "dotprod", "matmul_int8", "sve", "sme", "riscv_v", "vsx",
+             "llamafile")  # fmt: skip
+
+Array = np.ndarray
+
+
+@attrs.define
+class Library:
+    """One build of the library; ``path`` is a folder or file, the ggml-python package's by default."""
+
+    path: str | None = None
+    generic: bool = False
+    timeout: float = 10.0
+    _workers: dict[str, Worker] = attrs.field(init=False, factory=dict)
+
+    def at(self, path: str) -> Library:
+        """The same functions of another build. Raises ValueError if there is no such file or folder."""
+        if not Path(path).exists():
+            raise ValueError(f"library {path}: there is no such file or folder")
+        return _library(str(Path(path).resolve()), self.generic)
+
+    def close(self) -> None:
+        """End the process; the next call starts another."""
+        for worker in self._workers.values():
+            worker.close()
+
+    def about(self) -> dict[str, str]:
+        """Version, compiler and CPU features, from the library itself."""
+        said = self._run("about", {}, {"x": np.zeros((1, 1), np.float32)}, (_ABOUT_BYTES,), "uint8")
+        name, version, compiler, features = bytes(said[0]).rstrip(b"\0").decode().split("\n")
+        return {"library": name, "version": version, "compiler": compiler, "features": features}
+
+    def vec_dot_rows(self, format: str, weights: Array, x: Array) -> Array:
+        """float32[b] of uint8[b, row_bytes] and float32[b, k]: row i with x i."""
+        blocks, x = arguments.blocks(format, weights), arguments.vector("x", x)
+        rows = blocks.reshape(len(blocks), -1)
+        _same_length(len(rows), len(x))
+        return self._run("vec_dot_rows", {"format": format}, {"weights": rows, "x": x}, (), "float32")
+
+    def vec_dot(self, format: str, weights: Array, x: Array) -> Array:
+        """float32[m, b] of uint8[m, row_bytes] and float32[b, k]: every row with every x."""
+        m, b = len(weights), len(x)
+        every = self.vec_dot_rows(format, np.repeat(weights, b, axis=0), np.tile(x, (m, 1)))
+        return every.reshape(m, b)
+
+    def dequantize(self, format: str, blocks: Array) -> Array:
+        """float32[b, k] of uint8[b, row_bytes]."""
+        rows = arguments.blocks(format, blocks).reshape(len(blocks), -1)
+        fmt = formats.get(format)
+        k = rows.shape[1] // fmt.type_size * fmt.block_size
+        return self._run("dequantize", {"format": format}, {"blocks": rows}, (k,), "float32")
+
+    def quantize(self, format: str, values: Array) -> Array:
+        """uint8[b, row_bytes] of float32[b, k]."""
+        x, fmt = arguments.vector("values", values), formats.get(format)
+        if x.shape[1] % fmt.block_size:
+            raise ValueError(f"values has rows of {x.shape[1]}: whole blocks of {fmt.block_size} are needed")
+        width = x.shape[1] // fmt.block_size * fmt.type_size
+        return self._run("quantize", {"format": format}, {"values": x}, (width,), "uint8")
+
+    def rms_norm(self, x: Array, eps: float, weight: Array | None = None) -> Array:
+        """x / sqrt(mean x^2 + eps), times weight: float32[b, n]."""
+        x, weight = arguments.norm(x, eps, weight)
+        arrays = {"x": x} if weight is None else {"x": x, "weight": np.broadcast_to(weight, x.shape)}
+        return self._run("rms_norm", {"eps": float(eps)}, arrays, x.shape[1:], "float32")
+
+    def soft_max(self, x: Array, mask: Array | None = None, scale: float = 1.0) -> Array:
+        """softmax(scale x + mask) over the last axis: float32[b, n]."""
+        x = arguments.vector("x", x)
+        arrays = {"x": x} if mask is None else {"x": x, "mask": np.broadcast_to(arguments.real("mask", mask), x.shape)}
+        return self._run("soft_max", {"scale": float(scale)}, arrays, x.shape[1:], "float32")
+
+    def silu(self, x: Array) -> Array:
+        """x / (1 + exp(-x)): float32[b, n]."""
+        return self._run("silu", {}, {"x": arguments.vector("x", x)}, np.shape(x)[1:], "float32")
+
+    def gelu(self, x: Array) -> Array:
+        """x (1 + tanh(sqrt(2/pi) x (1 + 0.044715 x^2))) / 2, by a table of f16 in ggml: float32[b, n]."""
+        return self._run("gelu", {}, {"x": arguments.vector("x", x)}, np.shape(x)[1:], "float32")
+
+    def swiglu(self, gate: Array, up: Array) -> Array:
+        """silu(gate) up: float32[b, n]."""
+        gate, up = arguments.pair(gate, up)
+        return self._run("swiglu", {}, {"gate": gate, "up": up}, gate.shape[1:], "float32")
+
+    def rope(self, x: Array, positions: Array, base: float, mode: str, frequency_factors: Array | None = None) -> Array:
+        """Pairs rotated by positions base^(-2i/d) / factor_i: float32[b, heads, d]."""
+        x, where = arguments.rope(x, positions, base, mode)
+        options = {"base": float(base), "mode": mode, "factors": frequency_factors}
+        arrays = {"x": x, "positions": where.astype(np.int32)}
+        return self._run("rope", options, arrays, x.shape[1:], "float32")
+
+    def _run(
+        self,
+        operation: str,
+        options: Mapping[str, Any],
+        arrays: Mapping[str, Array],
+        shape: tuple[int, ...],
+        dtype: str,
+    ) -> Array:
+        if not len(next(iter(arrays.values()))):
+            return np.zeros((0, *shape), dtype)
+        if "worker" not in self._workers:
+            argument = (_files(self.path), self.generic)
+            self._workers["worker"] = Worker("diffuzz.kernels.libggml:serve", argument, timeout=self.timeout)
+        try:
+            ran = self._workers["worker"].run((operation, dict(options)), arrays, shape=shape, dtype=dtype)
+        except WorkerError as error:
+            raise ValueError(f"libggml{f' at {self.path}' if self.path else ''}: {error}") from error
+        if ran.failures:
+            raise RowsFailedError(ran)
+        return ran.result
+
+
+_libraries: dict[tuple[str | None, bool], Library] = {}
+
+
+def _library(path: str | None, generic: bool) -> Library:
+    return _libraries.setdefault((path, generic), Library(path, generic))
+
+
+native = _library(None, False)
+generic = _library(None, True)
+
+
+def _same_length(one: int, other: int) -> None:
+    if one != other:
+        raise ValueError(f"weights has {one} rows: {other}, as many as x, are needed")
+
+
+def _files(path: str | None) -> tuple[str, ...]:
+    """The shared libraries to load, the base first. Raises ImportError without the package, ValueError without them."""
+    if path is None:
+        spec = importlib.util.find_spec("ggml")
+        if spec is None or spec.origin is None:
+            raise ImportError("kernels libggml need the ggml-python package: pip install 'diffuzz-kernels[ggml]'")
+        path = str(Path(spec.origin).parent / "lib")
+    folder = Path(path)
+    if folder.is_file():
+        base = sorted(folder.parent.glob("libggml-base.*"))[:1]
+        return (*map(str, base), str(folder))
+    found = [
+        sorted(each for each in folder.glob(f"{name}.*") if re.search(r"\.(so|dylib)(\.[\d.]+)?$", each.name))[:1]
+        for name in ("libggml-base", "libggml-cpu", "libggml")
+    ]
+    files = tuple(str(each) for group in found for each in group)
+    if not files:
+        raise ValueError(f"library {path}: no libggml-base, libggml-cpu or libggml in it")
+    return files
+
+
+# In the process
+
+
+def serve(argument: tuple[tuple[str, ...], bool]) -> Callable[[tuple[str, dict[str, Any]], dict[str, Array]], Array]:
+    """What the process does: load the library, and call one of its operations for each batch."""
+    loaded = _Loaded(*argument)
+
+    def answer(request: tuple[str, dict[str, Any]], arrays: dict[str, Array]) -> Array:
+        operation, options = request
+        result: Array = getattr(loaded, operation)(arrays, **options)
+        return result
+
+    return answer
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
+
+
+@attrs.define
+class _Graph:
+    """A graph of one operation: where its inputs go, and where its result is."""
+
+    context: int
+    graph: int
+    inputs: tuple[tuple[int, int], ...]
+    result: int
+
+    def fill(self, arrays: tuple[Array, ...]) -> None:
+        """Copy arrays in, each of the size of its tensor."""
+        for (place, size), array in zip(self.inputs, arrays, strict=True):
+            data = np.ascontiguousarray(array)
+            if data.nbytes != size:
+                raise ValueError(f"an array of {data.nbytes} bytes, where the tensor has {size}")
+            ctypes.memmove(place, data.ctypes.data, size)
+
+
+_POINTER, _INT, _LONG, _FLOAT, _SIZE = (
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_float,
+    ctypes.c_size_t,
+)
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_init": (_POINTER, (_InitParams,)),
+    "ggml_free": (None, (_POINTER,)),
+    "ggml_new_tensor": (_POINTER, (_POINTER, _INT, _INT, ctypes.POINTER(_LONG))),
+    "ggml_get_data": (_POINTER, (_POINTER,)),
+    "ggml_nbytes": (_SIZE, (_POINTER,)),
+    "ggml_new_graph": (_POINTER, (_POINTER,)),
+    "ggml_build_forward_expand": (None, (_POINTER, _POINTER)),
+    "ggml_backend_cpu_init": (_POINTER, ()),
+    "ggml_backend_cpu_set_n_threads": (None, (_POINTER, _INT)),
+    "ggml_backend_graph_compute": (_INT, (_POINTER, _POINTER)),
+    "ggml_cpu_init": (None, ()),
+    "ggml_mul_mat": (_POINTER, (_POINTER, _POINTER, _POINTER)),
+    "ggml_mul": (_POINTER, (_POINTER, _POINTER, _POINTER)),
+    "ggml_rms_norm": (_POINTER, (_POINTER, _POINTER, _FLOAT)),
+    "ggml_soft_max_ext": (_POINTER, (_POINTER, _POINTER, _POINTER, _FLOAT, _FLOAT)),
+    "ggml_silu": (_POINTER, (_POINTER, _POINTER)),
+    "ggml_gelu": (_POINTER, (_POINTER, _POINTER)),
+    "ggml_swiglu_split": (_POINTER, (_POINTER, _POINTER, _POINTER)),
+    "ggml_rope_ext": (_POINTER, (*[_POINTER] * 4, *[_INT] * 3, *[_FLOAT] * 6)),
+    "ggml_version": (ctypes.c_char_p, ()),
+    "ggml_commit": (ctypes.c_char_p, ()),
+}
+
+
+class _Loaded:
+    """The library, loaded; its methods are the operations."""
+
+    def __init__(self, files: tuple[str, ...], generic: bool) -> None:
+        self._files = files
+        self._generic = generic
+        self._libraries = [ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL) for file in files]
+        # Tables, among them those of f16: without it dot products are silently 0.
+        self._function("ggml_cpu_init")()
+        self._backend = self._function("ggml_backend_cpu_init")()
+        self._function("ggml_backend_cpu_set_n_threads")(self._backend, 1)
+        self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
+
+    def _function(self, name: str, signature: tuple[Any, tuple[Any, ...]] | None = None) -> Any:
+        for library in self._libraries:
+            function = getattr(library, name, None)
+            if function is not None:
+                function.restype, function.argtypes = signature or _SIGNATURES[name]
+                return function
+        raise AttributeError(f"the library has no function {name}")
+
+    def about(self, arrays: dict[str, Array]) -> Array:
+        lines = [Path(self._files[-1]).parent.name, "unknown", "unknown", ""]
+        for index, (name, more) in enumerate((("ggml_version", "ggml_commit"),), 1):
+            try:
+                lines[index] = f"{self._function(name)().decode()} ({self._function(more)().decode()})"
+            except AttributeError:
+                continue
+        compilers = {
+            match.decode(errors="replace")
+            for file in self._files
+            for match in re.findall(rb"GCC: \([ -~]*|(?:Apple )?clang version [ -~]*", Path(file).read_bytes())
+        }
+        lines[2] = "; ".join(sorted(compilers)) or "unknown"
+        lines[3] = " ".join(feature for feature in _FEATURES if self._has(feature))
+        text = "\n".join(line.replace("\n", " ") for line in lines).encode()[:_ABOUT_BYTES]
+        return np.frombuffer(text.ljust(_ABOUT_BYTES, b"\0"), np.uint8)[None]
+
+    def _has(self, feature: str) -> bool:
+        try:
+            return bool(self._function(f"ggml_cpu_has_{feature}", (_INT, ()))())
+        except AttributeError:
+            return False
+
+    def vec_dot_rows(self, arrays: dict[str, Array], format: str) -> Array:
+        weights, x = arrays["weights"], arrays["x"]
+        b, k = x.shape
+        if self._generic:
+            return self._generic_dots(format, weights, x)
+        return self._compute(
+            ("mul_mat", format, b, k),
+            ((format, (k, 1, b)), ("f32", (k, 1, b))),
+            lambda context, w, v: self._function("ggml_mul_mat")(context, w, v),
+            (weights, x),
+            (b,),
+        )
+
+    def _generic_dots(self, format: str, weights: Array, x: Array) -> Array:
+        activation = formats.get(format).activation or ""
+        quantised = self.quantize({"values": x}, activation)
+        void = (None, (_INT, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _INT))
+        dot = self._function(f"ggml_vec_dot_{format}_{activation}_generic", void)
+        result = np.zeros(len(x), np.float32)
+        weights = np.ascontiguousarray(weights)
+        for row in range(len(x)):
+            dot(x.shape[1], result[row:].ctypes.data, 0, weights[row].ctypes.data, 0, quantised[row].ctypes.data, 0, 1)
+        return result
+
+    def dequantize(self, arrays: dict[str, Array], format: str) -> Array:
+        rows, fmt = np.ascontiguousarray(arrays["blocks"]), formats.get(format)
+        result = np.zeros((len(rows), rows.shape[1] // fmt.type_size * fmt.block_size), np.float32)
+        function = self._function(f"dequantize_row_{format}", (None, (_POINTER, _POINTER, _LONG)))
+        function(rows.ctypes.data, result.ctypes.data, result.size)
+        return result
+
+    def quantize(self, arrays: dict[str, Array], format: str) -> Array:
+        values, fmt = np.ascontiguousarray(arrays["values"]), formats.get(format)
+        result = np.zeros((len(values), values.shape[1] // fmt.block_size * fmt.type_size), np.uint8)
+        suffix = "" if not self._generic else "_generic" if fmt.activation is None or format == "q8_0" else "_ref"
+        function = self._function(f"quantize_row_{format}{suffix}", (None, (_POINTER, _POINTER, _LONG)))
+        function(values.ctypes.data, result.ctypes.data, values.size)
+        return result
+
+    def rms_norm(self, arrays: dict[str, Array], eps: float) -> Array:
+        x, weight = arrays["x"], arrays.get("weight")
+        b, n = x.shape
+
+        def build(context: int, x: int, *weight: int) -> int:
+            normed: int = self._function("ggml_rms_norm")(context, x, eps)
+            return self._function("ggml_mul")(context, normed, weight[0]) if weight else normed
+
+        given = (x,) if weight is None else (x, weight)
+        return self._compute(("rms_norm", len(given), b, n, eps), (("f32", (n, b)),) * len(given), build, given, (b, n))
+
+    def soft_max(self, arrays: dict[str, Array], scale: float) -> Array:
+        x, mask = arrays["x"], arrays.get("mask")
+        b, n = x.shape
+        given = (x,) if mask is None else (x, mask)
+        return self._compute(
+            ("soft_max", len(given), b, n, scale),
+            (("f32", (n, b)),) * len(given),
+            lambda context, x, *mask: self._function("ggml_soft_max_ext")(
+                context, x, mask[0] if mask else None, scale, 0.0
+            ),
+            given,
+            (b, n),
+        )
+
+    def silu(self, arrays: dict[str, Array]) -> Array:
+        return self._elementwise("ggml_silu", (arrays["x"],))
+
+    def gelu(self, arrays: dict[str, Array]) -> Array:
+        return self._elementwise("ggml_gelu", (arrays["x"],))
+
+    def swiglu(self, arrays: dict[str, Array]) -> Array:
+        return self._elementwise("ggml_swiglu_split", (arrays["gate"], arrays["up"]))
+
+    def _elementwise(self, name: str, given: tuple[Array, ...]) -> Array:
+        b, n = given[0].shape
+        return self._compute(
+            (name, b, n),
+            (("f32", (n, b)),) * len(given),
+            lambda context, *tensors: self._function(name)(context, *tensors),
+            given,
+            (b, n),
+        )
+
+    def rope(self, arrays: dict[str, Array], base: float, mode: str, factors: Array | None) -> Array:
+        x, positions = arrays["x"], arrays["positions"]
+        b, heads, d = x.shape
+        given: tuple[Array, ...] = (x, positions) if factors is None else (x, positions, factors.astype(np.float32))
+        tensors: tuple[tuple[str, tuple[int, ...]], ...] = (("f32", (d, heads, b)), ("i32", (b,)), ("f32", (d // 2,)))
+        return self._compute(
+            ("rope", len(given), x.shape, base, mode),
+            tensors[: len(given)],
+            lambda context, x, positions, *factors: self._function("ggml_rope_ext")(
+                context, x, positions, factors[0] if factors else None,
+                d, _ROPE_MODES[mode], 0, base, 1.0, 0.0, 1.0, 32.0, 1.0,
+            ),
+            given,
+            x.shape,
+        )  # fmt: skip
+
+    def _compute(
+        self,
+        key: Any,
+        tensors: tuple[tuple[str, tuple[int, ...]], ...],
+        build: Callable[..., int],
+        given: tuple[Array, ...],
+        shape: tuple[int, ...],
+    ) -> Array:
+        """The result of a graph, float32 of ``shape``, with these arrays as its inputs; the graph is built once."""
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._built(tensors, build, shape)
+            if len(self._graphs) > _CACHED_GRAPHS:
+                _, oldest = self._graphs.popitem(last=False)
+                self._function("ggml_free")(oldest.context)
+        self._graphs.move_to_end(key)
+        graph.fill(given)
+        status = self._function("ggml_backend_graph_compute")(self._backend, graph.graph)
+        if status != 0:
+            raise RuntimeError(f"ggml_backend_graph_compute returns status {status}")
+        size = int(np.prod(shape))
+        return np.ctypeslib.as_array((ctypes.c_float * size).from_address(graph.result)).reshape(shape).copy()
+
+    def _built(
+        self, tensors: tuple[tuple[str, tuple[int, ...]], ...], build: Callable[..., int], shape: tuple[int, ...]
+    ) -> _Graph:
+        # At most two nodes of the result's size, and the inputs.
+        data = sum(4 * int(np.prod(extent)) for _, extent in tensors) + 8 * int(np.prod(shape))
+        context = self._function("ggml_init")(_InitParams(data + _OVERHEAD, None, False))
+        if not context:
+            raise MemoryError("ggml_init")
+        made = []
+        for kind, extent in tensors:
+            sizes = (ctypes.c_int64 * len(extent))(*extent)
+            made.append(self._function("ggml_new_tensor")(context, _TYPES[kind], len(extent), sizes))
+        result = build(context, *made)
+        graph = self._function("ggml_new_graph")(context)
+        self._function("ggml_build_forward_expand")(graph, result)
+        get_data, nbytes = self._function("ggml_get_data"), self._function("ggml_nbytes")
+        return _Graph(context, graph, tuple((get_data(t), nbytes(t)) for t in made), get_data(result))

@@ -1,0 +1,232 @@
+"""The real ggml library: our model of it is it, to the bit; its process survives; other builds can be named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffuzz import formats, kernels
+from diffuzz.kernels import ggml, libggml
+from diffuzz.targets.matvec import WEIGHT_FORMATS
+from diffuzz.worker import RowsFailedError
+
+needs_library = pytest.mark.skipif(kernels.missing("libggml") is not None, reason=str(kernels.missing("libggml")))
+ACTIVATION_FORMATS = ("q8_0", "q8_1", "q8_K")
+K = 512
+
+
+def blocks(format: str, rows: int, seed: int = 0) -> np.ndarray:
+    """Random bytes with finite scales of any size: uint8[rows, row_bytes]."""
+    fmt, rng = formats.get(format), np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (rows * (K // fmt.block_size), fmt.type_size), dtype=np.uint8)
+    fields = fmt.unpack(raw)
+    for name in fmt.half_fields or ("d",):
+        shape = fields[name].shape
+        fields[name] = (rng.choice([-1, 1], shape) * 2.0 ** rng.uniform(-24, 6, shape)).astype(fields[name].dtype)
+    return fmt.pack(fields).reshape(rows, -1)
+
+
+def numbers(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """float32 over many decades, zeros and ties among them."""
+    rng = np.random.default_rng(seed)
+    x = rng.choice([-1, 1], shape) * 2.0 ** rng.uniform(-20, 4, shape) * rng.choice([0, 1, 1, 1], shape)
+    return x.astype(np.float32)
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """Bits, with one pattern for every NaN."""
+    array = np.where(np.isnan(array), np.float32(np.nan), array).astype(np.float32)
+    return array.view(np.uint32)
+
+
+@needs_library
+@pytest.mark.parametrize("format", WEIGHT_FORMATS)
+def test_dot_products_are_those_of_the_model(format: str) -> None:
+    """Every weight format, scales from subnormal to large: the model's result to the bit."""
+    weights, x = blocks(format, 200), numbers((200, K))
+    native = kernels.get("libggml")
+    with np.errstate(all="ignore"):
+        expected = ggml.vec_dot_rows(format, weights, x)
+    assert (bits(expected) == bits(native.vec_dot_rows(format, weights, x))).all()
+    assert (native.vec_dot(format, weights[:3], x[:5])[1, 4] == native.vec_dot_rows(format, weights[1:2], x[4:5])).all()
+
+
+@needs_library
+@pytest.mark.parametrize("format", [name for name in formats.names() if name not in ("q8_1",)])
+def test_dequantisers_are_those_of_the_model(format: str) -> None:
+    """Every format that the library dequantises."""
+    raw = blocks(format, 100)
+    fmt = formats.get(format)
+    expected = ggml.dequantize(format, raw.reshape(-1, fmt.type_size)).reshape(100, K)
+    assert (bits(expected) == bits(kernels.get("libggml").dequantize(format, raw))).all()
+
+
+@needs_library
+@pytest.mark.parametrize("format", ACTIVATION_FORMATS)
+def test_quantisers_are_those_of_the_model(format: str) -> None:
+    """Every activation format, ties and zeros included."""
+    x, size = numbers((300, K)), formats.get(format).block_size
+    x[::3] = np.round(x[::3] * 8) / 8
+    with np.errstate(all="ignore"):
+        expected = ggml.quantize(format, x.reshape(-1, size)).reshape(300, -1)
+    assert (expected == kernels.get("libggml").quantize(format, x)).all()
+
+
+@needs_library
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 15, 16, 17, 31, 33, 256, 1000])
+def test_row_operations_are_those_of_the_model(n: int) -> None:
+    """Norms, softmax and activation functions at lengths with and without a tail."""
+    native, x, up = kernels.get("libggml"), numbers((50, n)), numbers((50, n), 1)
+    with np.errstate(all="ignore"):
+        pairs = [
+            (ggml.rms_norm(x, 1e-6), native.rms_norm(x, 1e-6)),
+            (ggml.rms_norm(x, 1e-5, weight=up[0]), native.rms_norm(x, 1e-5, weight=up[0])),
+            (ggml.soft_max(x), native.soft_max(x)),
+            (ggml.silu(x), native.silu(x)),
+            (ggml.swiglu(x, up), native.swiglu(x, up)),
+        ]
+    for expected, got in pairs:
+        assert (bits(expected) == bits(got)).all()
+
+
+@needs_library
+@pytest.mark.parametrize("mode", ["norm", "neox"])
+@pytest.mark.parametrize("d", [2, 6, 64, 80])
+def test_rope_is_that_of_the_model(mode: str, d: int) -> None:
+    """Both modes, odd numbers of pairs, large positions."""
+    x, positions = numbers((40, 3, d)), np.random.default_rng(0).integers(0, 2**20, 40).astype(np.int32)
+    native = kernels.get("libggml")
+    expected = ggml.rope(x, positions, 10000.0, mode)
+    assert (bits(expected) == bits(native.rope(x, positions, 10000.0, mode))).all()
+    # A factor of one changes nothing; one of 2^30 takes the angle away.
+    assert (native.rope(x, positions, 1e4, mode, np.ones(d // 2)) == expected).all()
+    still = native.rope(x, np.minimum(positions, 9), 1e4, mode, np.full(d // 2, 2.0**30))
+    np.testing.assert_allclose(still, x, rtol=1e-6, atol=1e-6)
+
+
+@needs_library
+def test_mask_and_scale_of_soft_max() -> None:
+    """softmax(scale x + mask): -inf takes a logit away."""
+    x = numbers((20, 9))
+    mask = np.where(np.arange(9) < 5, np.float32(0), np.float32(-np.inf))
+    got = kernels.get("libggml").soft_max(x, mask=mask, scale=0.5)
+    assert (got[:, 5:] == 0).all()
+    np.testing.assert_allclose(got[:, :5], ggml.soft_max(x[:, :5] * np.float32(0.5)), rtol=1e-6)
+
+
+@needs_library
+def test_gelu() -> None:
+    """The tanh form, through f16."""
+    x = np.linspace(-8, 8, 101, dtype=np.float32)[None]
+    wide = x.astype(np.float64)
+    expected = wide / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * wide * (1 + 0.044715 * wide**2)))
+    np.testing.assert_allclose(kernels.get("libggml").gelu(x), expected, rtol=2e-3, atol=2e-3)
+
+
+@needs_library
+@pytest.mark.parametrize("format", ["q4_0", "q8_0", "q4_K", "q6_K"])
+def test_generic_functions_agree_to_rounding(format: str) -> None:
+    """The portable row functions of formats whose sums no compiler is known to break."""
+    weights, x = blocks(format, 50), numbers((50, K))
+    one, other = (kernels.get(name).vec_dot_rows(format, weights, x) for name in ("libggml", "libggml:generic"))
+    size = np.abs(formats.get(format).dequantize(weights.reshape(-1, formats.get(format).type_size))).reshape(50, K)
+    assert (np.abs(one - other) <= 1e-4 * (size * np.abs(x)).sum(axis=1)).all()
+    for name in ACTIVATION_FORMATS:
+        assert kernels.get("libggml:generic").quantize(name, x).shape == kernels.get("libggml").quantize(name, x).shape
+
+
+@needs_library
+def test_about() -> None:
+    """Version, compiler and features, in words."""
+    about = kernels.get("libggml").about()
+    assert set(about) == {"library", "version", "compiler", "features"}
+    assert about["version"][0].isdigit()
+    assert all(text.isprintable() for text in about.values())
+
+
+@needs_library
+def test_a_killed_process_loses_nothing() -> None:
+    """The next call has its results all the same."""
+    x = numbers((10, 32))
+    before = kernels.get("libggml").soft_max(x)
+    process = libggml.native._workers["worker"]._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    assert (kernels.get("libggml").soft_max(x) == before).all()
+
+
+@needs_library
+def test_rows_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row on which the library aborts: RowsFailedError says which, and has the results of the others."""
+    library = libggml.Library()
+    # ggml asserts that this cannot be: more bytes than the tensor has.
+    with pytest.raises(RowsFailedError, match="row 0: raised: "):
+        library._run("soft_max", {"scale": 1.0}, {"x": np.zeros((1, 4), np.float64)}, (4,), "float32")
+    library.close()
+
+
+@needs_library
+def test_another_build_can_be_named(tmp_path: Path) -> None:
+    """A folder with the same library behaves the same; a file will do; a folder without one is an error of one line."""
+    folder = Path(libggml._files(None)[0]).parent
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    x = numbers((10, 32))
+    expected = kernels.get("libggml").soft_max(x)
+    assert (kernels.get(f"libggml@{tmp_path}").soft_max(x) == expected).all()
+    assert (kernels.get(f"libggml@{tmp_path / 'libggml-cpu.so'}").soft_max(x) == expected).all()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match="no libggml-base, libggml-cpu or libggml in it"):
+        kernels.get(f"libggml@{empty}").soft_max(x)
+    (empty / "libggml.so").write_text("no library")
+    with pytest.raises(ValueError, match=r"libggml at .*: OSError"):
+        kernels.get(f"libggml@{empty}").soft_max(x)
+    with pytest.raises(ValueError, match="there is no such file or folder"):
+        kernels.get(f"libggml@{tmp_path / 'nowhere'}")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda one: one.vec_dot_rows("q4_0", np.zeros((2, 18), np.uint8), np.zeros((3, 32), np.float32)),
+            "as many as x",
+        ),
+        (lambda one: one.quantize("q8_0", np.zeros((2, 33), np.float32)), "whole blocks of 32"),
+        (lambda one: one.soft_max(np.zeros((2, 3))), "float32 is needed"),
+        (lambda one: one.rope(np.zeros((1, 1, 3), np.float32), np.zeros(1, np.int32), 1e4, "norm"), "an even number"),
+    ],
+)
+def test_wrong_arguments_never_reach_the_library(call: Any, message: str) -> None:
+    """Shapes are checked before the call, with or without a library: one line."""
+    with pytest.raises(ValueError, match=message):
+        call(libggml.Library())
+
+
+def test_nothing_in_nothing_out() -> None:
+    """An empty batch needs no library."""
+    assert libggml.Library().soft_max(np.zeros((0, 5), np.float32)).shape == (0, 5)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install, in one line."""
+
+    def nothing(name: str) -> ModuleSpec | None:
+        return None
+
+    monkeypatch.setattr("importlib.util.find_spec", nothing)
+    assert kernels.missing("libggml:generic") == (
+        "kernels libggml:generic need the package ggml: pip install 'diffuzz-kernels[ggml]'"
+    )
+    assert kernels.missing("ggml") is None
+    with pytest.raises(ImportError, match=r"pip install 'diffuzz-kernels\[ggml\]'"):
+        libggml.Library().soft_max(np.zeros((1, 5), np.float32))
+    assert "ggml" not in sys.modules
