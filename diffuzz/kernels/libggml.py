@@ -297,7 +297,7 @@ class _Loaded:
             for match in re.findall(rb"GCC: \([ -~]*|(?:Apple )?clang version [ -~]*", Path(file).read_bytes())
         }
         lines[2] = "; ".join(sorted(compilers)) or "unknown"
-        lines[3] = " ".join(feature for feature in _FEATURES if self._has(feature))
+        lines[3] = " ".join(feature for feature in _FEATURES if self._has(feature)) or "no SIMD"
         text = "\n".join(line.replace("\n", " ") for line in lines).encode()[:_ABOUT_BYTES]
         return np.frombuffer(text.ljust(_ABOUT_BYTES, b"\0"), np.uint8)[None]
 
@@ -427,7 +427,8 @@ class _Loaded:
         if status != 0:
             raise RuntimeError(f"ggml_backend_graph_compute returns status {status}")
         size = int(np.prod(shape))
-        return np.ctypeslib.as_array((ctypes.c_float * size).from_address(graph.result)).reshape(shape).copy()
+        # A view: whoever called copies it before the graph is computed again.
+        return np.ctypeslib.as_array((ctypes.c_float * size).from_address(graph.result)).reshape(shape)
 
     def _built(
         self, tensors: tuple[tuple[str, tuple[int, ...]], ...], build: Callable[..., int], shape: tuple[int, ...]
