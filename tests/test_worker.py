@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import diffuzz.worker
+from diffuzz import forkserver
 from diffuzz.worker import Failure, Ran, Worker, WorkerError
 
 BAD = 1e6
@@ -274,7 +274,7 @@ def test_the_server_may_be_killed_too() -> None:
     """Its processes end with it, and the next batch starts another."""
     with worker("pid") as one:
         pid = int(run(one, batch(1)).result[0])
-        server = diffuzz.worker._server()
+        server = forkserver.server()
         server.process.kill()
         server.process.wait()
         assert gone(pid)
@@ -287,12 +287,12 @@ def test_nobody_is_left_behind(tmp_path: Path) -> None:
     """A client that is killed while its worker is in an endless loop takes server and worker with it."""
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import numpy as np\nfrom diffuzz.worker import Worker\nimport diffuzz.worker\n"
+        "import numpy as np\nfrom diffuzz import forkserver\nfrom diffuzz.worker import Worker\n"
         "idle = Worker('bad_kernels:opened', 'pid')\n"
         "pid = idle.run(2.0, {'x': np.zeros((1, 2))}, shape=(), dtype='float32')\n"
         "one = Worker('bad_kernels:opened', 'loop', timeout=60.0)\n"
         "one.run(2.0, {'x': np.zeros((1, 2), np.float32)}, shape=(), dtype='float32')\n"
-        "print(int(pid.result[0]), one._process.pid, diffuzz.worker._server().process.pid, flush=True)\n"
+        "print(int(pid.result[0]), one._process.pid, forkserver.server().process.pid, flush=True)\n"
         "one.run(2.0, {'x': np.full((1, 2), 1e6, np.float32)}, shape=(), dtype='float32')\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as client:
