@@ -146,6 +146,6 @@ def _cell_text(cell: Cell | None) -> str:
 def _errors(cell: Cell) -> str:
     detail = cell.result.measurement.detail
     if "rounding" not in detail:
-        return f"{cell.value:g} elements differ, of which the first is {detail['A']:.9g} and {detail['B']:.9g}"
+        return f"{cell.value:g} elements differ, the first is {detail['A']:.9g} against {detail['B']:.9g}"
     a, b = (detail[f"{side} error / a-priori bound"] for side in ("A", "B"))
     return f"{cell.a} has {a:.3g} of its a-priori bound, {cell.b} {b:.3g}"

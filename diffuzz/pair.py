@@ -13,8 +13,8 @@ all memory. Such a case has the value inf.
 
 ``rounding`` is the contract's bound of one implementation that does everything as stated and rounds in any order. What
 is above 1 is either policy, both keeping their contract (the other rule for ties, activations quantised or not), or at
-least one of them is outside its a-priori bound. ``agreement`` tells which. ``exact`` counts as an implementation that
-does not round.
+least one of them is outside its a-priori bound. So are bits that differ: policy where a choice explains them.
+``agreement`` tells which. ``exact`` counts as an implementation that does not round.
 """
 
 from __future__ import annotations
@@ -89,7 +89,11 @@ def with_pair(
         with np.errstate(all="ignore"):
             like = np.asarray(contract.reference(p, arrays))
             (one, failed), (other, failed_too) = first(p, arrays, like), second(p, arrays, like)
-            apart = _differing(one, other) if fixed else _apart(contract, p, arrays, one, other, max(shares, 1))
+            apart = (
+                _differing(contract, p, arrays, one, other)
+                if fixed
+                else _apart(contract, p, arrays, one, other, max(shares, 1))
+            )
         return _with_failures(apart, failed, failed_too)
 
     return attrs.evolve(
@@ -99,7 +103,7 @@ def with_pair(
         question=Drift(evaluate),
         measure=lambda p: "elements whose bits differ" if fixed else "max |A - B| / what rounding allows",
         bound=lambda p: None,
-        claim=f"{a} and {b} differ by more than rounding",
+        claim=f"{a} and {b} differ" + ("" if fixed else " by more than rounding"),
         limit=lambda p: 0.0 if fixed else 1.0,
         tolerance=0.0 if fixed else _RELATIVE_NOISE,
         starts=contract.starts if contract.space else target.starts,
@@ -173,15 +177,18 @@ def agreement(value: float, detail: Mapping[str, float]) -> Agreement:
     """What the largest value of a search, and the numbers it is made of, say of the two implementations."""
     if value == 0:
         return Agreement.BITS
-    if "rounding" not in detail or detail.get("failure of A") or detail.get("failure of B"):
+    if detail.get("failure of A") or detail.get("failure of B"):
         return Agreement.OUTSIDE
+    if "rounding" not in detail:
+        unexplained = [detail.get(f"elements of {side} that no choice explains", np.inf) for side in ("A", "B")]
+        return Agreement.POLICY if max(unexplained) == 0 else Agreement.OUTSIDE
     if value <= 1:
         return Agreement.ROUNDING
     worst = max(detail["A error / a-priori bound"], detail["B error / a-priori bound"])
     return Agreement.POLICY if worst <= 1 else Agreement.OUTSIDE
 
 
-def _differing(one: np.ndarray, other: np.ndarray) -> Outcome:
+def _differing(contract: Contract, p: Params, arrays: Arrays, one: np.ndarray, other: np.ndarray) -> Outcome:
     differ = one != other
     if one.dtype == np.float32:
         bits = one.view(np.uint32) != other.view(np.uint32)
@@ -194,6 +201,10 @@ def _differing(one: np.ndarray, other: np.ndarray) -> Outcome:
         "A": one.reshape(differ.shape)[row, first].astype(np.float64),
         "B": other.reshape(differ.shape)[row, first].astype(np.float64),
     }
+    if contract.allows is not None:
+        for side, result in (("A", one), ("B", other)):
+            outside = ~contract.allows(p, arrays, result).reshape(differ.shape)
+            detail[f"elements of {side} that no choice explains"] = outside.sum(axis=1).astype(np.float64)
     return Outcome(count, np.zeros(len(count)), detail)
 
 

@@ -195,7 +195,8 @@ class Contract:
     ``allowance`` is the a-priori bound of |result - exact| of the stated arithmetic, element by element (see
     diffuzz.errors); ``rounding``, where it is less, the part of it that does not stem from a choice, such as that of a
     quantiser. With ``allowance`` None the result is fixed to the bit: it must equal the reference's, or
-    ``accepts(params, arrays, result)``, bool like the result, says which of its elements are right. ``space(params)``
+    ``accepts(params, arrays, result)``, bool like the result, says which of its elements are right; ``allows`` the same
+    of all that any choice could give which the arithmetic leaves (the rule for ties). ``space(params)``
     is the space of the cases where it is not that of the target, and ``starts(params, rng, count)`` then makes
     constructions for it.
     """
@@ -207,6 +208,7 @@ class Contract:
     allowance: Callable[[Params, Arrays], np.ndarray] | None = None
     rounding: Callable[[Params, Arrays], np.ndarray] | None = None
     accepts: Callable[[Params, Arrays, np.ndarray], np.ndarray] | None = None
+    allows: Callable[[Params, Arrays, np.ndarray], np.ndarray] | None = None
     space: Callable[[Params], Space] | None = None
     starts: Callable[[Params, np.random.Generator, int], dict[str, np.ndarray]] | None = None
 

@@ -114,7 +114,9 @@ def test_bits_count_signs_of_zero_but_not_nan_payloads() -> None:
     """Fixed results are compared by their bits; every NaN is one number."""
     one = np.array([[0.0, 1.0, np.nan]], np.float32)
     other = np.array([[-0.0, 1.0, -np.nan]], np.float32)
-    outcome = pair._differing(one, other)
+    contract = ABOUT["dequantize"].contract
+    assert contract is not None
+    outcome = pair._differing(contract, {}, {}, one, other)
     assert (outcome.value.tolist(), outcome.detail["first element"].tolist()) == ([1.0], [0.0])
 
 
@@ -130,3 +132,20 @@ def test_pairs_that_there_are_not(target: str, a: str, b: str, message: str) -> 
     """One line that names what there is."""
     with pytest.raises(PairError, match=message):
         with_pair(targets.get(target), targets.get(target).params(), a, b)
+
+
+def test_ties_are_policy() -> None:
+    """Quantisers that round halves otherwise differ in bits, and a choice explains it; a wrong one it does not."""
+    target = targets.get("quantize")
+    params = target.params({"format": "q8_0"})
+    # Steps of one: halves are ties, and everybody has the scale 1.
+    x = np.append(np.float32(127), np.arange(31, dtype=np.float32) + 0.5)[None]
+    compared = with_pair(target, params, "ggml", "gguf-py") if not kernels.missing("gguf-py") else None
+    if compared is None:
+        pytest.skip("gguf is not installed")
+    outcome = compared.question.evaluate(params, {"values": x})
+    detail = {name: float(values[0]) for name, values in outcome.detail.items()}
+    assert 1 <= outcome.value[0] <= 16
+    assert agreement(float(outcome.value[0]), detail) is Agreement.POLICY
+    assert agreement(3.0, detail | {"elements of B that no choice explains": 1.0}) is Agreement.OUTSIDE
+    assert agreement(3.0, {"first element": 0.0}) is Agreement.OUTSIDE

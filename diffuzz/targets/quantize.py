@@ -220,6 +220,7 @@ TARGET = Target(
         run=lambda p, arrays, kernels: kernels.quantize(p["format"], arrays["values"]),
         kernels=_kernels,
         accepts=accepts,
+        allows=lambda p, arrays, result: accepts({**p, "ties": "any"}, arrays, result),
         space=candidate_space,
         starts=starts,
     ),
