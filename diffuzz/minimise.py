@@ -11,7 +11,8 @@ assumed. The search is greedy and has no randomness: of each family of simplific
 
 among those that are admissible, lower the cost, keep the verdict and at least ``keep`` of the value, and goes on until
 no family finds any. So value is spent only where it buys simplicity: the whole allowance for a cost lower by a factor
-of e, a tenth of the allowance for a cost lower by a tenth.
+of e, a tenth of the allowance for a cost lower by a tenth. What rounding adds to a value beyond the proven limit counts
+for nothing.
 
 Edits are tried one by one, sorted by the harm that they do, and then taken together in prefixes of that order. This is
 what delta debugging (Zeller and Hildebrandt, 2002) does by halving; a batch of prefixes has the answer in one step.
@@ -39,12 +40,19 @@ _ROWS = 64
 _ELEMENTS_PER_BATCH = 2**19
 # What is spent on the simplest cases there are, in elements: a few tenths of a second.
 _SIMPLEST = 2**21
+# Elements (times the target's cost) that are tried in a second by a typical core, and what a call costs at least.
+_WORK_PER_SECOND = 2**25
+_LEAST_WORK_PER_CALL = 2**14
+# The clock ends what the work should have ended long before.
+PATIENCE = 4.0
 # Groups that a sequence is cut into, coarse to fine.
 _GROUPS = (4, 16, 64, edits.MOST_EDITS)
-# Costs and merits that differ by less are the same: they are sums of a few rounded logarithms.
+# Merits that differ by less are the same: they are sums of a few rounded logarithms.
 _SAME = 1e-9
+# A case that costs less by no more than this reads the same: one more element or less in a long run.
+_ALIKE = 1 / 20
 # A value's noise may grow up to this share of the value.
-_NOISE = 0.01
+NOISE = 0.01
 # Powers of ``keep``, one stage for each: what can be had for next to no value is taken before any is spent.
 _ALLOWANCES = (1 / 64, 1 / 8, 1)
 
@@ -58,7 +66,7 @@ _Family = Callable[["_State"], bool]
 class Minimised:
     """A minimised case, its value and noise, its cost (see diffuzz.simplicity) before and after, and the evaluations.
 
-    ``finished`` is False if the time ran out before every simplification had been tried.
+    ``finished`` is False if the work or the time ran out before every simplification had been tried.
     """
 
     case: Case
@@ -70,15 +78,18 @@ class Minimised:
     finished: bool
 
 
-class _OutOfTimeError(Exception):
-    """The seconds are spent; what has been accepted so far is the result."""
+class _SpentError(Exception):
+    """The work or the time is spent; what has been accepted so far is the result."""
 
 
 @attrs.frozen
 class _Rule:
-    """What a case must keep: the value, little noise, and the verdict; ``price`` weighs value against cost."""
+    """What a case must keep: the value, little noise, and the verdict; ``price`` weighs value against cost, and what
+    exceeds ``enough`` is worth nothing.
+    """
 
     value: float
+    enough: float
     noise: float
     limit: float | None
     price: float
@@ -87,7 +98,7 @@ class _Rule:
         """bool[rows]: what is good enough. An infinite value stays infinite, a finite one finite."""
         if math.isinf(self.value):
             return np.isposinf(value)
-        good = (value >= self.value) & (noise <= np.maximum(self.noise, _NOISE * value)) & np.isfinite(value)
+        good = (value >= self.value) & (noise <= np.maximum(self.noise, NOISE * value)) & np.isfinite(value)
         return good if self.limit is None else good & (value - noise > self.limit)
 
     def merit(self, value: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -95,7 +106,8 @@ class _Rule:
         if math.isinf(self.value):
             return np.where(np.isinf(value), np.log(cost), np.inf)
         usable = np.isfinite(value) & (value > 0)
-        return np.where(usable, np.log(cost) - self.price * np.log(np.where(usable, value, 1.0)), np.inf)
+        worth = np.log(np.minimum(np.where(usable, value, 1.0), self.enough))
+        return np.where(usable, np.log(cost) - self.price * worth, np.inf)
 
 
 @attrs.define
@@ -105,7 +117,9 @@ class _State:
     space: Space
     evaluate: Callable[[Arrays], Outcome]
     rule: _Rule
+    work: float
     deadline: float
+    cost_per_element: float
     rows: int
     arrays: Values
     parts: tuple[Part, ...]
@@ -118,9 +132,11 @@ class _State:
     version: int = 0
 
     def measure(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Values and noises of a batch: float64[rows] each, NaN for rows outside the space. Raises _OutOfTimeError."""
-        if time.monotonic() > self.deadline:
-            raise _OutOfTimeError
+        """Values and noises of a batch: float64[rows] each, NaN for rows outside the space. Raises _SpentError."""
+        if self.work <= 0 or time.monotonic() > self.deadline:
+            raise _SpentError
+        elements = sum(array.size for array in batch.values())
+        self.work -= max(elements * self.cost_per_element, _LEAST_WORK_PER_CALL)
         good = self.space.admissible(batch)
         value, noise = np.full(len(good), np.nan), np.full(len(good), np.nan)
         if good.any():
@@ -152,14 +168,14 @@ class _State:
 
     def improvement(self, best: _Best, batch: Values, cost: np.ndarray) -> _Best:
         """The better of ``best`` and the best improvement in a batch of cases with these costs."""
-        cheaper = cost < self.cost - _SAME
+        cheaper = cost < self.cost - _ALIKE
         if not cheaper.any():
             return best
         batch, cost = {name: array[cheaper] for name, array in batch.items()}, cost[cheaper]
         return self._least(best, batch, cost, *self.measure(batch))
 
     def _least(self, best: _Best, batch: Values, cost: np.ndarray, value: np.ndarray, noise: np.ndarray) -> _Best:
-        good = self.rule.admits(value, noise) & (cost < self.cost - _SAME)
+        good = self.rule.admits(value, noise) & (cost < self.cost - _ALIKE)
         merit = np.where(good, self.rule.merit(value, cost), np.inf)
         index = int(np.argmin(merit))
         least = self.merit - _SAME if best is None else best[0]
@@ -174,7 +190,7 @@ class _State:
         values, costs = _read(self.parts, case)
         cost = sum(costs.values())
         merit = float(self.rule.merit(value, np.array([cost]))[0])
-        if not self.rule.admits(value, noise)[0] or cost >= self.cost - _SAME or merit >= self.merit - _SAME:
+        if not self.rule.admits(value, noise)[0] or cost >= self.cost - _ALIKE or merit >= self.merit - _SAME:
             return False
         self.arrays, self.values, self.part_costs = dict(case.arrays), values, costs
         self.value, self.noise, self.cost = float(value[0]), float(noise[0]), cost
@@ -288,9 +304,9 @@ def _families(parts: Sequence[Part]) -> list[_Family]:
         *(_proposals(propose, part) for part in parts for propose in simplifications.ONE_PART),
         lambda state: state.choose(simplifications.aligned(state.parts, state.values)),
         lambda state: state.choose(simplifications.sorted_together(state.parts, state.values)),
-        *(_levels(part) for part in parts),
         _columns,
         *(_runs(part, count) for count in _GROUPS for part in parts),
+        *(_levels(part) for part in parts),
         *(_elements(part) for part in parts),
     ]
 
@@ -324,7 +340,8 @@ def minimise(
         case: a case of its space.
         keep: least share of the value to keep, 0 < keep <= 1.
         limit: T of the claim: if value - noise exceeds it now, it still will.
-        seconds: when to stop at the latest. The result depends on the clock only if it is reached.
+        seconds: how much to try at most, as the work of so many seconds on a typical core; so equal cases give equal
+            results. Four times as long on the clock ends it too: only then does the result depend on the machine.
         evaluate: exact evaluation of a batch, in the place of the target's own.
 
     Returns:
@@ -339,7 +356,7 @@ def minimise(
         raise ValueError(f"keep={keep!r}: a share of the value, 0 < keep <= 1, is needed")
     if not seconds > 0:
         raise ValueError(f"seconds={seconds!r}: a positive number is needed")
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE * seconds
     space = target.space(params)
     space.check(case)
     measure = evaluate or target.question.evaluate
@@ -348,8 +365,10 @@ def minimise(
     parts = simplicity.parts_of(space)
     values, costs = _read(parts, case)
     cost = sum(costs.values())
+    bound = target.bound(params)
     rule = _Rule(
         value=value * keep,
+        enough=math.inf if bound is None or value > bound.ceiling else bound.value,
         noise=noise,
         limit=limit if value - noise > limit else None,
         price=-1 / math.log(keep) if keep < 1 else 0.0,
@@ -359,7 +378,9 @@ def minimise(
         space=space,
         evaluate=lambda batch: measure(params, batch),
         rule=rule,
+        work=seconds * _WORK_PER_SECOND,
         deadline=deadline,
+        cost_per_element=target.cost,
         rows=int(np.clip(_ELEMENTS_PER_BATCH / work, 4, _ROWS)),
         arrays=dict(case.arrays),
         parts=parts,
@@ -376,7 +397,7 @@ def minimise(
                 state.rule = attrs.evolve(rule, value=value * keep**allowance)
                 state.choose(simplifications.simplest(state.parts, state.values, int(_SIMPLEST / work)))
                 _to_fixpoint(state)
-        except (_OutOfTimeError, KeyboardInterrupt):
+        except (_SpentError, KeyboardInterrupt):
             finished = False
     # The very arrays that were given, where nothing changed.
     best = Case(state.arrays) if state.version else case

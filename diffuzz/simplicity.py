@@ -5,21 +5,24 @@ length, and a vector of 256 equal numbers is simpler than one with three numbers
 *parts*, sequences of numbers, one for each plain array and one for each field of the block formats (scales, mins,
 quants), and each part costs
 
-    runs + levels + magnitudes + sum of complexity(magnitude) + log2(elements)
+    runs + levels + magnitudes + sum of complexity(magnitude) + log2(elements) + log2(1 + others) / 8
 
 Levels are the distinct numbers, magnitudes their distinct absolute values: "1, -1" is simpler than "1, 2"
 (and "1" than "-1", by an eighth). The complexity of a
-magnitude is how many digits it takes to write down, in bits, see ``complexity``. The last term prefers small shapes.
+magnitude is how many digits it takes to write down, in bits, see ``complexity``. The next
+term prefers small shapes, and the last few numbers beside the commonest: "1, 0 x 255" to "1 x 128, 0 x 128".
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
 
-from diffuzz import formats
+from diffuzz import encoding, formats
+from diffuzz.case import Case
 from diffuzz.sampling import float32_range
 from diffuzz.space import Space, TensorSpec
 
@@ -31,6 +34,8 @@ _BITS_PER_DIGIT = 3.3219
 _BITS_PER_EXPONENT = 1 / 8
 # Between two cases that differ in a sign only, the positive one.
 _MINUS = 1 / 8
+# Between two cases of equal runs and levels, the one with fewer numbers that are not the commonest.
+_OTHERS = 1 / 8
 
 
 @attrs.frozen
@@ -54,11 +59,14 @@ class Part:
     block_shape: tuple[int, ...] = ()
 
     def fit(self, values: np.ndarray) -> np.ndarray:
-        """Any numbers as admissible ones: clipped, rounded for integers, in the part's dtype."""
+        """Any numbers as admissible ones: clipped, rounded for integers and stored scales, in the part's dtype."""
         if self.dtype.kind in "iu":
             values = np.rint(values)
         # Adding 0 makes a negative zero positive.
-        return (np.clip(values, self.low, self.high) + 0.0).astype(self.dtype)
+        values = np.clip(values, self.low, self.high) + 0.0
+        if self.format is not None and self.dtype.kind == "f":
+            return formats.get(self.format).stored_scale(values)
+        return values.astype(self.dtype)
 
 
 def parts_of(space: Space) -> tuple[Part, ...]:
@@ -88,7 +96,7 @@ def _fields(spec: TensorSpec) -> list[Part]:
             low, high = float(numbers.min()), float(numbers.max())
         else:
             high = float(min(spec.largest_scale, np.finfo(numbers.dtype).max))
-            low = -high
+            low = spec.smallest_scale or -high
         name = f"{spec.name}.{field}"
         dims = (*leading, along)
         parts.append(Part(name, spec.name, dims, numbers.dtype, low, high, codes, spec.format, block_shape))
@@ -142,10 +150,8 @@ def complexity(magnitudes: np.ndarray, part: Part) -> np.ndarray:
     3.8 and 0.33333334 costs 24.2.
     """
     m = np.abs(magnitudes.astype(np.float64))
-    fraction, exponent = np.frexp(m)
-    # 32 binary digits hold every float32, float16 and int32.
-    digits = np.ldexp(fraction, 32).astype(np.int64)
-    bits = 32.0 - np.log2(np.maximum(digits & -digits, 1))
+    _, exponent = np.frexp(m)
+    bits = significant_bits(m).astype(np.float64)
     if part.dtype.kind == "f":
         order = np.floor(np.log10(np.where(m > 0, m, 1.0)))
         for count in (3, 2, 1):
@@ -167,7 +173,11 @@ def part_cost(part: Part, values: np.ndarray) -> np.ndarray:
     ordered = np.sort(flat, axis=1)
     first = np.ones(flat.shape, bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    owner = np.nonzero(first)[0]
+    owner, starts = np.nonzero(first)
+    ends = np.append(starts[1:], 0)
+    counts = np.where(ends > 0, ends, n) - starts
+    rows_begin = np.flatnonzero(starts == 0)
+    others = n - np.maximum.reduceat(counts, rows_begin)
     level = np.abs(ordered[first].astype(np.float64))
     # Levels are few and sorted by row; the same magnitude may occur with both signs.
     order = np.lexsort((level, owner))
@@ -179,7 +189,7 @@ def part_cost(part: Part, values: np.ndarray) -> np.ndarray:
     minus = (first & (ordered < 0)).sum(axis=1)
     if part.dtype.kind == "f":
         minus = minus + ((flat == 0) & np.signbit(flat)).any(axis=1)
-    return runs + first.sum(axis=1) + _MINUS * minus + bits + np.log2(n)
+    return runs + first.sum(axis=1) + _MINUS * minus + bits + np.log2(n) + _OTHERS * np.log2(1.0 + others)
 
 
 def case_cost(space: Space, arrays: Mapping[str, np.ndarray]) -> float:
@@ -187,3 +197,44 @@ def case_cost(space: Space, arrays: Mapping[str, np.ndarray]) -> float:
     parts = parts_of(space)
     values = split(parts, {name: np.asarray(array)[None] for name, array in arrays.items()})
     return float(sum(part_cost(part, values[part.name])[0] for part in parts))
+
+
+@attrs.frozen
+class Size:
+    """How large a case is, in what can be counted of its parts (summed over them).
+
+    ``elements``, the numbers that are not the commonest of their part; ``bits``, the significant binary digits of
+    these; ``runs`` of equal numbers; ``levels``, distinct numbers; ``characters`` of its arrays in a corpus entry.
+    """
+
+    elements: int
+    bits: int
+    runs: int
+    levels: int
+    characters: int
+
+
+def size_of(space: Space, case: Case) -> Size:
+    """The size of a case of ``space``."""
+    parts = parts_of(space)
+    values = split(parts, case.batch())
+    elements = bits = runs = levels = 0
+    for part in parts:
+        flat = values[part.name].reshape(-1)
+        distinct, counts = np.unique(flat, return_counts=True)
+        others = flat[flat != distinct[np.argmax(counts)]]
+        elements += len(others)
+        bits += int(significant_bits(others).sum())
+        runs += 1 + int((flat[1:] != flat[:-1]).sum())
+        levels += len(distinct)
+    characters = sum(len(json.dumps(encoding.encode(array))) for array in case.arrays.values())
+    return Size(elements, bits, runs, levels, characters)
+
+
+def significant_bits(numbers: np.ndarray) -> np.ndarray:
+    """Binary digits from the first to the last that is 1: int[...], 0 for zero, 1 for a power of two."""
+    fraction, _ = np.frexp(np.abs(numbers.astype(np.float64)))
+    # 32 binary digits hold every float32, float16 and int32.
+    digits = np.ldexp(fraction, 32).astype(np.int64)
+    last = np.log2(np.maximum(digits & -digits, 1))
+    return np.where(digits > 0, 32 - last, 0).astype(int)

@@ -19,6 +19,8 @@ from diffuzz.space import Dim, Space
 
 # Beyond this many distinct numbers, levels are treated in clusters and not one by one.
 MOST_LEVELS = 24
+# Runs of a part up to which their lengths are tried one by one.
+MOST_RESIZED = 8
 # Combinations that ``simplest`` looks at: some milliseconds.
 MOST_COMBINATIONS = 2**17
 
@@ -180,7 +182,21 @@ def paired(part: Part, values: Values) -> Iterator[Values]:
         yield _with(values, part.name, np.where(flat == levels[0], low, high))
 
 
-ONE_PART = (constants, rounded, clustered, signs, outliers, scaled, arranged, paired)
+def resized(part: Part, values: Values) -> Iterator[Values]:
+    """One run of a few grown or shrunk at the cost of its neighbour: to one element, to a half or a quarter."""
+    flat = values[part.name].reshape(-1)
+    bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [len(flat)]])
+    if len(bounds) > MOST_RESIZED + 1:
+        return
+    for start, bound, end in zip(bounds, bounds[1:], bounds[2:], strict=False):
+        places = {start + 1, end - 1, *(start + (end - start) * quarter // 4 for quarter in (1, 2, 3))}
+        for place in sorted(places - {start, bound, end}):
+            changed = flat.copy()
+            changed[start:place], changed[place:end] = flat[start], flat[bound]
+            yield _with(values, part.name, changed)
+
+
+ONE_PART = (constants, rounded, clustered, signs, outliers, scaled, arranged, paired, resized)
 
 
 # Proposals: several parts together

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable
 
+import attrs
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from diffuzz import formats
 from diffuzz.case import Case
 from diffuzz.minimise import Minimised, minimise
 from diffuzz.space import Dim, InadmissibleError, Space, TensorSpec
-from diffuzz.target import Arrays, Drift, Outcome, Params, Target
+from diffuzz.target import Arrays, Bound, Drift, Outcome, Params, Target
 
 Value = Callable[[dict[str, np.ndarray]], np.ndarray]
 
@@ -147,6 +149,27 @@ def test_less_keep_is_simpler() -> None:
     assert sorted(costs) == costs
 
 
+def test_value_beyond_the_limit_is_worth_nothing() -> None:
+    """A value that exceeds a proven limit by rounding is given up for a simpler case that has nearly the limit."""
+
+    def value(a: dict[str, np.ndarray]) -> np.ndarray:
+        return np.full(len(a["x"]), 1.05 if a["x"].shape[1] == 8 else 0.999)
+
+    target = target_of(value, vector(8, fixed=False))
+    ones = np.ones(8, np.float32)
+    assert (8,) == run(target, keep=0.95, x=ones).case["x"].shape
+    limited = attrs.evolve(target, bound=lambda p: Bound(1.0, "made up", rounding=0.06))
+    assert (1,) == run(limited, keep=0.95, x=ones).case["x"].shape
+
+
+def test_runs_are_resized() -> None:
+    """Where a run may be of any length, it has one element."""
+    target = target_of(lambda a: 1.0 * ((a["x"] == 3).any(axis=1) & (a["x"] == 0).any(axis=1)), vector(64))
+    result = run(target, x=np.repeat([3, 0], [20, 44]).astype(np.float32))
+    assert sorted([1, 63]) == sorted(np.unique(result.case["x"], return_counts=True)[1].tolist())
+    assert runs(result.case["x"]) == 2
+
+
 def test_stays_in_the_space() -> None:
     """Zero would be simpler, but a vector needs its smallest peak, and numbers their range."""
     spec = TensorSpec("x", kind="gain", shape=(Dim("n", 10, fixed=True),), low=0.37, high=5.3)
@@ -257,6 +280,27 @@ def test_the_time_is_kept() -> None:
     assert time.monotonic() - started < 2.0
     assert not result.finished
     assert result.cost <= result.cost_before
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.03])
+def test_the_work_ends_it_the_same_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Before the clock, an amount of work ends it: an evaluation that takes longer gives the same case."""
+    monkeypatch.setattr(importlib.import_module("diffuzz.minimise"), "PATIENCE", 1000.0)
+    weights = gaussian(4096, 1).astype(float)
+
+    def value(a: dict[str, np.ndarray]) -> np.ndarray:
+        return np.abs((a["x"].astype(float) * weights).sum(axis=1)) / np.linalg.norm(a["x"].astype(float), axis=1)
+
+    def slow(a: dict[str, np.ndarray]) -> np.ndarray:
+        time.sleep(0.003)
+        return value(a)
+
+    case = Case({"x": weights.astype(np.float32)})
+    tensor = vector(4096, peak=1e-3)
+    quick, late = (minimise(target_of(f, tensor), {}, case, limit=0.0, seconds=seconds) for f in (value, slow))
+    assert not quick.finished
+    assert quick.cost < quick.cost_before
+    assert quick == late
 
 
 def test_an_interrupt_keeps_what_there_is() -> None:

@@ -29,8 +29,21 @@ def cost(*numbers: float) -> float:
         ((1, 1), (1024, 1024)),
         ((5, 5), (5, 5, 5, 5)),
         ((0.0, 1.0), (-0.0, 1.0)),
+        ((1, 0, 0, 0), (1, 1, 0, 0)),
     ],
-    ids=["runs", "sign", "minus", "levels", "zero", "decimal", "end of range", "exponent", "shape", "negative zero"],
+    ids=[
+        "runs",
+        "sign",
+        "minus",
+        "levels",
+        "zero",
+        "decimal",
+        "end of range",
+        "exponent",
+        "shape",
+        "negative zero",
+        "few others",
+    ],
 )
 def test_what_reads_simpler_costs_less(simple: tuple[float, ...], other: tuple[float, ...]) -> None:
     """Fewer runs, levels, magnitudes, digits and elements cost less, each by itself."""
@@ -38,8 +51,10 @@ def test_what_reads_simpler_costs_less(simple: tuple[float, ...], other: tuple[f
 
 
 def test_cost_is_what_the_docstring_says() -> None:
-    """Two runs, two levels, one minus, one magnitude that is an end of the range, and log2 of eight elements."""
-    expected = 2 + 2 + 1 / 8 + (1 + 1) + 3
+    """Two runs, two levels, one minus, one magnitude that is an end of the range, log2 of eight elements, and an eighth
+    of log2(1 + 3): three elements are not the commonest.
+    """
+    expected = 2 + 2 + 1 / 8 + (1 + 1) + 3 + 2 / 8
     assert expected == pytest.approx(cost(12, 12, 12, -12, -12, -12, -12, -12))
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "dot_fold",
     "dot_lanes",
     "exponentials",
+    "folds",
     "matmul",
     "mean_square",
     "rms_norm",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 _LANES = 8
+# Results from which on a step of all folds at once is cheaper than all steps of one fold.
+_MANY = 4096
 # Elements of the products held at a time in a batched dot product.
 _CHUNK = 1 << 22
 _ONE, _ZERO = np.float32(1), np.float32(0)
@@ -56,6 +59,21 @@ def dot_fold(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         # accumulate is a left fold, where sum() is pairwise; it starts at the first product, so adding +0 last turns -0
         # into +0.
         return np.add.accumulate(np.multiply(a, b, dtype=np.float32), axis=-1)[..., -1] + _ZERO
+
+
+def folds(w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """``dot_fold`` of every row of float32[m, k] with every row of float32[b, k]: float32[m, b]."""
+    if len(w) * len(x) < _MANY:
+        return dot_fold(w[:, None, :], x[None])
+    w, x = np.ascontiguousarray(w.T)[:, :, None], np.ascontiguousarray(x.T)[:, None]
+    with np.errstate(all="ignore"):
+        total = w[0] * x[0]
+        product = np.empty_like(total)
+        for one, other in zip(w[1:], x[1:], strict=True):
+            np.multiply(one, other, out=product)
+            total += product
+        total += _ZERO
+    return total
 
 
 def dot_lanes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -177,6 +195,8 @@ def _dot(order: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def _product(w: np.ndarray, x: np.ndarray, order: str) -> np.ndarray:
     dot = _dot(order)
+    if dot is dot_fold and len(w) * len(x) >= _MANY:
+        return folds(w, x)
     step = max(1, _CHUNK // max(1, x.size))
     parts = [dot(w[start : start + step, None, :], x[None]) for start in range(0, len(w), step)]
     return np.concatenate(parts) if parts else np.zeros((0, len(x)), np.float32)

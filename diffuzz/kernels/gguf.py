@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import attrs
 import numpy as np
 
 from diffuzz import formats
@@ -29,7 +30,22 @@ from diffuzz.kernels import apr, arguments, lanes
 from diffuzz.kernels.apr import rope, silu, swiglu
 from diffuzz.kernels.fma import fma
 
-__all__ = ["rms_norm", "rope", "silu", "soft_max", "swiglu", "vec_dot", "vec_dot_rows"]
+__all__ = [
+    "FORMATS",
+    "SubBlocks",
+    "fused",
+    "rms_norm",
+    "rope",
+    "silu",
+    "soft_max",
+    "sub_blocks",
+    "swiglu",
+    "vec_dot",
+    "vec_dot_rows",
+]
+
+# Multiplications in a product of matrices up to which OpenBLAS uses one thread.
+_LEAST_THREADED = 2**18
 
 
 def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -72,25 +88,65 @@ def soft_max(x: np.ndarray) -> np.ndarray:
 
 def _dot(format: str) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
     if formats.get(format).name not in _DOTS:
-        raise ValueError(f"format={format!r}: realizar multiplies weights of {', '.join(_DOTS)}")
+        raise ValueError(f"format={format!r}: realizar multiplies weights of {', '.join(FORMATS)}")
     return partial(_DOTS[format], format)
 
 
 def _q8_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
-    """For each sub-block: total += f32(f32(f32(d sc) s) * sum q x) - f32(f32(f32(dmin m) s) * sum x), every operation
-    rounded.
+    return fused(sub_blocks(format, rows), x, paired=paired)
+
+
+@attrs.frozen(eq=False)
+class SubBlocks:
+    """q4_K rows as ``fused`` takes them, s counting the sub-blocks of a row: code [s, rows, 32], scale and minimum [s,
+    rows], float32.
     """
+
+    code: np.ndarray
+    scale: np.ndarray
+    minimum: np.ndarray
+
+
+def sub_blocks(format: str, rows: np.ndarray) -> SubBlocks:
+    """The parts of uint8[rows, blocks, type_size]."""
     parts = formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
-    d, codes = q8_k.quantise_realizar(x.reshape(-1, 256))
-    shape, subs = (len(rows), -1, 8), (len(x), -1, 8, 32)
-    dots = lanes.sums(parts.code.reshape(len(rows), -1, 8, 32), codes.reshape(subs), paired).astype(np.float32)
-    scale, step = lanes.met(parts.scale[:, ::32].reshape(shape), d.reshape(len(x), -1, 1), paired)
-    minimum, totals = lanes.met(
-        parts.minimum[:, ::32].reshape(shape), codes.reshape(subs).sum(axis=3).astype(np.float32), paired
-    )
-    terms = (scale * step) * dots - (minimum * step) * totals
-    # A left fold from +0 over the sub-blocks.
-    return np.add.accumulate(terms.reshape(*terms.shape[:-2], -1), axis=-1)[..., -1] + np.float32(0)
+    code = parts.code.reshape(len(rows), -1, 32).astype(np.float32).swapaxes(0, 1)
+    scale, minimum = (np.ascontiguousarray(p[:, ::32].reshape(len(rows), -1).T) for p in (parts.scale, parts.minimum))
+    return SubBlocks(np.ascontiguousarray(code), scale, minimum)
+
+
+def fused(w: SubBlocks, x: np.ndarray, *, paired: bool) -> np.ndarray:
+    """For each sub-block: total += f32(f32(f32(d sc) s) * sum q x) - f32(f32(f32(dmin m) s) * sum x), every operation
+    rounded: float32[m, b], or [b] if ``paired``.
+    """
+    with np.errstate(all="ignore"):
+        d, codes = q8_k.quantise_realizar(x.reshape(-1, 256))
+        y = codes.reshape(len(x), -1, 32).swapaxes(0, 1).astype(np.float32, order="C")
+        step = np.repeat(d.reshape(len(x), -1).T, 8, axis=0)
+        totals = y.sum(axis=2)
+        if paired:
+            dots = np.einsum("srt,srt->sr", w.code, y)
+            scale, minimum = w.scale, w.minimum
+        else:
+            dots = _meet(w.code, y)
+            step, totals = step[:, None], totals[:, None]
+            scale, minimum = w.scale[:, :, None], w.minimum[:, :, None]
+        terms = (scale * step) * dots - (minimum * step) * totals
+        # A left fold from +0 over the sub-blocks.
+        total = np.zeros(terms.shape[1:], np.float32)
+        for term in terms:
+            total += term
+        return total
+
+
+def _meet(w: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``sum_t w[s, m, t] y[s, b, t]`` of codes, float32[s, m, b]: below 2^24 in all, so exact in any order."""
+    dots = np.empty((len(w), w.shape[1], y.shape[1]), np.float32)
+    # So few at a time that no BLAS starts its threads, which may wait for each other far longer than this takes.
+    step = max(1, _LEAST_THREADED // (w.shape[1] * w.shape[2]))
+    for start in range(0, y.shape[1], step):
+        np.matmul(w, y[:, start : start + step].swapaxes(1, 2), out=dots[:, :, start : start + step])
+    return dots
 
 
 def _q8_0(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
@@ -160,3 +216,6 @@ _DOTS: dict[str, Callable[[str, np.ndarray, np.ndarray, bool], np.ndarray]] = {
     "q2_K": partial(_float, "fold"),
     "q3_K": partial(_float, "fold"),
 }
+
+# What weights may be in.
+FORMATS = tuple(_DOTS)

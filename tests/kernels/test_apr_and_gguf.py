@@ -51,6 +51,42 @@ def test_published_dot_order():
     assert (bits(apr.dot_fold(a, b)), bits(apr.dot_lanes(a, b))) == ("0x44191e70", "0x44191e70")
 
 
+@pytest.mark.parametrize(("m", "b"), [(1, 1), (3, 70), (64, 64), (100, 41)])
+def test_folds_are_left_folds(m, b):
+    """However many products of rows are folded at a time, each has the bits of its own left fold."""
+    rng = np.random.default_rng(m)
+    w, x = (rng.standard_normal((rows, 37)).astype(np.float32) for rows in (m, b))
+    w[0], x[-1, 5] = -0.0, 3e38
+    x[0, 7] = np.inf
+    folded = apr.folds(w, x)
+    assert folded.dtype == np.float32
+    with np.errstate(all="ignore"):
+        for i in (0, m // 2, m - 1):
+            for j in (0, b // 2, b - 1):
+                products = w[i] * x[j]
+                total = products[0]
+                for product in products[1:]:
+                    total = total + product
+                np.testing.assert_array_equal(folded[i, j], total + np.float32(0))
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_fused_rows_meet_every_activation(blocks):
+    """Every row with every activation, in as many pieces as it takes, has the bits of each pair met alone."""
+    rng = np.random.default_rng(blocks)
+    fmt = formats.get("q4_K")
+    weights = np.concatenate(
+        [fmt.quantize(rng.standard_normal((40, 256)).astype(np.float32)) for _ in range(blocks)], 1
+    )
+    x = rng.standard_normal((300, 256 * blocks)).astype(np.float32)
+    parts = gguf.sub_blocks("q4_K", weights.reshape(40, blocks, -1))
+    every = gguf.fused(parts, x, paired=False)
+    assert gguf.vec_dot("q4_K", weights, x).tobytes() == every.tobytes()
+    for shift in (0, 39, 260):
+        alone = gguf.vec_dot_rows("q4_K", weights, x[shift : shift + 40])
+        assert alone.tobytes() == every[np.arange(40), np.arange(40) + shift].tobytes()
+
+
 def test_published_dequantised_block(seed_block):
     """FFN-GGUF-007: element 0 is 10.75, element 255 is 1.25, and both dequantisers agree."""
     values = apr.dequantize("q4_K", seed_block)
@@ -134,7 +170,7 @@ def test_batches_have_the_bits_of_single_pairs(format, weights):
     k = w.shape[1] // formats.get(format).type_size * formats.get(format).block_size
     x = np.random.default_rng(1).standard_normal((3, k)).astype(np.float32)
     simd = {"order": "simd"}
-    for kernel, options in ((apr, {}), (apr, simd), (gguf, {})):
+    for kernel, options in ((apr, {}), (apr, simd), *([(gguf, {})] if format in gguf.FORMATS else [])):
         whole = kernel.vec_dot(format, w, x, **options)
         alone = [
             [kernel.vec_dot(format, w[m : m + 1], x[b : b + 1], **options)[0, 0] for b in range(3)] for m in range(3)

@@ -35,6 +35,20 @@ def test_one_step_is_two_matvecs():
     assert measure.relative_l2(wide, a)[0] < 1e-5
 
 
+def test_an_activation_takes_its_path_whatever_stands_beside_it():
+    """Rows of a batch, equal ones among them, end bit for bit where each ends alone."""
+    x = sampling.structured(TARGET.space(TARGET.params()), np.random.default_rng(0), 20)["x"]
+    x = np.concatenate([x, x[3:8], x[:1]])
+    together = chain.paths(x, 3)
+    for row in (0, 5, 20, 25):
+        for path, alone in zip(together, chain.paths(x[row : row + 1], 3), strict=True):
+            assert alone[0].tobytes() == path[row].tobytes()
+    params = TARGET.params()
+    values = TARGET.question.evaluate(params, {"x": x})
+    assert evaluate(TARGET, params, Case({"x": x[4]})).value == values.value[4]
+    assert evaluate(TARGET, params, Case({"x": x[4]})).noise == values.noise[4]
+
+
 @pytest.mark.parametrize("given", [{}, {"steps": 8, "max_abs": 0.01}])
 def test_limit_is_reached_by_loss_of_sign(given):
     """The constructions come within 1 % of 2, path A being sure of itself to 1e-5."""
