@@ -53,18 +53,30 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
+def _words(x: Any, xp: Any) -> Any:
+    """The bits of float32, as int32."""
+    if xp is np:
+        return np.ascontiguousarray(x).view(np.int32)
+    from jax import lax
+
+    return lax.bitcast_convert_type(x, xp.int32)
+
+
 def quantise_ggml(values: Any, xp: Any = np) -> tuple[Any, Any]:
     """ggml's quantiser (x86 and portable C alike): (d float32[b], codes int32[b, 256]).
 
     m the first element of largest magnitude, with its sign; iscale = f32(-127 / m); code = min(127,
-    round-half-even(f32(iscale x))); d = f32(1 / iscale). An all-zero block has d = 0 and codes 0.
+    round-half-even(f32(iscale x))); d = f32(1 / iscale). An all-zero block has d = 0 and codes 0. A NaN is never m; its
+    code is min(127, its low 22 bits), so 0 for the usual one.
     """
     peak = first_largest(values, xp)
     empty = peak == 0
     inverse = quotient(xp.float32(-127), xp.where(empty, xp.float32(1), peak), xp)
-    rounded = xp.round(values * inverse[:, None])
-    # The conversion by a magic constant turns what is no number into 0.
-    codes = xp.where(xp.isfinite(rounded), xp.minimum(rounded, 127), 0).astype(xp.int32)
+    product = values * inverse[:, None]
+    finite = xp.isfinite(product)
+    # The conversion by a magic constant leaves the low bits of what is no number: 0, but for a NaN with a payload.
+    whole = xp.where(finite, xp.round(xp.where(finite, product, 0)), 0).astype(xp.int32)
+    codes = xp.minimum(xp.where(finite, whole, _words(product, xp) & 0x3FFFFF), 127)
     d = quotient(xp.float32(1), inverse, xp)
     return xp.where(empty, xp.float32(0), d), xp.where(empty[:, None], 0, codes)
 

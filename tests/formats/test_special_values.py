@@ -91,6 +91,19 @@ def test_q8_k_ignores_nan() -> None:
     assert (empty["d"], empty["codes"].any(), empty["bsums"].any()) == (0.0, False, False)
 
 
+@pytest.mark.parametrize(
+    ("word", "code"), [(0x7FC00000, 0), (0x7FC00001, 1), (0xFFC00055, 85), (0x7F8000FF, 127), (0x7FFFFFFF, 127)]
+)
+def test_q8_k_stores_what_a_nan_carries(word: int, code: int) -> None:
+    """The low bits of a NaN, up to 127, are its code."""
+    values = np.ones((1, 256), np.float32)
+    values.view(np.uint32)[0, 9] = word
+    with np.errstate(invalid="ignore"):
+        d, codes = q8_k.quantise_ggml(values)
+    assert np.float32(1) / np.float32(-127) == d[0]
+    assert np.where(np.arange(256) == 9, code, -127).tolist() == codes[0].tolist()
+
+
 @pytest.mark.parametrize("quantise", [q8_0.quantise_realizar, q8_k.quantise_realizar])
 def test_realizar_launders_nan(quantise: object) -> None:
     """aprender gives a NaN code 0, leaves the others as they are, and gives all of a block with an infinity code 0."""
