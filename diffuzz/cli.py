@@ -10,10 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import math
-import os
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -22,92 +18,27 @@ from typing import Any, NoReturn
 import click
 
 from diffuzz import __version__
+from diffuzz.cli_bench import bench
+from diffuzz.options import (
+    BAD_INPUT,
+    CONFIRMED,
+    DEFECT,
+    INTERRUPTED,
+    JSON,
+    KERNELS,
+    LIBRARY,
+    LIMIT,
+    MISSING,
+    PARAMS,
+    SECONDS,
+    SHARE,
+    TIMEOUT,
+    given_parameters,
+    print_json,
+    print_text,
+)
 
-CONFIRMED, BAD_INPUT, MISSING, INTERRUPTED = 1, 2, 3, 130
-# EX_SOFTWARE of sysexits.h: Python's own 1 would say that a witness was found.
-DEFECT = 70
 DEFAULT_CORPUS = Path("corpus")
-
-_UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
-class _Seconds(click.ParamType):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(ms|s|m|min|h|)", str(value).strip())
-        if match is None or not 0 < (seconds := float(match[1]) * _UNITS[match[2]]) <= 1e6:
-            self.fail(f"{value!r} is not a duration: 10s, 500ms, 2min or 1h are", param, ctx)
-        return seconds
-
-
-class _Setting(click.ParamType):
-    name = "key=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = str(value).partition("=")
-        if not (key and equals):
-            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
-        return key.strip(), text.strip()
-
-
-class _Kernels(click.ParamType):
-    name = "A,B"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        names = [name.strip() for name in str(value).split(",")]
-        if len(names) != 2 or not all(names):
-            self.fail(f"{value!r} are not two names: ggml,libggml are", param, ctx)
-        return names[0], names[1]
-
-
-class _Number(click.ParamType):
-    name = "number"
-
-    def __init__(self, wanted: str, low: float = -math.inf, high: float = math.inf) -> None:
-        self.wanted, self.low, self.high = wanted, low, high
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        # Neither end itself: no NaN, no infinity, no share of nothing.
-        if not self.low < number < self.high:
-            self.fail(f"{value!r} is not {self.wanted}", param, ctx)
-        return number
-
-
-SECONDS, SETTING, KERNELS = _Seconds(), _Setting(), _Kernels()
-LIMIT, SHARE = _Number("a finite number"), _Number("a share of the value, above 0 and at most 1", 0.0, 1.0 + 2**-52)
-_params = click.option(
-    "--param",
-    "settings",
-    type=SETTING,
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a parameter of the target (repeatable).",
-)
-_library = click.option(
-    "--library",
-    metavar="PATH",
-    type=click.Path(exists=True),
-    help="A build of ggml, folder or file, for `libggml` to stand for [default: that of ggml-python].",
-)
-_timeout = click.option(
-    "--timeout",
-    type=SECONDS,
-    default="10s",
-    show_default=True,
-    help="Time that one call of the candidate may take; the first gets six times as much.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 _entry = click.argument("entry", type=click.Path(path_type=Path))
 
 
@@ -118,22 +49,22 @@ def commands() -> None:
 
 
 @commands.command("targets")
-@_json
+@JSON
 def targets_command(as_json: bool) -> int:
     """List the targets, their parameters and their limits."""
     from diffuzz import printing, targets
 
     listed = [targets.get(name) for name in targets.names()]
     if as_json:
-        _print_json({"targets": [printing.target_json(target) for target in listed]})
+        print_json({"targets": [printing.target_json(target) for target in listed]})
     else:
-        _print(printing.targets_text(listed))
+        print_text(printing.targets_text(listed))
     return 0
 
 
 @commands.command("search")
 @click.option("--target", "target_name", required=True, metavar="NAME", help="What to search; see `targets`.")
-@_params
+@PARAMS
 @click.option(
     "--engine",
     default="auto",
@@ -152,9 +83,9 @@ def targets_command(as_json: bool) -> int:
     help="Share of the value that minimising must keep.",
 )
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="Test this function in the place of the implementation.")
-@_timeout
+@TIMEOUT
 @click.option("--kernels", type=KERNELS, help="Compare two implementations of the operation; see `targets`.")
-@_library
+@LIBRARY
 @click.option(
     "--corpus",
     type=click.Path(path_type=Path, file_okay=False),
@@ -163,7 +94,7 @@ def targets_command(as_json: bool) -> int:
     help="Where witnesses are saved.",
 )
 @click.option("--no-save", is_flag=True, help="Save nothing.")
-@_json
+@JSON
 def search_command(
     target_name: str,
     settings: tuple[tuple[str, str], ...],
@@ -187,7 +118,7 @@ def search_command(
     from diffuzz.verdict import Verdict
 
     target = targets.get(target_name)
-    given = _given(settings)
+    given = given_parameters(settings)
     if not no_save:
         store.check_writable(corpus / target.name)
     with printing.progress(target.name, budget) as on_found:
@@ -213,9 +144,9 @@ def search_command(
             # What was found is printed all the same.
             failure = str(error)
     if as_json:
-        _print_json(printing.search_json(result, path))
+        print_json(printing.search_json(result, path))
     else:
-        _print(printing.search_text(result, path))
+        print_text(printing.search_text(result, path))
     if failure is None and result.evaluations == 0 and result.verdict is Verdict.UNRESOLVED and not interrupted:
         failure = f"{budget:g} s were over before the first evaluation; compiling alone takes seconds: try --budget 10s"
     if failure is not None:
@@ -228,9 +159,9 @@ def search_command(
 @commands.command("measure")
 @click.argument("case_file", metavar="CASE", type=click.Path(path_type=Path))
 @click.option("--target", "target_name", metavar="NAME", help="What to measure [default: the entry's].")
-@_params
+@PARAMS
 @click.option("--limit", type=LIMIT, help="T of the claim 'more than T' [default: the entry's or the target's].")
-@_json
+@JSON
 def measure_command(
     case_file: Path, target_name: str | None, settings: tuple[tuple[str, str], ...], limit: float | None, as_json: bool
 ) -> int:
@@ -240,7 +171,7 @@ def measure_command(
     from diffuzz.target import evaluate
     from diffuzz.verdict import Verdict, judge
 
-    given: dict[str, Any] = _given(settings)
+    given: dict[str, Any] = given_parameters(settings)
     if case_file.suffix == ".json":
         entry = store.load(case_file)
         if entry.candidate is not None:
@@ -260,9 +191,9 @@ def measure_command(
     limit = target.limit(params) if limit is None else limit
     verdict = judge(limit, measured.value, measured.noise, target.bound(params))
     if as_json:
-        _print_json(printing.measurement_json(target, params, measured, limit, verdict))
+        print_json(printing.measurement_json(target, params, measured, limit, verdict))
     else:
-        _print(printing.measurement_text(target, params, measured, limit, verdict))
+        print_text(printing.measurement_text(target, params, measured, limit, verdict))
     return CONFIRMED if verdict is Verdict.CONFIRMED else 0
 
 
@@ -270,9 +201,9 @@ def measure_command(
 @_entry
 @click.option("--keep", type=SHARE, default=0.9, show_default=True, help="Share of the value to keep.")
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="The function, for an entry found with a candidate.")
-@_timeout
-@_library
-@_json
+@TIMEOUT
+@LIBRARY
+@JSON
 def minimise_command(
     entry: Path, keep: float, candidate: str | None, timeout: float, library: str | None, as_json: bool
 ) -> int:
@@ -288,32 +219,32 @@ def minimise_command(
     new = minimised(old, keep, candidate=candidate, timeout=timeout, library=library)
     path = entry if new == old else store.save(new, corpus, always=True)
     if as_json:
-        _print_json({"entry": str(entry), "minimised": str(path), "value": printing.report.json_number(new.value)})
+        print_json({"entry": str(entry), "minimised": str(path), "value": printing.report.json_number(new.value)})
     else:
-        _print(printing.entry_text(new, path))
+        print_text(printing.entry_text(new, path))
     return 0
 
 
 @commands.command("show")
 @_entry
-@_json
+@JSON
 def show_command(entry: Path, as_json: bool) -> int:
     """Show a corpus entry: the witness, what it confirms, and how it was found."""
     from diffuzz import corpus as store
     from diffuzz import printing
 
     loaded = store.load(entry)
-    _print(store.dumps(loaded, indent=None) + "\n" if as_json else printing.entry_text(loaded, entry))
+    print_text(store.dumps(loaded, indent=None) + "\n" if as_json else printing.entry_text(loaded, entry))
     return 0
 
 
 @commands.command("replay")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="The function, for entries found with a candidate.")
-@_timeout
-@_library
+@TIMEOUT
+@LIBRARY
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit report, too.")
-@_json
+@JSON
 def replay_command(
     paths: tuple[Path, ...],
     candidate: str | None,
@@ -336,17 +267,17 @@ def replay_command(
     if junit is not None:
         junit.write_text(printing.junit(results), encoding="utf-8")
     if as_json:
-        _print_json(printing.replay_json(results))
+        print_json(printing.replay_json(results))
     else:
-        _print(printing.replay_text(results))
+        print_text(printing.replay_text(results))
     return exit_code(results)
 
 
 @commands.command("matrix")
 @click.option("--target", "target_name", required=True, metavar="NAME", help="Whose operation; see `targets`.")
-@_params
+@PARAMS
 @click.option("--kernels", "chosen", metavar="A,B,...", help="Which implementations [default: all that are here].")
-@_library
+@LIBRARY
 @click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each pair.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
 @click.option(
@@ -354,7 +285,7 @@ def replay_command(
     type=click.Path(path_type=Path, file_okay=False),
     help="Save there the witnesses of pairs that differ by more than rounding [default: nowhere].",
 )
-@_json
+@JSON
 def matrix_command(
     target_name: str,
     settings: tuple[tuple[str, str], ...],
@@ -369,7 +300,7 @@ def matrix_command(
     from diffuzz import corpus as store
     from diffuzz import matrix, printing, targets
 
-    target, given = targets.get(target_name), _given(settings)
+    target, given = targets.get(target_name), given_parameters(settings)
     wanted = [name.strip() for name in (chosen or "").split(",") if name.strip()]
     absent = matrix.names(target, given, wanted)[1]
     if corpus is not None:
@@ -385,9 +316,9 @@ def matrix_command(
         on_cell=printing.matrix_progress(),
     )
     if as_json:
-        _print_json(matrix.as_json(target, given, cells, absent))
+        print_json(matrix.as_json(target, given, cells, absent))
     else:
-        _print(matrix.as_text(cells, absent))
+        print_text(matrix.as_text(cells, absent))
     return CONFIRMED if matrix.outside(cells) else 0
 
 
@@ -398,7 +329,7 @@ def matrix_command(
 @click.option(
     "--corpus", type=click.Path(path_type=Path, file_okay=False), help="Save the witnesses there [default: nowhere]."
 )
-@_json
+@JSON
 def claims_command(budget: float, seed: int, model: Path | None, corpus: Path | None, as_json: bool) -> int:
     """Reproduce the published claims, search each one, and judge it."""
     from diffuzz import claims, printing
@@ -408,118 +339,13 @@ def claims_command(budget: float, seed: int, model: Path | None, corpus: Path | 
         store.check_writable(corpus)
     settled = claims.settle(budget, seed, corpus=corpus, model_path=model, on_row=printing.claims_progress())
     if as_json:
-        _print_json(claims.as_json(settled))
+        print_json(claims.as_json(settled))
     else:
-        _print(printing.claims_text(settled))
+        print_text(printing.claims_text(settled))
     return 0
 
 
-@commands.group("bench", invoke_without_command=False)
-def bench() -> None:
-    """Measure diffuzz itself."""
-
-
-@bench.command("mutants")
-@click.argument("names", nargs=-1)
-@click.option("--budget", type=SECONDS, default="10s", show_default=True, help="Time to search for each function.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
-@_json
-def mutants_command(names: tuple[str, ...], budget: float, seed: int, as_json: bool) -> int:
-    """Search wrong kernels (and correct ones) as candidates: which are killed, and would ggml's tests see them."""
-    from diffuzz.bench import mutation
-
-    rows = mutation.score(budget, seed, names or None)
-    click.echo(json.dumps(mutation.as_json(rows)) + "\n" if as_json else mutation.as_text(rows), nl=False)
-    return 0
-
-
-@bench.command("engines")
-@click.option("--target", "names", multiple=True, metavar="NAME", help="Compare on this target (repeatable) [all].")
-@_params
-@click.option(
-    "--engine", "competitors", multiple=True, metavar="NAME", help="Compare this engine or peer (repeatable) [all]."
-)
-@click.option("--budget", type=SECONDS, default="10s", show_default=True, help="Time for each run, compiling aside.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
-@click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs, of which the median.")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw best so far against time.")
-@_json
-def engines_command(
-    names: tuple[str, ...],
-    settings: tuple[tuple[str, str], ...],
-    competitors: tuple[str, ...],
-    budget: float,
-    seed: int,
-    seeds: int,
-    picture: Path | None,
-    as_json: bool,
-) -> int:
-    """Compare the engines, alone and together, with what people use instead, on equal time."""
-    from diffuzz import targets
-    from diffuzz.bench import engines
-
-    if picture is not None:
-        from diffuzz.bench import picture as drawing
-
-        drawing.check(picture)
-    tables = engines.compare(
-        [targets.get(name) for name in names or targets.names()],
-        _given(settings),
-        seconds=budget,
-        seeds=range(seed, seed + seeds),
-        competitors=competitors or None,
-        on_table=None if as_json else lambda table: _print(engines.as_text(table)),
-    )
-    if not tables:
-        return INTERRUPTED
-    if picture is not None:
-        drawing.draw(tables, budget, picture)
-    if as_json:
-        _print_json(engines.as_json(tables, budget))
-    else:
-        _print(engines.summary(tables))
-    return 0
-
-
-@bench.command("witnesses")
-@click.option("--target", "names", multiple=True, metavar="NAME", help="Minimise on this target (repeatable) [all].")
-@_params
-@click.option("--budget", type=SECONDS, default="3s", show_default=True, help="Time to search each target.")
-@click.option(
-    "--minimising", type=SECONDS, default="5s", show_default=True, help="Time for each way to minimise what was found."
-)
-@click.option("--keep", type=SHARE, default=0.999, show_default=True, help="Share of the value to keep.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the search.")
-@_json
-def witnesses_command(
-    names: tuple[str, ...],
-    settings: tuple[tuple[str, str], ...],
-    budget: float,
-    minimising: float,
-    keep: float,
-    seed: int,
-    as_json: bool,
-) -> int:
-    """Compare minimised witnesses with what ddmin and Hypothesis's shrinker make of the same cases."""
-    from diffuzz import targets
-    from diffuzz.bench import witnesses
-
-    tables = witnesses.compare(
-        [targets.get(name) for name in names or targets.names()],
-        _given(settings),
-        seconds=budget,
-        minimising=minimising,
-        keep=keep,
-        seed=seed,
-        on_table=None if as_json else lambda table: _print(witnesses.as_text(table)),
-    )
-    if not tables:
-        return INTERRUPTED
-    if as_json:
-        _print_json(witnesses.as_json(tables, seconds=budget, minimising=minimising, keep=keep, seed=seed))
-    else:
-        _print(witnesses.summary(tables))
-    return 0
+commands.add_command(bench)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -548,27 +374,6 @@ def _run(arguments: list[str]) -> int:
     except Exception:
         traceback.print_exc()
         return DEFECT
-
-
-def _given(settings: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    for key, value in settings:
-        if given.setdefault(key, value) != value:
-            raise click.UsageError(f"--param {key} is given twice, as {given[key]} and as {value}")
-    return given
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    _print(json.dumps(value, allow_nan=False) + "\n")
-
-
-def _print(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has gone; the exit code still tells. Nor must Python complain when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,0 +1,121 @@
+"""What the commands share: option types, common options, exit codes, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from typing import Any
+
+import click
+
+CONFIRMED, BAD_INPUT, MISSING, INTERRUPTED = 1, 2, 3, 130
+# EX_SOFTWARE of sysexits.h: Python's own 1 would say that a witness was found.
+DEFECT = 70
+
+_UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class _Seconds(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(ms|s|m|min|h|)", str(value).strip())
+        if match is None or not 0 < (seconds := float(match[1]) * _UNITS[match[2]]) <= 1e6:
+            self.fail(f"{value!r} is not a duration: 10s, 500ms, 2min or 1h are", param, ctx)
+        return seconds
+
+
+class _Setting(click.ParamType):
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not (key and equals):
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key.strip(), text.strip()
+
+
+class _Kernels(click.ParamType):
+    name = "A,B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        names = [name.strip() for name in str(value).split(",")]
+        if len(names) != 2 or not all(names):
+            self.fail(f"{value!r} are not two names: ggml,libggml are", param, ctx)
+        return names[0], names[1]
+
+
+class _Number(click.ParamType):
+    name = "number"
+
+    def __init__(self, wanted: str, low: float = -math.inf, high: float = math.inf) -> None:
+        self.wanted, self.low, self.high = wanted, low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        # Neither end itself: no NaN, no infinity, no share of nothing.
+        if not self.low < number < self.high:
+            self.fail(f"{value!r} is not {self.wanted}", param, ctx)
+        return number
+
+
+SECONDS, SETTING, KERNELS = _Seconds(), _Setting(), _Kernels()
+LIMIT, SHARE = _Number("a finite number"), _Number("a share of the value, above 0 and at most 1", 0.0, 1.0 + 2**-52)
+PARAMS = click.option(
+    "--param",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a parameter of the target (repeatable).",
+)
+LIBRARY = click.option(
+    "--library",
+    metavar="PATH",
+    type=click.Path(exists=True),
+    help="A build of ggml, folder or file, for `libggml` to stand for [default: that of ggml-python].",
+)
+TIMEOUT = click.option(
+    "--timeout",
+    type=SECONDS,
+    default="10s",
+    show_default=True,
+    help="Time that one call of the candidate may take; the first gets six times as much.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+def given_parameters(settings: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The parameters of ``--param``. Raises click.UsageError for one that is given twice, and differs."""
+    given: dict[str, Any] = {}
+    for key, value in settings:
+        if given.setdefault(key, value) != value:
+            raise click.UsageError(f"--param {key} is given twice, as {given[key]} and as {value}")
+    return given
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One line of strict JSON on stdout."""
+    print_text(json.dumps(value, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Text on stdout, whose reader may have gone."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone; the exit code still tells. Nor must Python complain when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
