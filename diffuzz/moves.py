@@ -229,6 +229,8 @@ def _fields(move: Move) -> None:
         with np.errstate(all="ignore"):
             nudged = wide * (1 + 2.0**-10 * rng.integers(-2, 3, wide.shape))
         new = np.where(rng.random((rows, 1)) < 0.6, new, nudged)
+        if move.spec.smallest_scale:
+            new = np.maximum(new, move.spec.smallest_scale)
     else:
         source = wide[np.arange(rows), rng.integers(0, wide.shape[1], rows)][:, None]
         ends = np.where(rng.random((rows, 1)) < 0.5, wide.max(), wide.min())

@@ -177,28 +177,28 @@ def _positions(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...
 
 
 def random_scales(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Block scales: powers of two, log-uniform over the f16 range, zero or the largest; either sign. float64."""
+    """Block scales: powers of two, log-uniform over the f16 range, zero or the largest; either sign. float64.
+
+    With a smallest scale, at least that, and positive.
+    """
     top = min(spec.largest_scale, 65504.0)
     powers = 2.0 ** rng.integers(-24, 16, shape)
     log = 2.0 ** rng.uniform(-14, np.log2(top), shape)
     options = [np.ones(shape), powers, log, log, np.zeros(shape), np.full(shape, top)]
     sign = np.where(rng.random(shape) < 0.75, 1.0, -1.0)
-    return np.clip(sign * np.choose(rng.choice(6, shape, p=[0.3, 0.2, 0.2, 0.2, 0.05, 0.05]), options), -top, top)
+    scales = np.clip(sign * np.choose(rng.choice(6, shape, p=[0.3, 0.2, 0.2, 0.2, 0.05, 0.05]), options), -top, top)
+    return np.maximum(np.abs(scales), spec.smallest_scale) if spec.smallest_scale else scales
 
 
 def with_scales(spec: TensorSpec, blocks: np.ndarray, scales: dict[str, np.ndarray]) -> np.ndarray:
     """Blocks uint8[b, type_size] with the given scale fields (float, [b]) written over."""
-    fmt = formats.get(spec.format or "")
-    records = np.ascontiguousarray(blocks).view(fmt.layout).reshape(-1).copy()
-    for field, values in scales.items():
-        records[field] = values
-    return records.view(np.uint8).reshape(blocks.shape)
+    return formats.get(spec.format or "").with_scales(blocks, scales)
 
 
 def _random_blocks(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     fmt = formats.get(spec.format or "")
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // fmt.type_size, fmt.type_size), dtype=np.uint8)
-    scales = {field: random_scales(spec, rng, (len(blocks),)) for field in fmt.half_fields or ("d",)}
+    scales = {field: random_scales(spec, rng, (len(blocks),)) for field in fmt.scale_fields}
     return with_scales(spec, blocks, scales).reshape(shape)
 
 
@@ -211,7 +211,7 @@ def _structured_blocks(spec: TensorSpec, rng: np.random.Generator, shape: tuple[
     alike = np.repeat(rng.random(rows) < 0.5, per_row)
     for name, values in fields.items():
         wide = values.reshape(count, -1)
-        if name in (fmt.half_fields or ("d",)):
+        if name in fmt.scale_fields:
             first = np.repeat(np.arange(rows) * per_row, per_row)
             minimum = name != "d" and rng.random() < 0.5
             wide = np.where(alike[:, None], wide[first], wide) * (0 if minimum else 1)

@@ -60,10 +60,10 @@ class TensorSpec:
     """One named array of a case.
 
     ``low`` and ``high`` bound every element (inclusive). ``smallest_peak`` is the least admissible max|x|, which keeps
-    zero vectors out of relative measures. ``format`` names the block format of ``blocks``; their f16 and f32 scale
-    fields must be finite and at most ``largest_scale`` in magnitude. ``quantiser`` names the activation format that the
-    kernel quantises this tensor to, and ``against`` the ``blocks`` tensor it is multiplied with: where the ties are,
-    and which sign of an error hurts.
+    zero vectors out of relative measures. ``format`` names the block format of ``blocks``; their scale fields must be
+    finite, at most ``largest_scale`` in magnitude and, with a ``smallest_scale``, at least that. ``quantiser`` names
+    the activation format that the kernel quantises this tensor to, and ``against`` the ``blocks`` tensor it is
+    multiplied with: where the ties are, and which sign of an error hurts.
     """
 
     name: str
@@ -74,6 +74,7 @@ class TensorSpec:
     smallest_peak: float = attrs.field(default=0.0, kw_only=True)
     format: str | None = attrs.field(default=None, kw_only=True)
     largest_scale: float = attrs.field(default=65504.0, kw_only=True)
+    smallest_scale: float = attrs.field(default=0.0, kw_only=True)
     quantiser: str | None = attrs.field(default=None, kw_only=True)
     against: str | None = attrs.field(default=None, kw_only=True)
 
@@ -136,19 +137,23 @@ class TensorSpec:
         fmt = formats.get(self.format or "")
         scales = block_scales(fmt, array.reshape(-1, fmt.type_size))
         for field, values in scales.items():
-            bad = ~(np.abs(values) <= self.largest_scale)
+            bad = ~self._admits_scales(values)
             if bad.any():
+                least = f"{self.smallest_scale:g} <= " if self.smallest_scale else ""
                 raise InadmissibleError(
                     f"{self.name}: {field} of block {int(np.argmax(bad))} is {values[bad][0]:g}, "
-                    f"where |{field}| <= {self.largest_scale:g} is needed"
+                    f"where {least}|{field}| <= {self.largest_scale:g} is needed"
                 )
+
+    def _admits_scales(self, values: np.ndarray) -> np.ndarray:
+        size = np.abs(values)
+        good = size <= self.largest_scale
+        return good & (size >= self.smallest_scale) if self.smallest_scale else good
 
 
 def block_scales(fmt: formats.Format, blocks: np.ndarray) -> dict[str, np.ndarray]:
     """The floating-point scale fields of ``uint8[b, type_size]`` blocks, as float32[b] by field name."""
-    records = np.ascontiguousarray(blocks).view(fmt.layout).reshape(-1)
-    names = fmt.half_fields or ("d",)
-    return {name: records[name].astype(np.float32) for name in names}
+    return fmt.scales(blocks)
 
 
 @attrs.frozen
@@ -215,7 +220,7 @@ class Space:
             if spec.kind == "blocks":
                 fmt = formats.get(spec.format or "")
                 for values in block_scales(fmt, array.reshape(-1, fmt.type_size)).values():
-                    good &= (np.abs(values) <= spec.largest_scale).reshape(rows, -1).all(axis=1)
+                    good &= spec._admits_scales(values).reshape(rows, -1).all(axis=1)
                 continue
             # Nearly always all rows are inside; the two extremes tell in a tenth of the time. NaN is not inside.
             if array.size and not spec.low <= float(array.min()) <= float(array.max()) <= spec.high:

@@ -128,10 +128,7 @@ def described_blocks(
         "format": st.just(format), "rows": st.just(rows), "k": st.just(k), "largest_scale": st.just(largest_scale)
     }  # fmt: skip
     seed = st.integers(0, 2**32 - 1)
-    scales = {
-        name: half_scales(4, largest=largest_scale, allow_nonfinite=allow_nonfinite)
-        for name in fmt.half_fields or ("d",)
-    }
+    scales = {name: half_scales(4, largest=largest_scale, allow_nonfinite=allow_nonfinite) for name in fmt.scale_fields}
     patterns = dict(scales)
     example = fmt.unpack(np.zeros((1, fmt.type_size), np.uint8))
     for name in ("scales", "minimums"):

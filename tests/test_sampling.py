@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,23 @@ def test_moves_stay_in_the_space(spec: TensorSpec, function: object) -> None:
     assert (changed[spec.name] != batch[spec.name]).any()
     # Random bytes may be a scale field, too large or no number; levels may take all of x below its smallest peak.
     assert SPACE.admissible(changed).mean() > (0.7 if spec.kind == "blocks" else 0.8)
+
+
+@pytest.mark.parametrize("draw", [sampling.uniform, sampling.structured])
+def test_scales_that_are_powers_of_two_stay_in_the_space(draw: Callable[..., sampling.Batch]) -> None:
+    """Draws and moves of mxfp4 keep to the smallest scale, and reach it and the largest."""
+    spec = TensorSpec("w", kind="blocks", shape=(Dim("k", 64, fixed=True),), format="mxfp4", smallest_scale=2.0**-24)
+    space, rng, fmt = Space((spec,)), np.random.default_rng(0), formats.get("mxfp4")
+    batch = draw(space, rng, ROWS)
+    assert space.admissible(batch).all()
+    scales = fmt.scales(batch["w"].reshape(-1, fmt.type_size))["d"]
+    assert (2.0**-24, 2.0**15) == (scales.min(), scales.max())
+    before = batch["w"].copy()
+    for row in range(ROWS):
+        part = {"w": batch["w"][row : row + 1]}
+        moves.apply(moves._fields, moves.Move(spec, space, part, lambda name: batch[name], rng))
+    assert space.admissible(batch).all()
+    assert (batch["w"] != before).any(axis=1).mean() > 0.5
 
 
 def test_midpoints_err_by_half_a_step_with_the_sign_of_the_weight() -> None:

@@ -97,6 +97,16 @@ def test_blocks_are_read_by_their_fields() -> None:
         assert array.dtype == joined[name].dtype
 
 
+def test_scales_are_fitted_to_what_is_stored() -> None:
+    """A part that is a scale field holds what its format holds: f16 numbers, or powers of two in the space's range."""
+    numbers = np.array([-3.0, 0.0, 0.1, 1e9])
+    for format, expected in (("q4_0", [-3.0, 0.0, float(np.float16(0.1)), 65504.0]), ("mxfp4", [0.5, 0.5, 0.5, 2**15])):
+        least = 0.5 if format == "mxfp4" else 0.0
+        spec = TensorSpec("w", kind="blocks", shape=(Dim("k", 32),), format=format, smallest_scale=least)
+        part = next(part for part in simplicity.parts_of(Space((spec,))) if part.name == "w.d")
+        assert expected == part.fit(numbers).tolist()
+
+
 def test_case_cost_is_the_sum_of_its_parts() -> None:
     """Arrays add up."""
     n = Dim("n", 4)

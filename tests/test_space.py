@@ -123,6 +123,17 @@ def test_block_scales_are_bounded(scale: float) -> None:
             WEIGHTS.check(blocks)
 
 
+def test_smallest_scale() -> None:
+    """With a smallest scale, smaller ones are named; admissible sees them as check does."""
+    spec = TensorSpec("weights", kind="blocks", shape=(Dim("k", 64, step=32),), format="mxfp4", smallest_scale=0.25)
+    blocks = np.zeros((3, 34), np.uint8)
+    blocks[:, [0, 17]] = [[128, 126], [125, 128], [128, 0]]
+    assert [True, False, False] == Space((spec,)).admissible({"weights": blocks}).tolist()
+    spec.check(blocks[0])
+    with pytest.raises(InadmissibleError, match=r"d of block 0 is 0\.125, where 0\.25 <= \|d\| <= 65504 is needed"):
+        spec.check(blocks[1])
+
+
 def test_block_scales_by_field() -> None:
     """Scale fields come out as float32, subnormal f16 numbers too."""
     scales = block_scales(formats.get("q4_K"), _blocks(1, 1, d=2.0**-24, dmin=-0.25))

@@ -42,8 +42,13 @@ _DECODERS = (
     ("scale12-high-bits", "q4_K q5_K", "upper bits of scales 4-7 lost", ""),
     ("scale12-nibbles", "q4_K q5_K", "scale and minimum nibbles 4-7 exchanged", ""),
     ("scale12-min-bits", "q4_K", "upper bits of minimums 4-7 from the scales", ""),
-    ("nibble-interleave", "q4_0 q4_1 q4_K q5_1", "byte i holds elements 2i, 2i+1", "kekzl/imp#722, aprender#2127"),
-    ("nibble-swap", "q4_0 q5_0 q4_K q6_K", "high nibbles first", ""),
+    (
+        "nibble-interleave",
+        "q4_0 q4_1 q4_K q5_1 mxfp4",
+        "byte i holds elements 2i, 2i+1",
+        "kekzl/imp#722, aprender#2127",
+    ),
+    ("nibble-swap", "q4_0 q5_0 q4_K q6_K iq4_nl mxfp4", "high nibbles first", ""),
     ("q5k-layout", "q5_K", "neighbours in one byte, 5th bit from qh[4s + l/8]", "aprender PMAT-1101"),
     ("q6k-combine", "q6_K", "ql + 4 qh - 32", "aprender#199"),
     ("pairs-in-order", "q2_K q3_K", "four neighbours in one byte", ""),
@@ -67,6 +72,11 @@ _DECODERS = (
     ("f16-subnormal-normal", "q5_0 q4_K", "subnormal d with a hidden bit", ""),
     ("f16-sign", "q5_0 q6_K", "sign of d lost", ""),
     ("f16-as-bf16", "q5_1 q5_K", "d cut to bf16", ""),
+    ("level-next", "iq4_nl mxfp4", "table index one too large", ""),
+    ("level-sign", "mxfp4 iq4_nl", "upper bit of the code lost", ""),
+    ("levels-evenly", "iq4_nl", "codes minus 8, as in q4_0", ""),
+    ("exponent-by-one", "mxfp4", "scale 2^(byte - 127)", ""),
+    ("exponent-as-f16", "mxfp4", "scale byte and the next one as f16", ""),
 )
 
 
@@ -84,6 +94,11 @@ def _decoders() -> list[Mutant]:
             params = {"format": format} if quantised else {"format": format, "arithmetic": "apr"}
             suffix = "dot" if quantised else "apr"
             made.append(Mutant(f"{name}/{format}/{suffix}", "matvec", params, product, wrong, source))
+    # Activations do not meet scales as small as these.
+    flushed_exponent = dequantiser("mxfp4", WRONG["exponent-flush"])
+    made.append(
+        Mutant("exponent-flush/mxfp4", "dequantize", {"format": "mxfp4"}, flushed_exponent, "subnormal scales as 0")
+    )
     return made
 
 
@@ -119,7 +134,7 @@ def _dots() -> list[Mutant]:
          {"minimum_sums": lambda totals, scale: np.roll(totals, 1, axis=-1)}),
         ("minimum-without-scale", "q4_1 q4_K", "minimum times codes, not times x", "",
          {"minimum_sums": lambda totals, scale: totals / np.where(scale > 0, scale, 1)[:, None]}),
-        ("odd-block-tail", "q4_0 q8_0 q4_K q6_K", "last odd block lost", "llama.cpp#29131",
+        ("odd-block-tail", "q4_0 q8_0 q4_K q6_K mxfp4", "last odd block lost", "llama.cpp#29131",
          {"blocks_used": lambda count: slice(count - count % 2)}),
         ("first-block-twice", "q5_0 q3_K", "second block not added, first twice", "",
          {"blocks_used": lambda count: [0, 0, *range(2, count)]}),

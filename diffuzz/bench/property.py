@@ -127,7 +127,7 @@ def _blocks(spec: TensorSpec) -> st.SearchStrategy[np.ndarray]:
     count = math.prod(shape) // fmt.type_size
     top = min(spec.largest_scale, 65504.0)
     size = st.one_of(st.just(0.0), st.just(1.0), st.floats(-top, top, width=16))
-    scales = st.fixed_dictionaries(dict.fromkeys(fmt.half_fields or ("d",), size))
+    scales = st.fixed_dictionaries(dict.fromkeys(fmt.scale_fields, size))
 
     def with_scales(raw: np.ndarray, scales: dict[str, float]) -> np.ndarray:
         values = {field: np.full(count, value) for field, value in scales.items()}

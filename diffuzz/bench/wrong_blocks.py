@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 
 from diffuzz import formats
-from diffuzz.formats import Parts, bits
+from diffuzz.formats import Parts, bits, iq4_nl, mxfp4
 
 Decoder = Callable[[str, np.ndarray], Parts]
 Codes = Callable[[np.ndarray], np.ndarray]
@@ -22,7 +22,10 @@ SMALLEST_NORMAL_HALF = 2.0**-14
 # What is taken off a stored code, by format.
 OFFSETS = {"q4_0": 8, "q5_0": 16, "q3_K": 4, "q6_K": 32}
 # Bytes of which the low nibbles come before the high ones, by format.
-NIBBLE_GROUPS = {"q4_0": 16, "q4_1": 16, "q5_0": 16, "q5_1": 16, "q4_K": 32, "q5_K": 32, "q6_K": 64}
+NIBBLE_GROUPS = {"q4_0": 16, "q4_1": 16, "q5_0": 16, "q5_1": 16, "q4_K": 32, "q5_K": 32, "q6_K": 64, "iq4_nl": 16,
+                 "mxfp4": 16}  # fmt: skip
+# What codes stand for, by format, where that is a table.
+LEVELS = {"iq4_nl": np.array(iq4_nl.LEVELS), "mxfp4": np.array(mxfp4.LEVELS)}
 
 
 def right(format: str, blocks: np.ndarray) -> Parts:
@@ -56,6 +59,9 @@ def _coded(change: Callable[[str, np.ndarray], np.ndarray]) -> Decoder:
 
     def decode(format: str, blocks: np.ndarray) -> Parts:
         parts, offset = right(format, blocks), OFFSETS.get(format, 0)
+        if format in LEVELS:
+            codes = change(format, formats.get(format).unpack(blocks)["codes"])
+            return changed(parts, code=LEVELS[format][codes].astype(np.int32))
         return changed(parts, code=change(format, parts.code + offset) - offset)
 
     return decode
@@ -222,4 +228,12 @@ WRONG: dict[str, Decoder] = {
     "f16-subnormal-normal": _with(d=_subnormal_as_normal),
     "f16-sign": _with(d=np.abs),
     "f16-as-bf16": _with(d=to_bfloat),
+    "level-next": _coded(lambda _, codes: np.minimum(codes + 1, 15)),
+    "level-sign": _coded(lambda _, codes: codes & 7),
+    "levels-evenly": lambda format, blocks: changed(
+        right(format, blocks), code=formats.get(format).unpack(blocks)["codes"] - 8
+    ),
+    "exponent-by-one": _with(d=lambda d: 2 * d),
+    "exponent-as-f16": lambda format, blocks: changed(right(format, blocks), d=bits.half_at(blocks, 0, np)),
+    "exponent-flush": _with(d=lambda d: np.where(d < np.finfo(np.float32).tiny, np.float32(0), d)),
 }

@@ -21,10 +21,10 @@ __all__ = ["Fields", "Format", "Parts", "get", "half_to_float", "names"]
 
 @cache
 def names() -> tuple[str, ...]:
-    """Names of all formats: the legacy ones first, then the K formats."""
+    """Names of all formats: the legacy ones first, then the K formats, then those whose codes stand for levels."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
-    found = [name.replace("_k", "_K") for name in modules if re.fullmatch(r"q\d_[\dk]", name)]
-    return tuple(sorted(found, key=lambda name: (name.endswith("K"), name)))
+    found = [name.replace("_k", "_K") for name in modules if re.fullmatch(r"q\d_[\dk]|iq\d_nl|mxfp\d", name)]
+    return tuple(sorted(found, key=lambda name: (name[0] != "q", name.endswith("K"), name)))
 
 
 def get(name: str) -> Format:

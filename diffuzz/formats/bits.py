@@ -27,6 +27,17 @@ def half_at(blocks: Any, offset: int, xp: Any) -> Any:
     return half_to_float(blocks[:, offset], blocks[:, offset + 1], xp)
 
 
+def e8m0_to_float(byte: Any, xp: Any = np) -> Any:
+    """float32 of an exponent byte in ggml's convention: 2^(byte - 128), the subnormal 2^-128 and 2^-127 included."""
+    return xp.ldexp(xp.float32(1), byte.astype(xp.int32) - 128)
+
+
+def e8m0_below(scale: np.ndarray) -> np.ndarray:
+    """uint8: the byte of the largest power of two not above |scale|; 0 for what is below all of them, and for NaN."""
+    size = np.nan_to_num(np.abs(scale.astype(np.float64)), nan=0.0, posinf=2.0**127)
+    return np.where(size == 0, 0, np.clip(np.frexp(size)[1] + 127, 0, 255)).astype(np.uint8)
+
+
 def integers(array: Any, xp: Any) -> Any:
     """int32 of unsigned bytes."""
     return array.astype(xp.int32)

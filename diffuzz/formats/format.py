@@ -14,6 +14,8 @@ from typing import Any
 import attrs
 import numpy as np
 
+from diffuzz.formats import bits
+
 Fields = dict[str, np.ndarray]
 
 
@@ -43,7 +45,8 @@ class Format:
     """One block format. ``decode``, ``unpack`` and ``pack`` are inverse views of the same bytes.
 
     ``activation`` names the format that ggml quantises activations to before it multiplies them with these weights.
-    ``half_fields`` names the f16 scale fields. ``decode(blocks, xp)`` works in NumPy and, traced, in jax.numpy.
+    ``half_fields`` names the f16 scale fields; without any, ``d`` is float32 (q8_K) or a power of two in a byte
+    (mxfp4). ``decode(blocks, xp)`` works in NumPy and, traced, in jax.numpy.
     """
 
     name: str
@@ -61,11 +64,33 @@ class Format:
         """Bytes of one block."""
         return int(self.layout.itemsize)
 
+    @property
+    def scale_fields(self) -> tuple[str, ...]:
+        """Names of the floating-point scale fields, of whatever width."""
+        return self.half_fields or ("d",)
+
+    def scales(self, blocks: np.ndarray) -> Fields:
+        """The scale fields of ``blocks`` uint8[b, type_size], float32[b] by name."""
+        records = np.ascontiguousarray(blocks).view(self.layout).reshape(-1)
+        return {name: _scale(records[name]) for name in self.scale_fields}
+
+    def with_scales(self, blocks: np.ndarray, scales: Fields) -> np.ndarray:
+        """``blocks`` with other numbers (float[b] by name) in these scale fields, as ``stored_scale`` has them."""
+        records = np.ascontiguousarray(blocks).view(self.layout).reshape(-1).copy()
+        for name, values in scales.items():
+            records[name] = bits.e8m0_below(values) if records[name].dtype.kind == "u" else values
+        return records.view(np.uint8).reshape(blocks.shape)
+
+    def stored_scale(self, values: np.ndarray) -> np.ndarray:
+        """What scale fields hold of ``values``: f16 or float32 numbers, or powers of two (rounded down, as float32)."""
+        kind = self.layout["d"]
+        return bits.e8m0_to_float(bits.e8m0_below(values)) if kind.kind == "u" else values.astype(kind)
+
     def decode(self, blocks: Any, xp: Any = np) -> Parts:
         """Parts of ``blocks`` uint8[b, type_size]; ``xp`` is numpy or jax.numpy.
 
-        The same bits in both, except that XLA on a CPU flushes float32 subnormals, which only q8_K's d can be. Raises
-        ValueError for another shape or dtype.
+        The same bits in both, except that XLA on a CPU flushes float32 subnormals, which only the d of q8_K and mxfp4
+        can be. Raises ValueError for another shape or dtype.
         """
         blocks = self._checked(np.ascontiguousarray(blocks) if xp is np else blocks)
         with np.errstate(all="ignore"):
@@ -126,12 +151,16 @@ class Format:
         return blocks
 
 
+def _scale(stored: np.ndarray) -> np.ndarray:
+    return np.asarray(bits.e8m0_to_float(stored) if stored.dtype.kind == "u" else stored.astype(np.float32))
+
+
 @cache
 def _extremes(fmt: Format) -> Fields:
     """Fields of blocks among which every integer field takes its least and its largest value."""
     # All bits clear or set for unsigned fields, 0x80 and 0x7F for int8, 0x8000 and 0x7FFF for int16.
     words = np.array([[0, 0], [255, 255], [128, 128], [127, 127], [0, 128], [255, 127]], np.uint8)
-    return fmt.unpack(np.tile(words, fmt.type_size // 2))
+    return fmt.unpack(np.ascontiguousarray(np.tile(words, (fmt.type_size + 1) // 2)[:, : fmt.type_size]))
 
 
 def _check_field(what: str, given: np.ndarray, rows: int, extreme: np.ndarray) -> None:

@@ -30,7 +30,8 @@ def dequantize(format: str, weights: np.ndarray) -> np.ndarray:
     """``d * sub_scale * code - dmin * sub_minimum``, exact: float64[rows, k] for uint8[rows, row_bytes].
 
     An f16 scale has 11 significant bits, a sub-scale at most 8, a code at most 8, and d sc q and dmin m lie between
-    2^-24 and 2^29 on a common grid: products and difference fit the 53 bits of float64.
+    2^-24 and 2^29 on a common grid: products and difference fit the 53 bits of float64. (So does a power of two
+    times a level.)
     """
     rows, fmt = arguments.blocks(format, weights), formats.get(format)
     if not len(rows):

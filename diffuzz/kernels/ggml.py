@@ -10,7 +10,7 @@ Checked bit for bit against ggml 0.15.3 (GCC 12, -march=native, no llamafile, no
                        their polynomial may differ.
     rope               the C library's powf, cosf and sinf, and how the compiler fused multiplications and additions.
 
-Activations are finite: what the quantisers of q8_0 and q8_1 make of NaN is not modelled.
+NaN and infinities are as the library has them; of a NaN result the payload is not modelled.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
     Integer products are summed in eight lanes L (:func:`diffuzz.kernels.lanes.by_fours`); over the blocks, in order:
 
         q4_0 q5_0 q8_0    acc = fma(f32(d y.d), L, acc)
+        iq4_nl mxfp4      the same in two sums, of blocks 0, 2, .. and 1, 3, .., acc = f32(acc0 + acc1); the last of an
+                          odd number of blocks, S its whole sum: fma(f32(d y.d), S, crosswise(acc))
         q4_1 q5_1         the same; s = fma(m, y.s, s)
         q2_K              acc = fma(f32(-y.d dmin), M8, acc), then acc = fma(f32(y.d d), L, acc)
         q3_K q6_K         acc = fma(f32(y.d d), L, acc)
@@ -206,6 +208,21 @@ def _legacy(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.nd
     return lanes.crosswise(_folded(d * s, products))
 
 
+def _in_pairs(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+    parts = _parts(format, rows)
+    _, step, codes = q8_0.quantise_x86(x.reshape(-1, 32))
+    w, y = parts.code.reshape(len(rows), -1, 32), codes.reshape(len(x), -1, 32)
+    d, s = lanes.met(parts.d.reshape(len(rows), -1), step.reshape(len(x), -1), paired)
+    scale, pairs = d * s, w.shape[1] // 2 * 2
+    products = _int8(w, y, paired)
+    even, odd = (_folded(scale[..., i:pairs:2], products[..., i:pairs:2, :]) for i in (0, 1))
+    total = lanes.crosswise(even + odd)
+    if pairs == w.shape[1]:
+        return total
+    last = lanes.sums(w[:, pairs:, None], y[:, pairs:, None], paired)
+    return _folded(scale[..., pairs:], last, total[..., None])[..., 0]
+
+
 def _legacy_minimum(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
     parts = _parts(format, rows)
     step, total, codes = q8_1.quantise_x86(x.reshape(-1, 32))
@@ -254,6 +271,7 @@ def _k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray
 
 _DOTS: dict[str, Callable[[str, np.ndarray, np.ndarray, bool], np.ndarray]] = {
     **dict.fromkeys(("q4_0", "q5_0", "q8_0"), _legacy),
+    **dict.fromkeys(("iq4_nl", "mxfp4"), _in_pairs),
     **dict.fromkeys(("q4_1", "q5_1"), _legacy_minimum),
     **dict.fromkeys(("q2_K", "q3_K", "q4_K", "q5_K", "q6_K"), _k),
 }

@@ -35,7 +35,7 @@ from diffuzz.worker import RowsFailedError, Worker, WorkerError
 # enum ggml_type, a part of the GGUF file format.
 _TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q8_1": 9, "q2_K": 10, "q3_K": 11,
-    "q4_K": 12, "q5_K": 13, "q6_K": 14, "q8_K": 15, "i32": 26,
+    "q4_K": 12, "q5_K": 13, "q6_K": 14, "q8_K": 15, "iq4_nl": 20, "i32": 26, "mxfp4": 39,
 }  # fmt: skip
 _ROPE_MODES = {"norm": 0, "neox": 2}
 _CACHED_GRAPHS = 32

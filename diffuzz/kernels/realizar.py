@@ -2,7 +2,8 @@
 
 A second implementation of every block format, which shares nothing with ``diffuzz.formats`` but NumPy: fields are read
 by byte offset here, and an element's place comes from the loops. Source: paiml/aprender,
-crates/aprender-serve/src/quantize/dequant*.rs (q8_1 and q8_K have no loop there; theirs are as q8_0's).
+crates/aprender-serve/src/quantize/dequant*.rs. Formats without a loop there have one all the same: those of q8_1 and
+q8_K are as q8_0's, those of iq4_nl and mxfp4 as q4_0's, with a table of levels.
 """
 
 from __future__ import annotations
@@ -55,6 +56,38 @@ def _of_32(high_bits: bool, minimum: bool) -> Callable[[np.ndarray], np.ndarray]
         return result
 
     return loop
+
+
+def _of_levels(
+    d: Callable[[np.ndarray], np.ndarray], start: int, level: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    def loop(data: np.ndarray) -> np.ndarray:
+        result = np.zeros((len(data), 32), _F)
+        for j, byte in enumerate(_bytes(data, start, 16)):
+            result[:, j] = d(data) * level(byte & 0x0F)
+            result[:, j + 16] = d(data) * level(byte >> 4)
+        return result
+
+    return loop
+
+
+def _non_linear(nibble: np.ndarray) -> np.ndarray:
+    below = np.array([127, 104, 83, 65, 49, 35, 22, 10], _F)
+    above = np.array([1, 13, 25, 38, 53, 69, 89, 113], _F)
+    return np.where(nibble < 8, -below[nibble & 7], above[nibble & 7])
+
+
+def _e2m1(nibble: np.ndarray) -> np.ndarray:
+    """Twice the float of four bits: sign, two of exponent, one of mantissa."""
+    exponent, mantissa = (nibble >> 1) & 3, nibble & 1
+    size = np.where(exponent == 0, mantissa, (2 + mantissa) << np.maximum(exponent - 1, 0))
+    return np.where(nibble & 8, -size, size).astype(_F)
+
+
+def _half_exponent(data: np.ndarray) -> np.ndarray:
+    """Half of 2^(byte - 127), by the bits of a float32: the exponent less one, or a subnormal."""
+    byte = data[:, 0].astype(np.uint32)
+    return np.where(byte < 2, np.uint32(0x00200000) << byte, (np.maximum(byte, 1) - 1) << 23).astype("<u4").view("<f4")
 
 
 def _of_bytes(d: Callable[[np.ndarray], np.ndarray], start: int, count: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -179,4 +212,6 @@ _LOOPS = {
     "q5_K": _q5_k,
     "q6_K": _q6_k,
     "q8_K": _of_bytes(_single, 4, 256),
+    "iq4_nl": _of_levels(lambda data: _half(data, 0), 2, _non_linear),
+    "mxfp4": _of_levels(_half_exponent, 1, _e2m1),
 }

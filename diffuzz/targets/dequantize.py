@@ -8,7 +8,8 @@ its loops) and ``Format.dequantize`` (whole arrays, bit-exact with ggml).
 significant bits, sc at most 7, q at most 7 (q8_0: no sc, and 8), a product of them at most 24: it is exact in
 float32, whatever the order of the factors. So is dmin m. Only the difference is rounded, once, and it is rounded
 alike whether the product was stored or fused into it: the result is the float32 number nearest to the exact weight.
-For q8_K, with a float32 scale, that is the one product d q. The magnitudes (2^-24 to 65504 * 127 * 127) neither
+For q8_K, with a float32 scale, that is the one product d q; for mxfp4, whose scale is a power of two down to 2^-128,
+d q is exact among the subnormal numbers too. The magnitudes (2^-24 to 65504 * 127 * 127) neither
 overflow nor underflow. So any two dequantisers that evaluate the formula in float32 agree to the bit on every block
 with finite scales; the search only checks that the two programs do.
 

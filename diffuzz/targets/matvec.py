@@ -10,13 +10,14 @@ cancellation, so:
 **Measure.** |A - B| / (||w||_1 max|x|), or with floor > 0 the relative |A - B| / max(|A|, floor ||w||_2 ||x||_2). The
 norms of w are those of its terms, |d sc q| + |dmin m|, which the kernels sum apart (see
 :func:`diffuzz.kernels.fused.terms`): a row whose terms cancel to zero has a drift, and no measure relative to zero is
-bounded. With dmin = 0 they are the norms of w.
+bounded. With dmin = 0 they are the norms of w. Scales are those that an f16 holds, in mxfp4 too: below 2^-24 its
+products leave the normal float32 numbers, and nothing relative to them is bounded.
 
 **Limit, norm-relative.** B is sum w_i x^_i with x^ the quantised activation, A is sum w_i x_i, both up to rounding. So
 |A - B| <= sum |terms_i| |x^_i - x_i| <= ||w||_1 max|x^ - x|, which is 1/254 of max|x| for q8_K; for an f16 scale the
 rounding of the scale comes on top, 2^-11 in relative terms, and more where the scale is subnormal. That is (1) of
 :mod:`diffuzz.errors`. It is reached, or nearly, by activations beside the edge between two codes, with the sign of
-their weight, and the largest one on a weight of zero.
+their weight, and the largest one on a weight of zero (iq4_nl has none; its smallest level is 1 of 127).
 
 **Limit, relative.** By Cauchy and Schwarz |A - B| <= ||w||_2 ||x^ - x||_2, and ||x^ - x||_2 / ||x||_2 is at most (2),
 (3) of :mod:`diffuzz.errors`: sqrt(255) / 254 / sqrt(1 + 255/254^2) = 0.0627 for q8_K. Divided by the floor that is the
@@ -47,14 +48,19 @@ import attrs
 import numpy as np
 
 from diffuzz import errors, formats
-from diffuzz.kernels import apr, exact, fused, ggml
+from diffuzz.formats import iq4_nl, mxfp4
+from diffuzz.kernels import apr, exact, fused, ggml, gguf
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Arrays, Bound, Contract, Drift, Outcome, Parameter, ParameterError, Params, Target
 
-WEIGHT_FORMATS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
+WEIGHT_FORMATS = tuple(name for name in formats.names() if name not in ("q8_1", "q8_K"))
+# Least scale of a format whose scales are no f16 numbers.
+SMALLEST_SCALE = 2.0**-24
 # The block sum of q8_1 is an f16 number: 32 max|x| must stay below the largest one.
 LARGEST_WITH_BLOCK_SUM = 2040.0
 SMALLEST_PEAK = 2.0**-4
+# Formats whose codes stand for the levels of a table.
+_LEVELS = {"iq4_nl": iq4_nl.LEVELS, "mxfp4": mxfp4.LEVELS}
 # How far beside the edge between two codes a start sits, in codes: more than float32 rounding, less than anything else.
 EDGE = 2.0**-15
 
@@ -106,7 +112,13 @@ def row_space(p: Params, *, rows: int = 1, quantised: bool = True) -> Space:
             f"max_abs={p['max_abs']:g}: at most {LARGEST_WITH_BLOCK_SUM:g} is needed, or a sum of q8_1 overflows f16"
         )
     n = Dim("n", p["n"], step=fmt.block_size)
-    weights = TensorSpec("weights", kind="blocks", shape=(Dim("rows", rows, fixed=True), n), format=p["format"])
+    weights = TensorSpec(
+        "weights",
+        kind="blocks",
+        shape=(Dim("rows", rows, fixed=True), n),
+        format=p["format"],
+        smallest_scale=0.0 if fmt.half_fields else SMALLEST_SCALE,
+    )
     return Space((weights, activation_spec(p, n, partner(p) if quantised else None)))
 
 
@@ -183,13 +195,20 @@ def bound(p: Params) -> Bound:
     return Bound(limit / divisor, because, rounding=errors.ROUNDING + sums / limit)
 
 
-def _zero_code(format: str) -> tuple[int, int, formats.Fields]:
-    """(stored code of the weight 0, stored sub-scale of 1, fields of a zero block)."""
+def _plain_codes(format: str) -> tuple[int, int, int, formats.Fields]:
+    """(stored code of the smallest weight, which is 0 but in iq4_nl, and of the one that rows are made of, stored
+    sub-scale of 1, fields of a zero block).
+    """
     fmt = formats.get(format)
     fields = fmt.unpack(np.zeros((1, fmt.type_size), np.uint8))
+    if format in _LEVELS:
+        size = np.abs(_LEVELS[format])
+        return int(size.argmin()), int(size.argmax()), 1, fields
     parts = fmt.decode(fmt.pack(fields))
     scale = int(fields["scales"].flat[0]) - int(parts.sub_scale.flat[0]) + 1 if "scales" in fields else 1
-    return int(fields["codes"].flat[0]) - int(parts.code.flat[0]), scale, fields
+    zero = int(fields["codes"].flat[0]) - int(parts.code.flat[0])
+    # The lowest code where codes have a sign: for q6_K it is the one whose two terms do not cancel in part.
+    return zero, 0 if zero > 0 else zero + 1, scale, fields
 
 
 def plain_weights(
@@ -197,32 +216,32 @@ def plain_weights(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of weights of one magnitude, without minima: (uint8[count, row_bytes], sign of each weight [count, n]).
 
-    With ``silent``, one place in each block of activations, the same in all blocks, has no weight (the group of 16
-    around it, in q6_K, whose terms vanish only with their scale). The sign of a row is random.
+    With ``silent``, one place in each block of activations, the same in all blocks, has no weight, or the smallest that
+    there is (the group of 16 around it, in q6_K, whose terms vanish only with their scale). The sign of a row is
+    random, where scales have one.
     """
     fmt = formats.get(p["format"])
     blocks, size = count * (p["n"] // fmt.block_size), formats.get(partner(p)).block_size
-    zero, one, empty = _zero_code(p["format"])
+    idle, loud, one, empty = _plain_codes(p["format"])
     fields = {name: np.repeat(values, blocks, axis=0) for name, values in empty.items()}
     sign = np.where(rng.random(count) < 0.5, 1.0, -1.0)
     fields["d"] = np.repeat(sign * 2.0 ** rng.integers(-6, 7, count), blocks // count).astype(np.float16)
-    # The lowest code where codes have a sign: for q6_K it is the one whose two terms do not cancel in part.
-    code = -zero if zero > 0 else 1
-    fields["codes"][:] = zero + code
+    fields["codes"][:] = loud
     if "scales" in fields:
         fields["scales"][:] = one
-    signs = np.repeat((sign * np.sign(code))[:, None], p["n"], axis=1)
+    still = np.zeros((count, p["n"]), bool)
     if silent:
         place = rng.integers(0, size, count)
         places = np.arange(p["n"])[None, :] % size
         group = 16 if p["format"] == "q6_K" else 1
-        idle = places // group == place[:, None] // group
+        still = places // group == place[:, None] // group
         if group == 1:
-            fields["codes"][idle.reshape(blocks, -1)] = zero
+            fields["codes"][still.reshape(blocks, -1)] = idle
         else:
-            fields["scales"][idle.reshape(blocks, -1, group)[:, :, 0]] = one - 1
-        signs[idle] = 0
-    return fmt.pack(fields).reshape(count, -1), signs
+            fields["scales"][still.reshape(blocks, -1, group)[:, :, 0]] = one - 1
+    raw = fmt.pack(fields)
+    signs = np.where(still, 0.0, np.sign(fmt.dequantize(raw)).reshape(count, -1))
+    return raw.reshape(count, -1), signs
 
 
 def _worst_scales(p: Params, activation: str, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -280,22 +299,28 @@ def _lost_after_one(p: Params, rng: np.random.Generator, count: int) -> dict[str
     """
     fmt = formats.get(p["format"])
     per_row = p["n"] // fmt.block_size
-    zero, one, empty = _zero_code(p["format"])
+    idle, loud, one, empty = _plain_codes(p["format"])
     fields = {name: np.repeat(values, per_row, axis=0) for name, values in empty.items()}
-    code = -zero if zero > 0 else 1
-    # (1 + 2^-10) (1 - 2^-10 + 2^-20) is a little above 1, and rounds to it.
+    # (1 + 2^-10) (1 - 2^-10 + 2^-20) is a little above 1, and rounds to it. Where scales have no mantissa, 12 f32(2/3)
+    # is a little above 8, and rounds to it.
+    number = 1 - 2.0**-10 + 2.0**-20 if fmt.half_fields else np.float32(2 / 3)
+    x = np.full((count, p["n"]), number)
     fields["d"][:] = 2.0**-9 * (1 + 2.0**-10)
     fields["d"][0] = 2.0**15 * (1 + 2.0**-10)
-    fields["codes"][:] = zero + code
+    fields["codes"][:] = loud
     if "scales" in fields:
         fields["scales"][:] = one
     if p["format"] == "q6_K":
         # Only a scale makes its terms vanish: the 1 is the sum of a group.
         fields["d"][0] /= 16
         fields["scales"][0, 1:] = one - 1
+    elif p["format"] == "iq4_nl":
+        # No weight is 0. 127 * 258 (1 + 2^-14) rounds to 2^15, and 258 times what it meets is as small as all others.
+        fields["codes"][:], fields["codes"][0, 0], fields["d"][0] = idle, loud, -258
+        x[:, 0] = 1 + 2.0**-14
+        x[:, 1 : fmt.block_size] = np.nextafter(np.float32(2.0**-10 / 129), np.float32(1))
     else:
-        fields["codes"][0, 1:] = zero
-    x = np.full((count, p["n"]), 1 - 2.0**-10 + 2.0**-20)
+        fields["codes"][0, 1:] = idle
     top = 2.0 ** (math.floor(math.log2(p["max_abs"])) - rng.integers(0, 3, (count, 1)))
     sign = np.where(rng.random((count, 1)) < 0.5, 1.0, -1.0)
     weights = np.repeat(fmt.pack(fields).reshape(1, 1, -1), count, axis=0)
@@ -307,17 +332,16 @@ def _lost_after_group(p: Params, rng: np.random.Generator, count: int) -> dict[s
     above half an ULP of its sum: the fold loses them, the lanes, whose sums are an eighth, do not.
     """
     fmt = formats.get(p["format"])
-    zero, one, empty = _zero_code(p["format"])
+    idle, loud, one, empty = _plain_codes(p["format"])
     fields = {name: np.repeat(values, count * (p["n"] // fmt.block_size), axis=0) for name, values in empty.items()}
     group = 256 // fields["scales"].shape[1]
-    code = -zero if zero > 0 else 1
-    fields["codes"][:] = zero + code
+    fields["codes"][:] = loud
     fields["scales"][:] = one
     first = slice(None, None, p["n"] // fmt.block_size)
     x = np.ones((count, p["n"]))
     if "minimums" in fields:
         minimum = 8 if p["format"] == "q2_K" else 32
-        fields["d"][:] = -(2.0**-3) * code
+        fields["d"][:] = -(2.0**-3) * (loud - idle)
         fields["dmin"][first] = 2.0**21 / (minimum * group)
         fields["minimums"][first, 0] = minimum
     else:
@@ -347,7 +371,7 @@ def contract_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str
     """
     space, fmt = contract_space(p), formats.get(p["format"])
     rows, n = space["weights"].shape[0].size, space["x"].shape[0].size
-    zero, one, empty = _zero_code(p["format"])
+    idle, _, one, empty = _plain_codes(p["format"])
     fields = {name: np.repeat(values, count * rows * (n // fmt.block_size), axis=0) for name, values in empty.items()}
     fields["d"][:] = 1
     if "scales" in fields:
@@ -357,7 +381,7 @@ def contract_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str
     )
     place = np.where(rng.random((count, 1)) < 0.5, ends, rng.integers(0, n, (count, 1)))
     here = np.arange(n) == place
-    codes = np.where(np.repeat(here, rows, axis=0), zero + 1, zero)
+    codes = np.where(np.repeat(here, rows, axis=0), idle + 1, idle)
     fields["codes"] = codes.reshape(fields["codes"].shape).astype(fields["codes"].dtype)
     top = p["max_abs"] * 2.0 ** -rng.integers(0, 16, (count, 1))
     x = np.where(here, top, top * rng.random((count, 1)) * rng.choice([0.0, 0.5, 1.0], (count, n)))
@@ -380,7 +404,8 @@ def _run(p: Params, arrays: Arrays, kernels: Any) -> np.ndarray:
 def _kernels(p: Params) -> tuple[str, ...]:
     if p["arithmetic"] == "apr":
         return ("apr", "exact", "apr:simd")
-    return ("ggml", "exact", "apr", "gguf", "xla", "libggml", "libggml:generic")
+    realizar = ("gguf",) if p["format"] in gguf.FORMATS else ()
+    return ("ggml", "exact", "apr", *realizar, "xla", "libggml", "libggml:generic")
 
 
 def allowance(p: Params, arrays: Arrays) -> np.ndarray:

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffuzz import formats
-from diffuzz.formats import half_to_float, q8_0, q8_1, q8_k
+from diffuzz.formats import bits as fields_of_bits
+from diffuzz.formats import half_to_float, iq4_nl, mxfp4, q8_0, q8_1, q8_k
 
-GOLDEN = np.load(Path(__file__).parent.parent / "data" / "ggml-cpu.npz")
+DATA = Path(__file__).parent.parent / "data"
+GOLDEN = {**np.load(DATA / "ggml-cpu.npz"), **np.load(DATA / "ggml-cpu-levels.npz")}
+LEVELS = {"iq4_nl": iq4_nl.LEVELS, "mxfp4": mxfp4.LEVELS}
 ACTIVATIONS = ("q8_0", "q8_1", "q8_K")
 WEIGHTS = tuple(name for name in formats.names() if name not in ("q8_1", "q8_K"))
 each_format = pytest.mark.parametrize("name", formats.names())
@@ -26,15 +29,16 @@ def finite_blocks(name: str, rows: int = 64) -> np.ndarray:
     """Random bytes whose scale fields are random finite numbers."""
     fmt, rng = formats.get(name), np.random.default_rng(1)
     fields = fmt.unpack(rng.integers(0, 256, (rows, fmt.type_size), dtype=np.uint8))
-    for field in fmt.half_fields or ("d",):
+    for field in fmt.scale_fields:
         fields[field] = rng.standard_normal(rows).astype(fields[field].dtype)
     return fmt.pack(fields)
 
 
 def test_names() -> None:
-    """All twelve formats are found by their file names."""
+    """All fourteen formats are found by their file names."""
     assert formats.names() == (
         "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q8_1", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "q8_K",
+        "iq4_nl", "mxfp4",
     )  # fmt: skip
 
 
@@ -107,6 +111,11 @@ def allowed(name: str, blocks: np.ndarray) -> np.ndarray:
     step = np.abs(parts.scale.astype(np.float64))
     if name in ("q3_K", "q6_K", "q8_K"):
         return step / 2
+    if name == "mxfp4":
+        return np.where(np.abs(parts.code) == 12, 4, 2) * step
+    if name == "iq4_nl":
+        moved = np.maximum(step * 2.0**-11, 2.0**-25)
+        return 14 * step + 127 * moved
     if name.endswith("K"):
         clipped = (codes == 0) | (codes == {"q2_K": 3, "q4_K": 15, "q5_K": 31}[name])
         return step / 2 + clipped * parts.dmin.astype(np.float64)[:, None] / 2
@@ -178,7 +187,7 @@ def test_pack_refuses_what_it_cannot_hold(name: str) -> None:
     limits = {"scales": {"q2_K": (0, 15), "q3_K": (-32, 31), "q6_K": (-128, 127)}.get(name, (0, 63))}
     limits["minimums"] = (0, 15) if name == "q2_K" else (0, 63)
     limits["bsums"] = (-(2**15), 2**15 - 1)
-    limits["codes"] = (-128, 127) if name[1] == "8" else (0, 2 ** int(name[1]) - 1)
+    limits["codes"] = (-128, 127) if name[1] == "8" else (0, 15) if name in LEVELS else (0, 2 ** int(name[1]) - 1)
     for field in set(good) & set(limits):
         for limit, beyond in zip(limits[field], (-1, 1), strict=True):
             edited = good | {field: np.full_like(good[field], limit)}
@@ -195,6 +204,58 @@ def test_pack_refuses_what_it_cannot_hold(name: str) -> None:
     if fmt.half_fields:
         with pytest.raises(ValueError, match=rf"^field d of {name}: 0\.1, which is no float16 number$"):
             fmt.pack(good | {"d": np.array([0.5, 0.1])})
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_every_level_with_every_scale(name: str) -> None:
+    """One scale times one level, for all 16 codes and all scales: 65 536 of f16, 256 powers of two from 2^-128."""
+    raw = np.arange(65536 if name == "iq4_nl" else 256)
+    if name == "iq4_nl":
+        head = raw.astype("<u2").view(np.uint8).reshape(-1, 2)
+        d = raw.astype(np.uint16).view(np.float16).astype(np.float64)
+    else:
+        head, d = raw.astype(np.uint8)[:, None], 2.0 ** (raw - 128.0)
+    # Element i has code i in the low nibbles, and 15 - i in the high ones.
+    nibbles = np.arange(16, dtype=np.uint8)
+    tail = np.broadcast_to(nibbles | (15 - nibbles) << 4, (len(raw), 16))
+    levels = np.array([*LEVELS[name], *reversed(LEVELS[name])], np.float64)
+    with np.errstate(all="ignore"):
+        expected = (d[:, None] * levels).astype(np.float32)
+        got = formats.get(name).dequantize(np.concatenate([head, tail], axis=1))
+    assert np.array_equal(expected, got, equal_nan=True)
+
+
+def test_exponent_bytes() -> None:
+    """A byte is the largest power of two that is not above a number; the numbers have no sign, and 0 is the least."""
+    every = np.arange(256, dtype=np.uint8)
+    scales = fields_of_bits.e8m0_to_float(every)
+    assert (2.0 ** (every - 128.0)).tolist() == scales.tolist()
+    below = fields_of_bits.e8m0_below
+    assert every.tolist() == below(scales).tolist() == below(-1.99 * scales.astype(np.float64)).tolist()
+    assert [0, 0, 0, 255, 255, 127] == below(np.array([0.0, 1e-50, np.nan, np.inf, 1e300, 0.999])).tolist()
+
+
+@each_format
+def test_scales_are_read_and_written(name: str) -> None:
+    """The scale fields by themselves: what unpack says, and nothing else changes when they are replaced."""
+    fmt, rng = formats.get(name), np.random.default_rng(4)
+    blocks = finite_blocks(name)
+    fields, scales = fmt.unpack(blocks), fmt.scales(blocks)
+    assert set(fmt.scale_fields) == set(scales)
+    assert all(np.array_equal(fields[field].astype(np.float32), scales[field]) for field in scales)
+    new = {field: rng.standard_normal(len(blocks)) for field in scales}
+    changed = fmt.unpack(fmt.with_scales(blocks, new))
+    for field, values in fields.items():
+        expected = fmt.stored_scale(new[field]) if field in new else values
+        assert np.array_equal(expected, changed[field])
+
+
+def test_tiny_blocks_of_mxfp4_do_not_wrap_round() -> None:
+    """The least scale is 2^-128, not the greatest."""
+    fmt = formats.get("mxfp4")
+    assert fmt.quantize is not None
+    tiny = np.full((1, 32), 2.0**-127, np.float32)
+    assert (0, 2.0**-127) == (fmt.quantize(tiny)[0, 0], fmt.dequantize(fmt.quantize(tiny))[0, 5])
 
 
 def test_ties_tell_quantisers_apart() -> None:

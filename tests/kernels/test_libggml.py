@@ -27,7 +27,7 @@ def blocks(format: str, rows: int, seed: int = 0) -> np.ndarray:
     fmt, rng = formats.get(format), np.random.default_rng(seed)
     raw = rng.integers(0, 256, (rows * (K // fmt.block_size), fmt.type_size), dtype=np.uint8)
     fields = fmt.unpack(raw)
-    for name in fmt.half_fields or ("d",):
+    for name in fmt.scale_fields:
         shape = fields[name].shape
         fields[name] = (rng.choice([-1, 1], shape) * 2.0 ** rng.uniform(-24, 6, shape)).astype(fields[name].dtype)
     return fmt.pack(fields).reshape(rows, -1)
@@ -66,6 +66,29 @@ def test_dequantisers_are_those_of_the_model(format: str) -> None:
     fmt = formats.get(format)
     expected = ggml.dequantize(format, raw.reshape(-1, fmt.type_size)).reshape(100, K)
     assert (bits(expected) == bits(kernels.get("libggml").dequantize(format, raw))).all()
+
+
+@needs_library
+@pytest.mark.parametrize("blocks_in_row", [1, 2, 3, 8, 33])
+@pytest.mark.parametrize("format", ["iq4_nl", "mxfp4"])
+def test_formats_taken_in_pairs_of_blocks(format: str, blocks_in_row: int) -> None:
+    """Odd numbers of blocks, one and many, with bytes as they come: NaN and infinite scales, all powers of two."""
+    rng = np.random.default_rng(blocks_in_row)
+    raw = rng.integers(0, 256, (2000, blocks_in_row * formats.get(format).type_size), dtype=np.uint8)
+    x = numbers((2000, 32 * blocks_in_row), blocks_in_row)
+    with np.errstate(all="ignore"):
+        expected = ggml.vec_dot_rows(format, raw, x)
+    assert (bits(expected) == bits(kernels.get("libggml").vec_dot_rows(format, raw, x))).all()
+
+
+@needs_library
+def test_mxfp4_is_quantised_as_in_the_library() -> None:
+    """Its quantiser of weights is ggml's, next to powers of two as well, where the float32 logarithm rounds up."""
+    rng = np.random.default_rng(0)
+    top = 2.0 ** rng.integers(-120, 120, 2000) * (1 - 2.0**-24 * rng.integers(-3, 4, 2000))
+    x = (top[:, None] * rng.uniform(-1, 1, (2000, 32))).astype(np.float32)
+    x[np.arange(2000), rng.integers(0, 32, 2000)] = top
+    assert (ggml.quantize("mxfp4", x) == kernels.get("libggml").quantize("mxfp4", x)).all()
 
 
 @needs_library
@@ -131,7 +154,7 @@ def test_gelu() -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("format", ["q4_0", "q8_0", "q4_K", "q6_K"])
+@pytest.mark.parametrize("format", ["q4_0", "q8_0", "q4_K", "q6_K", "iq4_nl", "mxfp4"])
 def test_generic_functions_agree_to_rounding(format: str) -> None:
     """The portable row functions of formats whose sums no compiler is known to break."""
     weights, x = blocks(format, 50), numbers((50, K))

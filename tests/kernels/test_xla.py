@@ -8,6 +8,7 @@ import pytest
 from diffuzz import formats, sampling
 from diffuzz.kernels import exact, fused, ggml
 from diffuzz.space import Dim, Space, TensorSpec
+from diffuzz.targets.matvec import WEIGHT_FORMATS
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -77,7 +78,7 @@ def rows(format, rng, count):
     return weights.reshape(2 * count, 512 // fmt.block_size * fmt.type_size), x.astype(np.float32)
 
 
-@pytest.mark.parametrize("format", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K"])
+@pytest.mark.parametrize("format", WEIGHT_FORMATS)
 def test_vec_dot_rows(format):
     """The quantised dot product is ggml's up to the rounding of its float32 sums, in NumPy and in JAX; the other one is
     the exact one.
@@ -96,7 +97,7 @@ def test_vec_dot_rows(format):
     )
 
 
-@pytest.mark.parametrize("format", ["q4_0", "q5_1", "q3_K", "q4_K", "q6_K"])
+@pytest.mark.parametrize("format", ["q4_0", "q5_1", "q3_K", "q4_K", "q6_K", "iq4_nl", "mxfp4"])
 def test_terms_are_those_of_the_weights(format):
     """code + constant is the weight; its terms are no smaller, and larger only where something is taken apart."""
     weights, _ = rows(format, np.random.default_rng(1), 10)
@@ -106,7 +107,7 @@ def test_terms_are_those_of_the_weights(format):
     terms, apart = fused.terms(format, weights), fused.terms(format, weights, offsets=True)
     assert np.all(apart >= terms)
     assert np.all(terms >= np.abs(values))
-    assert np.array_equal(terms, np.abs(values)) == (format in ("q4_0", "q3_K"))
+    assert np.array_equal(terms, np.abs(values)) == (format in ("q4_0", "q3_K", "iq4_nl", "mxfp4"))
 
 
 def test_unknown_arithmetic():

@@ -32,7 +32,7 @@ REACHED = [
     ("swiglu", {"max_abs": 80, "inputs": "both", "n": 1024}),
     *[
         ("matvec", {"format": name})
-        for name in ("q4_0", "q4_1", "q5_0", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
+        for name in ("q4_0", "q4_1", "q5_0", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "mxfp4")
     ],
     ("matvec", {"format": "q5_1", "n": 320}),
     ("matvec", {"floor": 0.01}),
@@ -56,6 +56,8 @@ NOT_REACHED = [
     ("dot-order", {"n": 64}, 0.95),  # the last additions are exact
     ("matvec", {"arithmetic": "apr"}, 0.76),  # one super-block: its largest group cannot outweigh the rest
     ("matvec", {"arithmetic": "apr", "format": "q8_0", "n": 2048}, 0.98),  # the block of the largest has 31 zeros
+    ("matvec", {"arithmetic": "apr", "format": "mxfp4"}, 0.86),  # and again
+    ("matvec", {"arithmetic": "apr", "format": "iq4_nl"}, 0.69),  # those 31 are not zero, but 1/127
     ("chain", {"steps": 1}, 0.60),  # one matrix is not of rank one, so no activation is turned round whole
 ]
 

@@ -129,7 +129,7 @@ def test_blocks_are_admissible(format: str) -> None:
     def check(raw: np.ndarray) -> None:
         assert (raw.dtype, raw.shape) == (np.uint8, (3, 2 * fmt.type_size))
         fields = fmt.unpack(raw.reshape(-1, fmt.type_size))
-        for name in fmt.half_fields:
+        for name in fmt.scale_fields:
             assert (np.abs(fields[name].astype(np.float64)) <= 2.0).all()
 
     check()

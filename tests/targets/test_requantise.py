@@ -13,14 +13,18 @@ TARGET = targets.get("requantise")
 
 @pytest.mark.parametrize("format", matvec.WEIGHT_FORMATS)
 def test_limit_is_reached_and_holds(format):
-    """The construction reaches the limit to 1e-6; it, other cases, and both with solved directions never exceed it."""
+    """The construction reaches the limit to 1e-6; it, other cases, and both with solved directions never exceed it.
+
+    In iq4_nl the weight that meets the largest activation is not 0 but 1, beside 31 of 127.
+    """
+    reached = 31 * 127 / (31 * 127 + 1) if format == "iq4_nl" else 1
     for given in ({}, {"n": 512, "max_abs": 0.3}, {"n": 256, "max_abs": 1e-4}):
         params = TARGET.params({"format": format, **given})
         bound, rng, space = TARGET.bound(params), np.random.default_rng(0), TARGET.space(params)
         made = TARGET.starts(params, rng, 16)
         assert space.admissible(made).all()
         value = TARGET.question.evaluate(params, made).value
-        assert (1 - 1e-6) * bound.value <= value.max() <= bound.ceiling
+        assert (1 - 1e-6) * reached * bound.value <= value.max() <= bound.ceiling
         for batch in (made, sampling.structured(space, rng, 32), sampling.uniform(space, rng, 16)):
             good = space.admissible(batch)
             batch = {name: array[good] for name, array in batch.items()}
