@@ -115,6 +115,6 @@ TARGET = Target(
     bound=bound,
     claim="a batch of tokens amplifies the drift",
     limit=lambda p: 5.0 if p["objective"] == "std-ratio" else p["steps"] * published.PUBLISHED_DRIFT,
-    cost=32.0,
+    cost=16.0,
     starts=starts,
 )

@@ -206,6 +206,6 @@ TARGET = Target(
     bound=lambda p: Bound(2.0, "triangle inequality: ||A - B|| <= ||A|| + ||B||", rounding=1e-12),
     claim="the drift of one matvec grows more than linearly over a chain of them",
     limit=lambda p: p["steps"] * published.PUBLISHED_DRIFT,
-    cost=32.0,
+    cost=16.0,
     starts=starts,
 )

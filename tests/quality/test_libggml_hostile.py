@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffuzz import formats
+from diffuzz import formats, kernels
 from diffuzz.kernels import ggml, libggml
 
-pytestmark = pytest.mark.quality
-pytest.importorskip("ggml")
+pytestmark = [
+    pytest.mark.quality,
+    pytest.mark.skipif(kernels.missing("libggml") is not None, reason=str(kernels.missing("libggml"))),
+]
 
 CASES = 20_000
 # Cases of one call, and one call in so many during which the process is killed.
