@@ -1,7 +1,7 @@
 """Evaluations per second of every target: the exact NumPy evaluation, the compiled screen, and what a round of
 evolution costs in all.
 
-    python benchmarks/throughput.py [--json] [--seconds 1]
+    python benchmarks/throughput.py [--target T ...] [--json] [--seconds 1]
 
 Each figure is the best of several repetitions within the time, on structured random batches of the objective's own
 size; compile times are the first call of a screen in this process (a persistent cache makes later processes quicker).
@@ -44,9 +44,9 @@ def measure(name: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
         started = time.perf_counter()
         screen = compile_screen(target, params, objective.rows)
         if screen is not None:
-            screen(batch)
+            screen(batch)()
         compiled = time.perf_counter() - started
-        screened = None if screen is None else objective.rows / best_of(lambda: screen(batch), seconds)
+        screened = None if screen is None else objective.rows / best_of(lambda: screen(batch)(), seconds)
     return {
         "target": name,
         "params": given,
@@ -88,10 +88,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 @click.command()
 @click.option("--seconds", default=1.0, show_default=True, help="Time for each figure.")
+@click.option("--target", "names", multiple=True, help="Which targets, with default parameters [default: the list].")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-def main(seconds: float, as_json: bool) -> None:
+def main(seconds: float, names: tuple[str, ...], as_json: bool) -> None:
     """Print the throughput of every target."""
-    rows = [measure(name, given, seconds) for name, given in CASES]
+    rows = [measure(name, given, seconds) for name, given in [(name, {}) for name in names] or CASES]
     if as_json:
         click.echo(json.dumps({"throughput": rows}))
         return

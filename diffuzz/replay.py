@@ -47,10 +47,10 @@ def replay(paths: Iterable[Path], candidate: Candidate | None = None, library: s
     ``candidate`` is measured in the entries that were found with a candidate; ``library`` is the folder or file that
     ``libggml`` stands for.
     """
-    paths = list(paths)
-    results = [replay_file(path, candidate, library) for path in corpus.files(paths)]
+    named = [Path(path) for path in paths]
+    results = [replay_file(path, candidate, library) for path in corpus.files(named)]
     if not results:
-        raise CorpusError(f"{', '.join(map(str, paths))}: no corpus entry (.json) there, so nothing was replayed")
+        raise CorpusError(f"{', '.join(map(str, named))}: no corpus entry (.json) there, so nothing was replayed")
     return results
 
 

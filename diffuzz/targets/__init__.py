@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from functools import cache
 
 from diffuzz.target import Target
 
@@ -18,6 +19,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
+@cache
 def get(name: str) -> Target:
     """The target called ``name``. Raises UnknownTargetError."""
     if name not in names():
