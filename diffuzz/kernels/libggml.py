@@ -5,10 +5,10 @@
 
     native.at("build/bin")         another build of the library: kernels.get("libggml@build/bin")
 
-The operations are those of diffuzz.kernels, and ``gelu``; ``soft_max`` takes a mask and a scale, ``rope`` frequency
-factors. Every batch is one call of a cached graph, by one thread, or a loop over rows for ``generic``, which has
-``vec_dot_rows`` and ``quantize`` only. Shapes are checked before the call. A row on which the library aborts, crashes
-or hangs has no result: RowsFailedError, with the results of the others (see diffuzz.worker).
+The operations are those of diffuzz.kernels, ``norm`` and ``gelu``; ``soft_max`` takes a mask and a scale, ``rope``
+frequency factors. Every batch is one call of a cached graph, by one thread, or a loop over rows for ``generic``, which
+has ``vec_dot_rows`` and ``quantize`` only. Shapes are checked before the call. A row on which the library aborts,
+crashes or hangs has no result: RowsFailedError, with the results of the others (see diffuzz.worker).
 
 The library is that of the ggml-python package (``pip install 'diffuzz-kernels[ggml]'``), or the one in the folder, or
 of the file, that is given. Calls go through ctypes to functions whose signatures have been the same for years; no
@@ -35,8 +35,10 @@ from diffuzz.worker import RowsFailedError, Worker, WorkerError
 # enum ggml_type, a part of the GGUF file format.
 _TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q8_1": 9, "q2_K": 10, "q3_K": 11,
-    "q4_K": 12, "q5_K": 13, "q6_K": 14, "q8_K": 15, "iq4_nl": 20, "i32": 26, "mxfp4": 39,
+    "q4_K": 12, "q5_K": 13, "q6_K": 14, "q8_K": 15, "iq4_nl": 20, "i32": 26, "bf16": 30, "mxfp4": 39,
 }  # fmt: skip
+# Bytes of the weights that are no blocks.
+_FLOATS = {"f32": 4, "f16": 2, "bf16": 2}
 _ROPE_MODES = {"norm": 0, "neox": 2}
 _CACHED_GRAPHS = 32
 # What a context needs beside the data of its tensors: their headers, a graph of one node, alignment.
@@ -76,9 +78,17 @@ class Library:
         return {"library": name, "version": version, "compiler": compiler, "features": features}
 
     def vec_dot_rows(self, format: str, weights: Array, x: Array) -> Array:
-        """float32[b] of uint8[b, row_bytes] and float32[b, k]: row i with x i."""
-        blocks, x = arguments.blocks(format, weights), arguments.vector("x", x)
-        rows = blocks.reshape(len(blocks), -1)
+        """float32[b] of uint8[b, row_bytes] and float32[b, k]: row i with x i. Formats are those of diffuzz.formats,
+        and, not of ``generic``, the bytes of f32, f16 and bf16, which ggml multiplies with x in the same type.
+        """
+        x = arguments.vector("x", x)
+        if format in _FLOATS and not self.generic:
+            rows = np.asarray(weights)
+            if rows.dtype != np.uint8 or rows.shape[1:] != (x.shape[1] * _FLOATS[format],):
+                raise ValueError(f"weights is {rows.dtype}{list(rows.shape)}: the bytes of rows like x are needed")
+        else:
+            blocks = arguments.blocks(format, weights)
+            rows = blocks.reshape(len(blocks), -1)
         _same_length(len(rows), len(x))
         return self._run("vec_dot_rows", {"format": format}, {"weights": rows, "x": x}, (), "float32")
 
@@ -108,6 +118,11 @@ class Library:
         x, weight = arguments.norm(x, eps, weight)
         arrays = {"x": x} if weight is None else {"x": x, "weight": np.broadcast_to(weight, x.shape)}
         return self._run("rms_norm", {"eps": float(eps)}, arrays, x.shape[1:], "float32")
+
+    def norm(self, x: Array, eps: float) -> Array:
+        """(x - mean x) / sqrt(var x + eps): float32[b, n]."""
+        x, _ = arguments.norm(x, eps, None)
+        return self._run("norm", {"eps": float(eps)}, {"x": x}, x.shape[1:], "float32")
 
     def soft_max(self, x: Array, mask: Array | None = None, scale: float = 1.0) -> Array:
         """softmax(scale x + mask) over the last axis: float32[b, n]."""
@@ -252,6 +267,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_cpu_init": (None, ()),
     "ggml_mul_mat": (_POINTER, (_POINTER, _POINTER, _POINTER)),
     "ggml_mul": (_POINTER, (_POINTER, _POINTER, _POINTER)),
+    "ggml_norm": (_POINTER, (_POINTER, _POINTER, _FLOAT)),
     "ggml_rms_norm": (_POINTER, (_POINTER, _POINTER, _FLOAT)),
     "ggml_soft_max_ext": (_POINTER, (_POINTER, _POINTER, _POINTER, _FLOAT, _FLOAT)),
     "ggml_silu": (_POINTER, (_POINTER, _POINTER)),
@@ -356,6 +372,16 @@ class _Loaded:
 
         given = (x,) if weight is None else (x, weight)
         return self._compute(("rms_norm", len(given), b, n, eps), (("f32", (n, b)),) * len(given), build, given, (b, n))
+
+    def norm(self, arrays: dict[str, Array], eps: float) -> Array:
+        b, n = arrays["x"].shape
+        return self._compute(
+            ("norm", b, n, eps),
+            (("f32", (n, b)),),
+            lambda context, x: self._function("ggml_norm")(context, x, eps),
+            (arrays["x"],),
+            (b, n),
+        )
 
     def soft_max(self, arrays: dict[str, Array], scale: float) -> Array:
         x, mask = arrays["x"], arrays.get("mask")

@@ -145,6 +145,37 @@ def test_mask_and_scale_of_soft_max() -> None:
 
 
 @needs_library
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+def test_weights_that_are_no_blocks(kind: str) -> None:
+    """The dot product of what both sides are rounded to, up to the rounding of float32 sums."""
+    rng = np.random.default_rng(0)
+    w, x = rng.uniform(-1, 1, (2, 40, 65)).astype(np.float32)
+    if kind == "bf16":
+        # Whole numbers below 256 are bf16 numbers, the upper halves of float32.
+        w, x = np.round(w * 100), np.round(x * 100)
+        raw = (w.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    else:
+        raw = w.astype({"f32": np.float32, "f16": np.float16}[kind]).view(np.uint8)
+    if kind == "f16":
+        w, x = w.astype(np.float16), x.astype(np.float16)
+    exact, size = ((f(w.astype(np.float64) * x)).sum(axis=1) for f in (np.asarray, np.abs))
+    got = kernels.get("libggml").vec_dot_rows(kind, raw, x.astype(np.float32))
+    assert (np.abs(got - exact) <= 65 * 2.0**-24 * size).all()
+    with pytest.raises(ValueError, match="the bytes of rows like x are needed"):
+        kernels.get("libggml").vec_dot_rows(kind, raw[:, 2:], x.astype(np.float32))
+
+
+@needs_library
+@pytest.mark.parametrize("n", [2, 31, 256])
+def test_norm(n: int) -> None:
+    """LayerNorm without gain and shift."""
+    x = np.random.default_rng(n).uniform(-9, 9, (20, n)).astype(np.float32)
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(kernels.get("libggml").norm(x, 1e-5), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_library
 def test_gelu() -> None:
     """The tanh form, through f16."""
     x = np.linspace(-8, 8, 101, dtype=np.float32)[None]
