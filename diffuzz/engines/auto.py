@@ -19,9 +19,10 @@ from diffuzz.objective import Objective
 ORDER = ("evolution", "shapes", "gradient", "pbt", "random")
 # Share of an engine's old return that remains after a round of its own.
 MEMORY = 0.7
-# Rounds after which even a hopeless engine gets another, the cheap and the lucky more often; after each that brings
-# nothing it waits twice as long.
-PATIENCE = {"evolution": 4, "shapes": 8, "gradient": 24, "pbt": 48, "random": 64}
+# After how much work of the others, in units of what its last round took, even a hopeless engine gets another; after
+# each that brings nothing it waits twice as long.
+PATIENCE = {"evolution": 1, "shapes": 4, "gradient": 4, "pbt": 8, "random": 16}
+MOST_PATIENCE = 2**20
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
@@ -32,19 +33,18 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
         yield
     running: dict[str, Iterator[None]] = {name: _started_late(name, objective, rng) for name in ORDER}
     returns = dict.fromkeys(ORDER, math.inf)
-    last = dict.fromkeys(ORDER, 0)
+    # The work at which each engine's waiting ends.
+    due = dict.fromkeys(ORDER, 0.0)
     patience = dict(PATIENCE)
-    for turn in range(1, 10**9):
-        name = _choose(turn, running, returns, last, patience)
+    while running:
+        name = _choose(objective.work, running, returns, due)
         work, value = objective.work, _value(objective)
         if next(running[name], "ended") == "ended":
             del running[name]
-            if not running:
-                return
             continue
-        last[name] = turn
         gain = math.log(_value(objective) / value) if value > 0 else 0.0
-        patience[name] = PATIENCE[name] if _value(objective) > value else 2 * patience[name]
+        patience[name] = PATIENCE[name] if _value(objective) > value else min(2 * patience[name], MOST_PATIENCE)
+        due[name] = objective.work + patience[name] * (objective.work - work)
         paid = gain / max(objective.work - work, 1.0)
         returns[name] = paid if math.isinf(returns[name]) else MEMORY * returns[name] + (1 - MEMORY) * paid
         yield
@@ -55,15 +55,9 @@ def _started_late(name: str, objective: Objective, rng: np.random.Generator) -> 
     yield from engines.get(name)(objective, rng)
 
 
-def _choose(
-    turn: int,
-    running: dict[str, Iterator[None]],
-    returns: dict[str, float],
-    last: dict[str, int],
-    patience: dict[str, int],
-) -> str:
+def _choose(work: float, running: dict[str, Iterator[None]], returns: dict[str, float], due: dict[str, float]) -> str:
     for name in running:
-        if math.isinf(returns[name]) or turn - last[name] > patience[name]:
+        if math.isinf(returns[name]) or work > due[name]:
             return name
     # Ties, as when nothing pays any more, go to the first in order.
     return max(running, key=lambda name: returns[name])

@@ -36,7 +36,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     if screen is None or not ascended:
         return
     jax = configured_jax()
-    restarts = int(np.clip(2**16 / objective.space.elements, 8, RESTARTS))
+    restarts = int(np.clip(2**18 / (objective.space.elements * objective.target.cost), 8, RESTARTS))
     ascend = jax.jit(_ascent(jax, objective, screen, ascended))
     if not _differentiable(jax, ascend, objective.space, ascended, restarts):
         return
