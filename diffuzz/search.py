@@ -25,6 +25,7 @@ from diffuzz.case import Case
 from diffuzz.entry import Counterexample
 from diffuzz.minimise import minimise
 from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
+from diffuzz.pair import PairError
 from diffuzz.subject import Kernels, Subject, unlocated
 from diffuzz.target import Arrays, Bound, Measurement, Outcome, Params, Target, evaluate
 from diffuzz.verdict import Verdict, judge
@@ -127,6 +128,8 @@ def search(
         MissingKernelsError: one line each.
     """
     _check_arguments(seconds, seed, limit, keep)
+    if library is not None and not any(name.startswith("libggml") for name in kernels or ()):
+        raise PairError(f"library {library}: it stands for libggml, which is not one of the kernels; give --kernels")
     params = target.params(given)
     rounds = engines.get(engine)
     seed = secrets.randbits(32) if seed is None else seed

@@ -12,7 +12,7 @@ import attrs
 
 from diffuzz import kernels as modules
 from diffuzz.candidate import Candidate, with_candidate
-from diffuzz.pair import with_pair
+from diffuzz.pair import CANDIDATE, PairError, with_pair
 from diffuzz.target import Params, Target
 from diffuzz.worker import Failure
 
@@ -48,6 +48,8 @@ class Subject:
         """
         if kernels is None:
             return cls(target if candidate is None else with_candidate(target, params, candidate), None, candidate)
+        if candidate is not None and CANDIDATE not in kernels:
+            raise PairError(f"kernels {','.join(kernels)}: name {CANDIDATE} as one of them, or give no --candidate")
         subject = cls(target, kernels, candidate)
 
         def remember(name: str, failure: Failure) -> None:

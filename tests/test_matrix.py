@@ -84,10 +84,13 @@ def test_a_candidate_may_be_one_of_them(capsys: pytest.CaptureFixture[str]) -> N
             "give the folder of that library with --library",
         ),
         (("--target", "softmax", "--library", "nowhere"), 2, "nowhere"),
+        (("--target", "softmax", "--library", "."), 2, "it stands for libggml, which is not one of the kernels"),
+        (("--target", "softmax", "--kernels", "ggml,apr", "--candidate", "m.py:f"), 2, "name candidate as one of them"),
     ],
 )
 def test_bad_kernels(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, message: str) -> None:
     """One line, before anything is searched."""
+    Path("m.py").write_text("def f(z): return z")
     got, out, err = run(capsys, "search", *arguments, *QUICK)
     assert (code, "") == (got, out)
     assert message in err
