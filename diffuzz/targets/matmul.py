@@ -21,7 +21,7 @@ import numpy as np
 from diffuzz.kernels import apr
 from diffuzz.measure import ulp_distance
 from diffuzz.space import Dim, Space, TensorSpec
-from diffuzz.target import Arrays, Bound, Drift, Outcome, Parameter, Params, Target
+from diffuzz.target import Arrays, Bound, Drift, Outcome, Parameter, ParameterError, Params, Target
 
 PARAMETERS = (
     Parameter("n", 128, "length of the sums", low=1, high=16384),
@@ -32,8 +32,14 @@ PARAMETERS = (
 )
 
 
+# Products n m tokens of a case: a second of left folds, so that no corpus file of a few bytes takes minutes to replay.
+_MOST_PRODUCTS = 2**25
+
+
 def space(p: Params) -> Space:
-    """The matrix and the tokens."""
+    """The matrix and the tokens. Raises ParameterError where there is more than a second's work."""
+    if p["n"] * p["m"] * p["tokens"] > _MOST_PRODUCTS:
+        raise ParameterError(f"n m tokens = {p['n'] * p['m'] * p['tokens']}: at most {_MOST_PRODUCTS} is needed")
     n, top = Dim("n", p["n"]), p["max_abs"]
     w = TensorSpec("w", kind="activations", shape=(Dim("m", p["m"]), n), low=-top, high=top)
     return Space((w, TensorSpec("x", kind="activations", shape=(Dim("tokens", p["tokens"]), n), low=-top, high=top)))

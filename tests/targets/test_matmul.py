@@ -7,11 +7,17 @@ import pytest
 
 from diffuzz import sampling, targets
 from diffuzz.case import Case
-from diffuzz.target import evaluate
+from diffuzz.target import ParameterError, evaluate
 from diffuzz.targets import matmul
 from diffuzz.verdict import Verdict, judge
 
 MATMUL = targets.get("matmul")
+
+
+def test_no_minutes_of_work() -> None:
+    """Sizes that are each in range, but not together, are refused in one line."""
+    with pytest.raises(ParameterError, match="n m tokens = 838860800: at most 33554432 is needed"):
+        MATMUL.params({"m": 100, "n": 16384, "tokens": 512})
 
 
 @pytest.mark.parametrize(
