@@ -324,7 +324,12 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """2 for what there is not, 3 for a package that is missing, 130 where nothing was measured; one line each."""
     monkeypatch.chdir(tmp_path)
-    for more in (["--engine", "cam"], ["--target", "sofmax"], ["--param", "m=1"], ["--picture", "x.txt"]):
+    for more in (
+        ["--engine", "cam"],
+        ["--target", "sofmax"],
+        ["--engine", "random", "--param", "m=1"],
+        ["--picture", "x.txt"],
+    ):
         code, out, err = _printed(capsys, *COMMAND, *more)
         assert (2, "", 1) == (code, out, err.count("\n"))
     monkeypatch.setitem(sys.modules, "cma", None)
