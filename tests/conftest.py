@@ -1,16 +1,18 @@
-"""A corpus entry to test with: small, quick to measure, made without a search."""
+"""A corpus entry to test with, small and made without a search; and the build that the installed ggml is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from diffuzz import corpus, targets
+from diffuzz import corpus, kernels, targets
 from diffuzz.case import Case
 from diffuzz.entry import Counterexample
+from diffuzz.kernels import ggml
 from diffuzz.target import evaluate
 from diffuzz.verdict import judge
 
@@ -56,3 +58,14 @@ def entry() -> Counterexample:
 def saved(entry: Counterexample, tmp_path: Path) -> Path:
     """The file of ``entry`` in the corpus ``tmp_path / "corpus"``."""
     return corpus.save(entry, tmp_path / "corpus")
+
+
+@pytest.fixture(scope="session")
+def ggml_model() -> Any:
+    """The build of our model that the installed library is: there is one for each that GCC made for AVX2."""
+    library = kernels.get("libggml")
+    found, about = ggml.model_of(library), library.about()
+    if found is None and not ("avx2" in about["features"].split() and "GCC" in about["compiler"]):
+        pytest.skip(f"modelled is what GCC makes of the library for AVX2: {about}")
+    assert found is not None, about
+    return found

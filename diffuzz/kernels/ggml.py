@@ -1,14 +1,18 @@
-"""ggml's CPU library, as compiled for x86-64 with AVX2, FMA, F16C and AVX512: the same bits, in NumPy.
+"""ggml's CPU library, as compiled for x86-64 with AVX2, FMA and F16C, and AVX512 or not: the same bits, in NumPy.
 
-Checked bit for bit against ggml 0.15.3 (GCC 12, -march=native, no llamafile, no repack). What its bits depend on:
+Checked bit for bit against ggml 0.15.3 (GCC 12, no llamafile, no repack). What its bits depend on:
 
-    vec_dot            nothing else. (With AVX-VNNI-INT8 the one product described in ``_int8`` differs; without AVX2
-                       other code runs.)
+    vec_dot            how the compiler fused the last, odd block of iq4_nl and mxfp4. (With AVX-VNNI-INT8 the one
+                       product described in ``_int8`` differs; without AVX2 other code runs.)
     rms_norm           nothing else.
     soft_max, silu,    AVX512: 16 elements at a time by a polynomial, the last n mod 16 by expf, so that one value has
-    swiglu             different bits at different places. AVX2 and SSE take 8 and 4 at a time, and the last bit of
-                       their polynomial may differ.
+    swiglu             different bits at different places. AVX2: 8 at a time, another last bit of the polynomial.
     rope               the C library's powf, cosf and sinf, and how the compiler fused multiplications and additions.
+
+Fusing is about the processor that GCC tunes for: on AMD's Zen it avoids chains of FMA and prefers wider loops.
+``Build`` says what a build has; the functions of this module are by default those of one with AVX512, tuned for Intel.
+Variants are ``zen``, a native build on an AMD processor (Zen 5, which GCC 12 takes for a Zen 3), and ``avx2``, what is
+built to be given away. ``model_of`` finds the build that a library is, of any combination.
 
 NaN and infinities are as the library has them; of a NaN result the payload is not modelled.
 """
@@ -17,7 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
+import attrs
 import numpy as np
 
 from diffuzz import formats
@@ -25,20 +33,44 @@ from diffuzz.formats import Parts, q8_0, q8_1, q8_k
 from diffuzz.kernels import arguments, lanes, libm
 from diffuzz.kernels.fma import fma
 
-__all__ = ["exp", "rms_norm", "rope", "silu", "soft_max", "swiglu", "vec_dot", "vec_dot_rows"]
+__all__ = ["BUILD_DEPENDENT", "Build", "avx2", "built", "exp", "model_of", "rms_norm", "rope", "silu", "soft_max",
+           "swiglu", "vec_dot", "vec_dot_rows", "zen"]  # fmt: skip
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
-_WIDTH = 16  # float32 lanes of AVX512
+# Formats whose dot products depend on the build.
+BUILD_DEPENDENT = ("iq4_nl", "mxfp4")
 
 
-def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+@attrs.frozen
+class Build:
+    """What bits depend on beside the source: the instruction set, and what the compiler made of two loops.
+
+    Whether exp has AVX512 or AVX2; whether the last block of an odd number is added by an FMA; and how many pairs one
+    turn of the loop over mode norm takes.
+    """
+
+    avx512: bool = True
+    fused: bool = True
+    pairs: int = 2
+
+    @property
+    def width(self) -> int:
+        """Elements that exp takes at a time."""
+        return 16 if self.avx512 else 8
+
+
+_INTEL = Build()
+
+
+def vec_dot(format: str, weights: np.ndarray, x: np.ndarray, *, build: Build = _INTEL) -> np.ndarray:
     """Every row with every x, quantised to the format's partner: float32[m, b].
 
     Integer products are summed in eight lanes L (:func:`diffuzz.kernels.lanes.by_fours`); over the blocks, in order:
 
         q4_0 q5_0 q8_0    acc = fma(f32(d y.d), L, acc)
         iq4_nl mxfp4      the same in two sums, of blocks 0, 2, .. and 1, 3, .., acc = f32(acc0 + acc1); the last of an
-                          odd number of blocks, S its whole sum: fma(f32(d y.d), S, crosswise(acc))
+                          odd number of blocks, S its whole sum: fma(f32(d y.d), S, crosswise(acc)), or, unless
+                          fused, f32(f32(f32(d y.d) S) + crosswise(acc))
         q4_1 q5_1         the same; s = fma(m, y.s, s)
         q2_K              acc = fma(f32(-y.d dmin), M8, acc), then acc = fma(f32(y.d d), L, acc)
         q3_K q6_K         acc = fma(f32(y.d d), L, acc)
@@ -48,12 +80,12 @@ def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
     and the result is crosswise(acc), or f32(crosswise(acc) + s),
     with M8, M4, M1 the sums of minimums times codes in 8, 4 and 1 lanes.
     """
-    return lanes.batched(_dot(format), format, weights, x, paired=False)
+    return lanes.batched(_dot(format, build), format, weights, x, paired=False)
 
 
-def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray, *, build: Build = _INTEL) -> np.ndarray:
     """Row i with x i, as ``vec_dot``: float32[b]."""
-    return lanes.batched(_dot(format), format, weights, x, paired=True)
+    return lanes.batched(_dot(format, build), format, weights, x, paired=True)
 
 
 def dequantize(format: str, blocks: np.ndarray) -> np.ndarray:
@@ -82,40 +114,40 @@ def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.
         return np.asarray(y if gain is None else y * gain)
 
 
-def soft_max(x: np.ndarray) -> np.ndarray:
+def soft_max(x: np.ndarray, *, build: Build = _INTEL) -> np.ndarray:
     """``f32(e * f32(1 / S))``, e = exp(f32(x - max)).
 
-    S is a left fold in float64 of the float32 sums of 16 elements, and then of the last n mod 16 one by one.
+    S is a left fold in float64 of the float32 sums of 16 elements (8 with AVX2), and then of the rest one by one.
     """
     array = arguments.vector("x", x)
-    whole = array.shape[-1] - array.shape[-1] % _WIDTH
+    whole = array.shape[-1] - array.shape[-1] % build.width
     with np.errstate(all="ignore"):
-        e = _exp_along(array - array.max(axis=-1, keepdims=True))
-        chunks = e[..., :whole].reshape(*e.shape[:-1], -1, _WIDTH)
+        e = _exp_along(array - array.max(axis=-1, keepdims=True), build)
+        chunks = e[..., :whole].reshape(*e.shape[:-1], -1, build.width)
         terms = np.concatenate((lanes.halving(chunks), e[..., whole:]), axis=-1).astype(np.float64)
         total = np.add.accumulate(terms, axis=-1)[..., -1:]
         return np.asarray(e * (1.0 / total).astype(np.float32))
 
 
-def silu(x: np.ndarray) -> np.ndarray:
+def silu(x: np.ndarray, *, build: Build = _INTEL) -> np.ndarray:
     """``f32(x / f32(1 + exp(f32(0 - x))))``; NaN at minus infinity."""
     array = arguments.real("x", x)
     with np.errstate(all="ignore"):
-        return np.asarray(array / (_ONE + _exp_along(_ZERO - array)))
+        return np.asarray(array / (_ONE + _exp_along(_ZERO - array, build)))
 
 
-def swiglu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+def swiglu(gate: np.ndarray, up: np.ndarray, *, build: Build = _INTEL) -> np.ndarray:
     """``f32(silu(gate) * up)``."""
     one, other = arguments.pair(gate, up)
     with np.errstate(all="ignore"):
-        return np.asarray(silu(one) * other)
+        return np.asarray(silu(one, build=build) * other)
 
 
-def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
+def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str, *, build: Build = _INTEL) -> np.ndarray:
     """Pair i turned by theta_i, theta_0 = f32(position), theta_{i+1} = f32(theta_i * powf(base, f32(-2 / d))).
 
-    d0 = fma(x0, cosf, -f32(x1 sinf)), d1 = fma(x0, sinf, f32(x1 cosf)), as GCC contracts it; but the last pair of
-    mode norm, where d/2 is odd, stays outside of GCC's loop over two pairs and has every product rounded.
+    d0 = fma(x0, cosf, -f32(x1 sinf)), d1 = fma(x0, sinf, f32(x1 cosf)), as GCC contracts it; but in mode norm the last
+    d/2 mod 2 pairs (or mod 4) stay outside of its loop over so many, and have every product rounded.
     """
     array, where = arguments.rope(x, positions, base, mode)
     d = array.shape[2]
@@ -126,27 +158,35 @@ def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.nda
         cos, sin = libm.cosf(theta), libm.sinf(theta)
         first, second = arguments.halves(array, mode)
         turned = fma(first, cos, -(second * sin)), fma(first, sin, second * cos)
-        if mode == "norm" and d % 4:
-            turned[0][..., -1] = (first * cos - second * sin)[..., -1]
-            turned[1][..., -1] = (first * sin + second * cos)[..., -1]
+        if mode == "norm":
+            rest = slice(d // 2 - d // 2 % build.pairs, None)
+            turned[0][..., rest] = (first * cos - second * sin)[..., rest]
+            turned[1][..., rest] = (first * sin + second * cos)[..., rest]
         return arguments.joined(*turned, mode)
 
 
-def exp(x: np.ndarray) -> np.ndarray:
-    """ggml_v_expf for AVX512: a polynomial of degree 5 in b = x - n ln 2, n = round(x / ln 2), times 2^n.
+def exp(x: np.ndarray, *, build: Build = _INTEL) -> np.ndarray:
+    """ggml_v_expf: a polynomial of degree 5 in b = x - n ln 2, n = round(x / ln 2), times 2^n.
 
-    One rounding at the end, so subnormal results are kept; 0 and infinity beyond |n| = 192. At most 2.25 ULP off (over
-    2^24 arguments; its source says 1.95).
+    AVX512: one rounding at the end, so subnormal results are kept; 0 and infinity beyond |n| = 192. At most 2.25 ULP
+    off (over 2^24 arguments; its source says 1.95). AVX2: the 1 of the polynomial is added together with the scaling,
+    fma(j, 2^n, 2^n), and beyond |n| = 126 the scaling takes two steps.
     """
     with np.errstate(all="ignore"):
         n = fma(x, _INVERSE_LN2, _SHIFT) - _SHIFT
         b = fma(-n, _LN2_LOW, fma(-n, _LN2_HIGH, x))
         u = b * b
         high = fma(fma(_C5, b, _C4), u, fma(_C3, b, _C2))
-        j = fma(high, u, fma(_C1, b, _ONE))
         beyond = np.abs(n) > 192
         exponent = np.where(beyond | np.isnan(n), 0, n).astype(np.int32)
-        scaled = np.ldexp(j.astype(np.float64), exponent).astype(np.float32)
+        if build.avx512:
+            j = fma(high, u, fma(_C1, b, _ONE))
+            scaled = np.ldexp(j.astype(np.float64), exponent).astype(np.float32)
+        else:
+            j = fma(high, u, _C1 * b)
+            last = np.where(np.abs(exponent) > 126, np.where(exponent > 0, 127, -125), 0)
+            first = np.ldexp(_ONE, exponent - last)
+            scaled = fma(first, j, first) * np.ldexp(_ONE, last)
         return np.where(beyond, np.where(n <= 0, _ZERO, np.float32(np.inf)), scaled)
 
 
@@ -160,17 +200,19 @@ _C1, _C2, _C3 = _hex("0x1.ffffecp-1"), _hex("0x1.fffdb6p-2"), _hex("0x1.555e66p-
 _C4, _C5 = _hex("0x1.573e2ep-5"), _hex("0x1.0e4020p-7")
 
 
-def _exp_along(x: np.ndarray) -> np.ndarray:
-    """``exp`` of the elements of the last axis, and the C library's expf of the last n mod 16."""
+def _exp_along(x: np.ndarray, build: Build) -> np.ndarray:
+    """``exp`` of the elements of the last axis, and the C library's expf of the last n mod 16, or 8."""
     n = x.shape[-1] if x.ndim else 1
     line = x.reshape(*x.shape[:-1], n)
-    whole = n - n % _WIDTH
-    return np.concatenate((exp(line[..., :whole]), libm.expf(line[..., whole:])), axis=-1).reshape(x.shape)
+    whole = n - n % build.width
+    return np.concatenate((exp(line[..., :whole], build=build), libm.expf(line[..., whole:])), axis=-1).reshape(x.shape)
 
 
-def _dot(format: str) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
-    if formats.get(format).name not in _DOTS:
-        raise ValueError(f"format={format!r}: ggml multiplies weights of {', '.join(_DOTS)}")
+def _dot(format: str, build: Build) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
+    if formats.get(format).name in BUILD_DEPENDENT:
+        return partial(_in_pairs, format, fused=build.fused)
+    if format not in _DOTS:
+        raise ValueError(f"format={format!r}: ggml multiplies weights of {', '.join((*_DOTS, *BUILD_DEPENDENT))}")
     return partial(_DOTS[format], format)
 
 
@@ -178,12 +220,12 @@ def _parts(format: str, rows: np.ndarray) -> Parts:
     return formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
 
 
-def _folded(scale: np.ndarray, products: np.ndarray, acc: np.ndarray | None = None) -> np.ndarray:
+def _folded(scale: np.ndarray, products: np.ndarray) -> np.ndarray:
     """acc = fma(scale, lane, acc) over the blocks: float32[..., lanes] from scale [..., blocks] and lanes [..., blocks,
     lanes].
     """
     values = products.astype(np.float32)
-    total = np.zeros(values.shape[:-2] + values.shape[-1:], np.float32) if acc is None else acc
+    total = np.zeros(values.shape[:-2] + values.shape[-1:], np.float32)
     for block in range(values.shape[-2]):
         total = fma(scale[..., block, None], values[..., block, :], total)
     return total
@@ -208,7 +250,7 @@ def _legacy(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.nd
     return lanes.crosswise(_folded(d * s, products))
 
 
-def _in_pairs(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+def _in_pairs(format: str, rows: np.ndarray, x: np.ndarray, paired: bool, *, fused: bool) -> np.ndarray:
     parts = _parts(format, rows)
     _, step, codes = q8_0.quantise_x86(x.reshape(-1, 32))
     w, y = parts.code.reshape(len(rows), -1, 32), codes.reshape(len(x), -1, 32)
@@ -219,8 +261,8 @@ def _in_pairs(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.
     total = lanes.crosswise(even + odd)
     if pairs == w.shape[1]:
         return total
-    last = lanes.sums(w[:, pairs:, None], y[:, pairs:, None], paired)
-    return _folded(scale[..., pairs:], last, total[..., None])[..., 0]
+    last = lanes.sums(w[:, pairs:, None], y[:, pairs:, None], paired)[..., 0, 0].astype(np.float32)
+    return fma(scale[..., -1], last, total) if fused else scale[..., -1] * last + total
 
 
 def _legacy_minimum(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
@@ -271,7 +313,39 @@ def _k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray
 
 _DOTS: dict[str, Callable[[str, np.ndarray, np.ndarray, bool], np.ndarray]] = {
     **dict.fromkeys(("q4_0", "q5_0", "q8_0"), _legacy),
-    **dict.fromkeys(("iq4_nl", "mxfp4"), _in_pairs),
     **dict.fromkeys(("q4_1", "q5_1"), _legacy_minimum),
     **dict.fromkeys(("q2_K", "q3_K", "q4_K", "q5_K", "q6_K"), _k),
 }
+
+
+def built(build: Build) -> SimpleNamespace:
+    """The operations of this module as that build has them."""
+    dependent = {f.__name__: partial(f, build=build) for f in (vec_dot, vec_dot_rows, soft_max, silu, swiglu, rope)}
+    return SimpleNamespace(dequantize=dequantize, quantize=quantize, rms_norm=rms_norm, **dependent)
+
+
+# The variants "ggml:zen" and "ggml:avx2" (diffuzz.kernels.get).
+zen, avx2 = built(Build(fused=False, pairs=4)), built(Build(avx512=False))
+
+
+def model_of(library: Any) -> SimpleNamespace | None:
+    """The operations as the build has them that ``library`` (a kernel module) is: whose bits it has where builds
+    differ. None if no build has.
+    """
+    rng = np.random.default_rng(0)
+    x, positions = rng.uniform(-1, 1, (64, 1, 14)).astype(np.float32), np.arange(64, dtype=np.int32)
+    blocks = formats.get("iq4_nl").pack(
+        {"d": rng.uniform(0.5, 1, 192).astype(np.float16), "codes": rng.integers(0, 16, (192, 32), dtype=np.uint8)}
+    )
+    rows, values = blocks.reshape(64, -1), rng.uniform(-1, 1, (64, 96)).astype(np.float32)
+
+    def results(kernels: Any) -> tuple[np.ndarray, ...]:
+        turned = kernels.rope(x, positions, 1e4, "norm")
+        return turned, kernels.vec_dot_rows("iq4_nl", rows, values), kernels.soft_max(values)
+
+    expected = results(library)
+    for choice in product((True, False), (True, False), (2, 4)):
+        model = built(Build(*choice))
+        if all(np.array_equal(one, other) for one, other in zip(results(model), expected, strict=True)):
+            return model
+    return None

@@ -405,7 +405,8 @@ def _kernels(p: Params) -> tuple[str, ...]:
     if p["arithmetic"] == "apr":
         return ("apr", "exact", "apr:simd")
     realizar = ("gguf",) if p["format"] in gguf.FORMATS else ()
-    return ("ggml", "exact", "apr", *realizar, "xla", "libggml", "libggml:generic")
+    zen = ("ggml:zen",) if p["format"] in ggml.BUILD_DEPENDENT else ()
+    return ("ggml", *zen, "exact", "apr", *realizar, "xla", "libggml", "libggml:generic")
 
 
 def allowance(p: Params, arrays: Arrays) -> np.ndarray:

@@ -199,7 +199,7 @@ TARGET = Target(
         signature="f(x: float32[b, heads, head_dim], positions: int32[b], base: float, mode: str) -> float32 like x",
         call=lambda p, f, arrays: f(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
         run=lambda p, arrays, kernels: kernels.rope(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
-        kernels=lambda p: ("apr", "exact", "ggml", "xla", "libggml"),
+        kernels=lambda p: ("apr", "exact", "ggml", "ggml:zen", "xla", "libggml"),
         allowance=allowance,
         space=candidate_space,
     ),

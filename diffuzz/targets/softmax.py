@@ -167,7 +167,7 @@ TARGET = Target(
         signature="f(z: float32[b, n]) -> float32[b, n]",
         call=lambda p, f, arrays: f(_given(p, arrays)),
         run=lambda p, arrays, kernels: kernels.soft_max(_given(p, arrays)),
-        kernels=lambda p: ("apr", "exact", "gguf", "ggml", "xla", "libggml"),
+        kernels=lambda p: ("apr", "exact", "gguf", "ggml", "ggml:avx2", "xla", "libggml"),
         allowance=allowance,
         space=candidate_space,
     ),

@@ -166,7 +166,7 @@ TARGET = Target(
         signature="f(gate: float32[b, n], up: float32[b, n]) -> float32[b, n]",
         call=lambda p, f, arrays: f(arrays["gate"], arrays["up"]),
         run=lambda p, arrays, kernels: kernels.swiglu(arrays["gate"], arrays["up"]),
-        kernels=lambda p: ("apr", "exact", "ggml", "xla", "libggml"),
+        kernels=lambda p: ("apr", "exact", "ggml", "ggml:avx2", "xla", "libggml"),
         allowance=allowance,
         space=candidate_space,
     ),

@@ -1,11 +1,12 @@
 """diffuzz.kernels.ggml: the bits of a compiled ggml (golden data), and its corners that the data does not reach."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diffuzz import formats
+from diffuzz import formats, kernels
 from diffuzz.formats import q8_0
 from diffuzz.kernels import ggml, lanes, libm
 from diffuzz.kernels.fma import fma
@@ -83,6 +84,32 @@ def test_rope_leaves_the_last_odd_pair_unfused():
     assert differ(fused, got[0, 0, 4:5]) == 1
 
 
+@pytest.mark.parametrize("name", ["ggml", "ggml:zen", "ggml:avx2"])
+def test_builds_differ_as_the_library_does(name):
+    """Recorded of three builds: AVX512 tuned for Sapphire Rapids and for Zen, AVX2 tuned for nothing."""
+    with np.load(Path(__file__).parents[1] / "data" / "ggml-cpu-builds.npz") as data:
+        recorded, build = dict(data), name.rpartition(":")[2]
+    model, x = kernels.get(name), recorded["exp/x"]
+    got = {
+        "soft_max": model.soft_max(x),
+        "silu": model.silu(x),
+        "swiglu": model.swiglu(x, recorded["swiglu/up"]),
+        "iq4_nl": model.vec_dot_rows("iq4_nl", recorded["iq4_nl/weights"], recorded["iq4_nl/activations"]),
+    }
+    if sys.platform.startswith("linux"):
+        got["rope"] = model.rope(recorded["rope/x"], recorded["rope/positions"], 10000.0, "norm")
+    assert dict.fromkeys(got, 0) == {key: differ(recorded[f"{build}/{key}"], result) for key, result in got.items()}
+
+
+def test_the_build_of_a_library_is_found():
+    """What has a build's bits is that build; what has nobody's is none."""
+    for build in (ggml.Build(), ggml.Build(False), ggml.Build(False, False), ggml.Build(True, False, 4)):
+        found = ggml.model_of(ggml.built(build))
+        assert found is not None
+        assert found.rope.keywords["build"] == build
+    assert ggml.model_of(kernels.get("apr")) is None
+
+
 def test_code_minus_128_meets_negative_weights_as_plus_128(monkeypatch):
     """AVX2's sign trick: -1 times -128 is -(+128), as observed on the library (-4096 for 32 products, not +4096)."""
     codes = np.full((1, 32), -128, np.int32)
@@ -92,19 +119,21 @@ def test_code_minus_128_meets_negative_weights_as_plus_128(monkeypatch):
         assert expected == ggml.vec_dot("q8_0", block, np.zeros((1, 32), np.float32))[0, 0]
 
 
-def test_exp_at_the_ends():
+@pytest.mark.parametrize("build", [ggml.Build(), ggml.Build(avx512=False)])
+def test_exp_at_the_ends(build):
     """0 at -104 and below, the least subnormal number at -103, infinity at 88.8, NaN at NaN."""
-    got = ggml.exp(np.array([-np.inf, -200, -104, -103, 0, 88.8, np.inf, np.nan], np.float32))
+    got = ggml.exp(np.array([-np.inf, -200, -104, -103, 0, 88.8, np.inf, np.nan], np.float32), build=build)
     assert [0.0, 0.0, 0.0, 2.0**-149, 1.0, np.inf, np.inf] == got[:7].tolist()
     assert np.isnan(got[7])
 
 
-def test_exp_is_within_2p25_ulp():
-    """The polynomial is within 2.25 ULP, the worst of 2^24 arguments (-4.5553937 is it)."""
+@pytest.mark.parametrize("build", [ggml.Build(), ggml.Build(avx512=False)])
+def test_exp_is_within_2p25_ulp(build):
+    """The polynomial is within 2.25 ULP, the worst of 2^24 arguments (-4.5553937 is it, with AVX512)."""
     x = np.random.default_rng(0).uniform(-87, 88, 50000).astype(np.float32)
     x[0] = -4.5553937
     exact = np.exp(x.astype(np.float64))
-    assert (np.abs(ggml.exp(x) - exact) / np.spacing(exact.astype(np.float32))).max() <= 2.25
+    assert (np.abs(ggml.exp(x, build=build) - exact) / np.spacing(exact.astype(np.float32))).max() <= 2.25
 
 
 def test_place_decides_about_the_last_bit():

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from diffuzz import formats, kernels
-from diffuzz.kernels import ggml, libggml
+from diffuzz.kernels import libggml
 
 pytestmark = [
     pytest.mark.quality,
@@ -143,7 +143,7 @@ def running(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc which processes are left")
 @pytest.mark.parametrize("seed", [0])
-def test_the_model_is_the_library_under_hostile_input(seed: int) -> None:
+def test_the_model_is_the_library_under_hostile_input(seed: int, ggml_model: Any) -> None:
     """Every operation has the model's bits, or NaN with it; a killed process costs no result, and none is left."""
     rng, library = np.random.default_rng(seed), libggml.Library()
     processes: set[int] = set()
@@ -161,7 +161,7 @@ def test_the_model_is_the_library_under_hostile_input(seed: int) -> None:
     for call in range(-(-CASES // BATCH)):
         name, run = case(rng, BATCH)
         with np.errstate(all="ignore"):
-            expected = run(ggml)
+            expected = run(ggml_model)
         timer = Timer(rng.uniform(0, 2e-3), kill) if call % KILLED == KILLED - 1 else None
         if timer is not None:
             timer.start()
