@@ -114,11 +114,11 @@ class Candidate:
         return ran.result, failures
 
 
-def serve(name: str) -> Callable[[tuple[str, Params], dict[str, np.ndarray]], np.ndarray]:
+def serve(name: str) -> Callable[[tuple[str, Params], dict[str, np.ndarray], np.ndarray], np.ndarray]:
     """What the process of a candidate does: load it, and call it for each batch as its contract says."""
     function = load(name)
 
-    def answer(request: tuple[str, Params], arrays: dict[str, np.ndarray]) -> np.ndarray:
+    def answer(request: tuple[str, Params], arrays: dict[str, np.ndarray], out: np.ndarray) -> np.ndarray:
         target, params = request
         with np.errstate(all="ignore"):
             return contract_of(targets.get(target)).call(params, function, arrays)

@@ -4,8 +4,9 @@
         ran = worker.run(request, {"x": x}, shape=(256,), dtype="float32")
         ran.result, ran.failures                    float32[b, 256], {row: Failure}
 
-The process calls ``opener(argument)`` once, and what that returns with ``(request, arrays)`` for each batch. All arrays
-have a leading batch axis, and so has the result. What goes wrong is a Failure of a row, never of the caller: where a
+The process calls ``opener(argument)`` once, and what that returns with ``(request, arrays, out)`` for each batch; the
+result is what it returns, which may be ``out``, room for it in shared memory. All arrays have a leading batch axis, and
+so has the result. What goes wrong is a Failure of a row, never of the caller: where a
 batch fails, its rows are run one by one, and the process is started again as often as it takes.
 
 Processes are forked from a server (diffuzz.forkserver) and do what diffuzz.working says. Arrays travel in shared
@@ -19,6 +20,7 @@ import contextlib
 import math
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
@@ -238,6 +240,12 @@ class _Process:
     file: int
     output: int
     memory: mmap.mmap
+    # Connection.poll makes a new one for each call, which takes as long as a small batch.
+    _ready: select.poll = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ready = select.poll()
+        self._ready.register(self.connection.fileno(), select.POLLIN)
 
     @classmethod
     def start(cls, opener: str, argument: Any, timeout: float) -> _Process | Failure:
@@ -322,7 +330,7 @@ class _Process:
             now_at = 0 if counter is None else int(counter[0])
             if now_at != row:
                 row, deadline = now_at, time.monotonic() + timeout
-            if self.connection.poll(_GLANCE):
+            if self._ready.poll(1000 * _GLANCE):
                 try:
                     return self.connection.recv()
                 except (EOFError, ConnectionResetError):

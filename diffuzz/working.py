@@ -21,6 +21,8 @@ import attrs
 import numpy as np
 
 Kind = Literal["crashed", "hung", "out of memory", "raised", "garbage"]
+# What answers a request: (request, arrays, room for the result) to the result, which may be that room.
+Function = Callable[[Any, dict[str, np.ndarray], np.ndarray], Any]
 KINDS: tuple[Kind, ...] = ("crashed", "hung", "out of memory", "raised", "garbage")
 
 
@@ -84,7 +86,7 @@ def work(connection_file: int, memory_file: int, output_file: int) -> None:
 
 
 def _answer(
-    function: Callable[[Any, dict[str, np.ndarray]], Any],
+    function: Function,
     request: Any,
     memory: mmap.mmap,
     layout: list[tuple[str, str, tuple[int, ...], int]],
@@ -112,12 +114,10 @@ def _answer(
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _run_one(
-    function: Callable[[Any, dict[str, np.ndarray]], Any], request: Any, part: dict[str, np.ndarray], out: np.ndarray
-) -> Failure | None:
+def _run_one(function: Function, request: Any, part: dict[str, np.ndarray], out: np.ndarray) -> Failure | None:
     # The function may write to its arguments: they are its own copies already.
     try:
-        got = np.asarray(function(request, part))
+        got = np.asarray(function(request, part, out))
     except MemoryError as error:
         return Failure("out of memory", one_line(error))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -125,7 +125,8 @@ def _run_one(
     if got.shape != out.shape or got.dtype != out.dtype:
         wanted, given = (f"{a.dtype}{list(a.shape)}" for a in (out, got))
         return Failure("garbage", f"returns {given}, where {wanted} is needed")
-    out[...] = got
+    if got is not out:
+        out[...] = got
     return None
 
 

@@ -41,8 +41,10 @@ _TYPES = {
 _FLOATS = {"f32": 4, "f16": 2, "bf16": 2}
 _ROPE_MODES = {"norm": 0, "neox": 2}
 _CACHED_GRAPHS = 32
-# What a context needs beside the data of its tensors: their headers, a graph of one node, alignment.
+# What a context needs: headers of tensors, and a graph of one or two nodes.
 _OVERHEAD = 2**20
+# Of a buffer, as the library demands; its kernels take tensors at any place.
+_ALIGNMENT = 64
 _ABOUT_BYTES = 1024
 _FEATURES = ("avx", "avx2", "avx_vnni", "avx512", "avx512_vbmi", "avx512_vnni", "avx512_bf16", "amx_int8", "fma",
              "f16c", "bmi2", "neon", "arm_fma", "fp16_va", "dotprod", "matmul_int8", "sve", "sme", "riscv_v", "vsx",
@@ -146,8 +148,13 @@ class Library:
     def rope(self, x: Array, positions: Array, base: float, mode: str, frequency_factors: Array | None = None) -> Array:
         """Pairs rotated by positions base^(-2i/d) / factor_i: float32[b, heads, d]."""
         x, where = arguments.rope(x, positions, base, mode)
-        options = {"base": float(base), "mode": mode, "factors": frequency_factors}
+        options = {"base": float(base), "mode": mode}
         arrays = {"x": x, "positions": where.astype(np.int32)}
+        if frequency_factors is not None:
+            factors = np.asarray(frequency_factors, np.float32)
+            if factors.shape != (x.shape[2] // 2,):
+                raise ValueError(f"frequency_factors has shape {factors.shape}: ({x.shape[2] // 2},) is needed")
+            arrays["factors"] = np.broadcast_to(factors, (len(x), len(factors)))
         return self._run("rope", options, arrays, x.shape[1:], "float32")
 
     def _run(
@@ -212,14 +219,16 @@ def _files(path: str | None) -> tuple[str, ...]:
 # In the process
 
 
-def serve(argument: tuple[tuple[str, ...], bool]) -> Callable[[tuple[str, dict[str, Any]], dict[str, Array]], Array]:
+def serve(
+    argument: tuple[tuple[str, ...], bool],
+) -> Callable[[tuple[str, dict[str, Any]], dict[str, Array], Array], Array]:
     """What the process does: load the library, and call one of its operations for each batch."""
     loaded = _Loaded(*argument)
 
-    def answer(request: tuple[str, dict[str, Any]], arrays: dict[str, Array]) -> Array:
+    def answer(request: tuple[str, dict[str, Any]], arrays: dict[str, Array], out: Array) -> Array:
         operation, options = request
-        result: Array = getattr(loaded, operation)(arrays, **options)
-        return result
+        getattr(loaded, operation)(arrays, out, **options)
+        return out
 
     return answer
 
@@ -228,22 +237,13 @@ class _InitParams(ctypes.Structure):
     _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
 
 
-@attrs.define
+@attrs.frozen
 class _Graph:
-    """A graph of one operation: where its inputs go, and where its result is."""
+    """A graph of one operation, whose tensors are where its arrays are."""
 
     context: int
+    buffer: int
     graph: int
-    inputs: tuple[tuple[int, int], ...]
-    result: int
-
-    def fill(self, arrays: tuple[Array, ...]) -> None:
-        """Copy arrays in, each of the size of its tensor."""
-        for (place, size), array in zip(self.inputs, arrays, strict=True):
-            data = np.ascontiguousarray(array)
-            if data.nbytes != size:
-                raise ValueError(f"an array of {data.nbytes} bytes, where the tensor has {size}")
-            ctypes.memmove(place, data.ctypes.data, size)
 
 
 _POINTER, _INT, _LONG, _FLOAT, _SIZE = (
@@ -257,8 +257,13 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_init": (_POINTER, (_InitParams,)),
     "ggml_free": (None, (_POINTER,)),
     "ggml_new_tensor": (_POINTER, (_POINTER, _INT, _INT, ctypes.POINTER(_LONG))),
-    "ggml_get_data": (_POINTER, (_POINTER,)),
     "ggml_nbytes": (_SIZE, (_POINTER,)),
+    "ggml_get_first_tensor": (_POINTER, (_POINTER,)),
+    "ggml_get_next_tensor": (_POINTER, (_POINTER, _POINTER)),
+    "ggml_backend_cpu_buffer_from_ptr": (_POINTER, (_POINTER, _SIZE)),
+    "ggml_backend_buffer_free": (None, (_POINTER,)),
+    # Older versions return nothing.
+    "ggml_backend_tensor_alloc": (None, (_POINTER, _POINTER, _POINTER)),
     "ggml_new_graph": (_POINTER, (_POINTER,)),
     "ggml_build_forward_expand": (None, (_POINTER, _POINTER)),
     "ggml_backend_cpu_init": (_POINTER, ()),
@@ -280,7 +285,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 class _Loaded:
-    """The library, loaded; its methods are the operations."""
+    """The library, loaded; its methods are the operations, each of which writes its result to ``out``."""
 
     def __init__(self, files: tuple[str, ...], generic: bool) -> None:
         self._files = files
@@ -290,6 +295,7 @@ class _Loaded:
         self._function("ggml_cpu_init")()
         self._backend = self._function("ggml_backend_cpu_init")()
         self._function("ggml_backend_cpu_set_n_threads")(self._backend, 1)
+        self._compute_graph = self._function("ggml_backend_graph_compute")
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
 
     def _function(self, name: str, signature: tuple[Any, tuple[Any, ...]] | None = None) -> Any:
@@ -300,7 +306,7 @@ class _Loaded:
                 return function
         raise AttributeError(f"the library has no function {name}")
 
-    def about(self, arrays: dict[str, Array]) -> Array:
+    def about(self, arrays: dict[str, Array], out: Array) -> None:
         lines = [Path(self._files[-1]).parent.name, "unknown", "unknown", ""]
         for index, (name, more) in enumerate((("ggml_version", "ggml_commit"),), 1):
             try:
@@ -315,7 +321,7 @@ class _Loaded:
         lines[2] = "; ".join(sorted(compilers)) or "unknown"
         lines[3] = " ".join(feature for feature in _FEATURES if self._has(feature)) or "no SIMD"
         text = "\n".join(line.replace("\n", " ") for line in lines).encode()[:_ABOUT_BYTES]
-        return np.frombuffer(text.ljust(_ABOUT_BYTES, b"\0"), np.uint8)[None]
+        out[:] = np.frombuffer(text.ljust(_ABOUT_BYTES, b"\0"), np.uint8)
 
     def _has(self, feature: str) -> bool:
         try:
@@ -323,46 +329,43 @@ class _Loaded:
         except AttributeError:
             return False
 
-    def vec_dot_rows(self, arrays: dict[str, Array], format: str) -> Array:
+    def vec_dot_rows(self, arrays: dict[str, Array], out: Array, format: str) -> None:
         weights, x = arrays["weights"], arrays["x"]
         b, k = x.shape
         if self._generic:
-            return self._generic_dots(format, weights, x)
-        return self._compute(
+            self._generic_dots(format, weights, x, out)
+            return
+        self._compute(
             ("mul_mat", format, b, k),
             ((format, (k, 1, b)), ("f32", (k, 1, b))),
             lambda context, w, v: self._function("ggml_mul_mat")(context, w, v),
             (weights, x),
-            (b,),
+            out,
         )
 
-    def _generic_dots(self, format: str, weights: Array, x: Array) -> Array:
+    def _generic_dots(self, format: str, weights: Array, x: Array, out: Array) -> None:
         activation = formats.get(format).activation or ""
-        quantised = self.quantize({"values": x}, activation)
+        fmt = formats.get(activation)
+        quantised = np.zeros((len(x), x.shape[1] // fmt.block_size * fmt.type_size), np.uint8)
+        self.quantize({"values": x}, quantised, activation)
         void = (None, (_INT, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _INT))
         dot = self._function(f"ggml_vec_dot_{format}_{activation}_generic", void)
-        result = np.zeros(len(x), np.float32)
-        weights = np.ascontiguousarray(weights)
         for row in range(len(x)):
-            dot(x.shape[1], result[row:].ctypes.data, 0, weights[row].ctypes.data, 0, quantised[row].ctypes.data, 0, 1)
-        return result
+            dot(x.shape[1], out[row:].ctypes.data, 0, weights[row].ctypes.data, 0, quantised[row].ctypes.data, 0, 1)
 
-    def dequantize(self, arrays: dict[str, Array], format: str) -> Array:
-        rows, fmt = np.ascontiguousarray(arrays["blocks"]), formats.get(format)
-        result = np.zeros((len(rows), rows.shape[1] // fmt.type_size * fmt.block_size), np.float32)
+    def dequantize(self, arrays: dict[str, Array], out: Array, format: str) -> None:
         function = self._function(f"dequantize_row_{format}", (None, (_POINTER, _POINTER, _LONG)))
-        function(rows.ctypes.data, result.ctypes.data, result.size)
-        return result
+        function(arrays["blocks"].ctypes.data, out.ctypes.data, out.size)
 
-    def quantize(self, arrays: dict[str, Array], format: str) -> Array:
-        values, fmt = np.ascontiguousarray(arrays["values"]), formats.get(format)
-        result = np.zeros((len(values), values.shape[1] // fmt.block_size * fmt.type_size), np.uint8)
+    def quantize(self, arrays: dict[str, Array], out: Array, format: str) -> None:
+        values, fmt = arrays["values"], formats.get(format)
         suffix = "" if not self._generic else "_generic" if fmt.activation is None or format == "q8_0" else "_ref"
         function = self._function(f"quantize_row_{format}{suffix}", (None, (_POINTER, _POINTER, _LONG)))
-        function(values.ctypes.data, result.ctypes.data, values.size)
-        return result
+        # What a quantiser leaves as it is (the sums of a q8_K block of zeros) is not what was there before.
+        out[:] = 0
+        function(values.ctypes.data, out.ctypes.data, values.size)
 
-    def rms_norm(self, arrays: dict[str, Array], eps: float) -> Array:
+    def rms_norm(self, arrays: dict[str, Array], out: Array, eps: float) -> None:
         x, weight = arrays["x"], arrays.get("weight")
         b, n = x.shape
 
@@ -371,57 +374,58 @@ class _Loaded:
             return self._function("ggml_mul")(context, normed, weight[0]) if weight else normed
 
         given = (x,) if weight is None else (x, weight)
-        return self._compute(("rms_norm", len(given), b, n, eps), (("f32", (n, b)),) * len(given), build, given, (b, n))
+        self._compute(("rms_norm", len(given), b, n, eps), (("f32", (n, b)),) * len(given), build, given, out)
 
-    def norm(self, arrays: dict[str, Array], eps: float) -> Array:
+    def norm(self, arrays: dict[str, Array], out: Array, eps: float) -> None:
         b, n = arrays["x"].shape
-        return self._compute(
+        self._compute(
             ("norm", b, n, eps),
             (("f32", (n, b)),),
             lambda context, x: self._function("ggml_norm")(context, x, eps),
             (arrays["x"],),
-            (b, n),
+            out,
         )
 
-    def soft_max(self, arrays: dict[str, Array], scale: float) -> Array:
+    def soft_max(self, arrays: dict[str, Array], out: Array, scale: float) -> None:
         x, mask = arrays["x"], arrays.get("mask")
         b, n = x.shape
         given = (x,) if mask is None else (x, mask)
-        return self._compute(
+        self._compute(
             ("soft_max", len(given), b, n, scale),
             (("f32", (n, b)),) * len(given),
             lambda context, x, *mask: self._function("ggml_soft_max_ext")(
                 context, x, mask[0] if mask else None, scale, 0.0
             ),
             given,
-            (b, n),
+            out,
         )
 
-    def silu(self, arrays: dict[str, Array]) -> Array:
-        return self._elementwise("ggml_silu", (arrays["x"],))
+    def silu(self, arrays: dict[str, Array], out: Array) -> None:
+        self._elementwise("ggml_silu", (arrays["x"],), out)
 
-    def gelu(self, arrays: dict[str, Array]) -> Array:
-        return self._elementwise("ggml_gelu", (arrays["x"],))
+    def gelu(self, arrays: dict[str, Array], out: Array) -> None:
+        self._elementwise("ggml_gelu", (arrays["x"],), out)
 
-    def swiglu(self, arrays: dict[str, Array]) -> Array:
-        return self._elementwise("ggml_swiglu_split", (arrays["gate"], arrays["up"]))
+    def swiglu(self, arrays: dict[str, Array], out: Array) -> None:
+        self._elementwise("ggml_swiglu_split", (arrays["gate"], arrays["up"]), out)
 
-    def _elementwise(self, name: str, given: tuple[Array, ...]) -> Array:
+    def _elementwise(self, name: str, given: tuple[Array, ...], out: Array) -> None:
         b, n = given[0].shape
-        return self._compute(
+        self._compute(
             (name, b, n),
             (("f32", (n, b)),) * len(given),
             lambda context, *tensors: self._function(name)(context, *tensors),
             given,
-            (b, n),
+            out,
         )
 
-    def rope(self, arrays: dict[str, Array], base: float, mode: str, factors: Array | None) -> Array:
-        x, positions = arrays["x"], arrays["positions"]
+    def rope(self, arrays: dict[str, Array], out: Array, base: float, mode: str) -> None:
+        x, factors = arrays["x"], arrays.get("factors")
         b, heads, d = x.shape
-        given: tuple[Array, ...] = (x, positions) if factors is None else (x, positions, factors.astype(np.float32))
+        # The same factors for every row: the first are all that the tensor holds.
+        given = (x, arrays["positions"]) if factors is None else (x, arrays["positions"], factors[0])
         tensors: tuple[tuple[str, tuple[int, ...]], ...] = (("f32", (d, heads, b)), ("i32", (b,)), ("f32", (d // 2,)))
-        return self._compute(
+        self._compute(
             ("rope", len(given), x.shape, base, mode),
             tensors[: len(given)],
             lambda context, x, positions, *factors: self._function("ggml_rope_ext")(
@@ -429,7 +433,7 @@ class _Loaded:
                 d, _ROPE_MODES[mode], 0, base, 1.0, 0.0, 1.0, 32.0, 1.0,
             ),
             given,
-            x.shape,
+            out,
         )  # fmt: skip
 
     def _compute(
@@ -438,30 +442,33 @@ class _Loaded:
         tensors: tuple[tuple[str, tuple[int, ...]], ...],
         build: Callable[..., int],
         given: tuple[Array, ...],
-        shape: tuple[int, ...],
-    ) -> Array:
-        """The result of a graph, float32 of ``shape``, with these arrays as its inputs; the graph is built once."""
+        out: Array,
+    ) -> None:
+        """Write to ``out``, float32, the result of a graph with these arrays as its inputs.
+
+        The graph reads and writes the arrays where they are. It is built once for every operation and place.
+        """
+        key = (key, tuple((array.ctypes.data, array.nbytes) for array in (*given, out)))
         graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[key] = self._built(tensors, build, shape)
+            graph = self._graphs[key] = self._built(tensors, build, given, out)
             if len(self._graphs) > _CACHED_GRAPHS:
                 _, oldest = self._graphs.popitem(last=False)
                 self._function("ggml_free")(oldest.context)
+                self._function("ggml_backend_buffer_free")(oldest.buffer)
         self._graphs.move_to_end(key)
-        graph.fill(given)
-        status = self._function("ggml_backend_graph_compute")(self._backend, graph.graph)
+        status = self._compute_graph(self._backend, graph.graph)
         if status != 0:
             raise RuntimeError(f"ggml_backend_graph_compute returns status {status}")
-        size = int(np.prod(shape))
-        # A view: whoever called copies it before the graph is computed again.
-        return np.ctypeslib.as_array((ctypes.c_float * size).from_address(graph.result)).reshape(shape)
 
     def _built(
-        self, tensors: tuple[tuple[str, tuple[int, ...]], ...], build: Callable[..., int], shape: tuple[int, ...]
+        self,
+        tensors: tuple[tuple[str, tuple[int, ...]], ...],
+        build: Callable[..., int],
+        given: tuple[Array, ...],
+        out: Array,
     ) -> _Graph:
-        # At most two nodes of the result's size, and the inputs.
-        data = sum(4 * int(np.prod(extent)) for _, extent in tensors) + 8 * int(np.prod(shape))
-        context = self._function("ggml_init")(_InitParams(data + _OVERHEAD, None, False))
+        context = self._function("ggml_init")(_InitParams(_OVERHEAD, None, True))
         if not context:
             raise MemoryError("ggml_init")
         made = []
@@ -471,5 +478,20 @@ class _Loaded:
         result = build(context, *made)
         graph = self._function("ggml_new_graph")(context)
         self._function("ggml_build_forward_expand")(graph, result)
-        get_data, nbytes = self._function("ggml_get_data"), self._function("ggml_nbytes")
-        return _Graph(context, graph, tuple((get_data(t), nbytes(t)) for t in made), get_data(result))
+        places = dict(zip(made, given, strict=True))
+        # What lies between the inputs and the result is as large as the result, and is overwritten by it.
+        tensor = self._function("ggml_get_first_tensor")(context)
+        while tensor:
+            places.setdefault(tensor, out)
+            tensor = self._function("ggml_get_next_tensor")(context, tensor)
+        nbytes = self._function("ggml_nbytes")
+        for tensor, array in places.items():
+            if array.nbytes != nbytes(tensor) or not array.flags.c_contiguous:
+                self._function("ggml_free")(context)
+                raise ValueError(f"an array of {array.nbytes} bytes, where the tensor has {nbytes(tensor)}")
+        start = min(array.ctypes.data for array in places.values()) // _ALIGNMENT * _ALIGNMENT
+        end = max(array.ctypes.data + array.nbytes for array in places.values())
+        buffer = self._function("ggml_backend_cpu_buffer_from_ptr")(start, end - start)
+        for tensor, array in places.items():
+            self._function("ggml_backend_tensor_alloc")(buffer, tensor, array.ctypes.data)
+        return _Graph(context, buffer, graph)
