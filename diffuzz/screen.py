@@ -37,28 +37,12 @@ def compile_screen(target: Target, params: Params, rows: int) -> Screen | None:
     Compiled once for batches of ``rows``; fewer rows are padded, more are cut into several calls. Batches must not be
     written to while they are evaluated. Raises ImportError without jax.
     """
-    screen = target.question.screen
-    if screen is None:
+    if target.question.screen is None:
         return None
     jax = configured_jax()
-    value = screen(params)
-    if value is None:
+    screened = traceable(jax, target, params)
+    if screened is None:
         return None
-
-    def screened(arrays: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        xp = jax.numpy
-        best = value(arrays)
-        changed: dict[str, Any] = {}
-        if isinstance(target.question, Amplification):
-            for directions in worst_directions(jax, target.question, params, arrays):
-                other = value({**arrays, **directions})
-                better = other > best
-                for name, direction in directions.items():
-                    old = changed.get(name, arrays[name])
-                    changed[name] = xp.where(better.reshape(-1, *[1] * (direction.ndim - 1)), direction, old)
-                best = xp.where(better, other, best)
-        return best, changed
-
     compiled = jax.jit(screened)
     solve = target.question.solve if isinstance(target.question, Drift) else None
 
@@ -84,6 +68,31 @@ def compile_screen(target: Target, params: Params, rows: int) -> Screen | None:
         return finish
 
     return start
+
+
+def traceable(jax: Any, target: Target, params: Params) -> Callable[[Batch], tuple[Any, Batch]] | None:
+    """What a screen compiles, a function of a batch: its values, and the directions that are worse than those in it.
+    None if the target has no screen.
+    """
+    value = target.question.screen(params) if target.question.screen else None
+    if value is None:
+        return None
+
+    def screened(arrays: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        xp = jax.numpy
+        best = value(arrays)
+        changed: dict[str, Any] = {}
+        if isinstance(target.question, Amplification):
+            for directions in worst_directions(jax, target.question, params, arrays):
+                other = value({**arrays, **directions})
+                better = other > best
+                for name, direction in directions.items():
+                    old = changed.get(name, arrays[name])
+                    changed[name] = xp.where(better.reshape(-1, *[1] * (direction.ndim - 1)), direction, old)
+                best = xp.where(better, other, best)
+        return best, changed
+
+    return screened
 
 
 def configured_jax() -> Any:

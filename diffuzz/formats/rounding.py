@@ -16,9 +16,16 @@ _LEAST = -(2**31)
 def quotient(a: Any, b: Any, xp: Any) -> Any:
     """f32(a / b), rounded once.
 
-    XLA multiplies by the reciprocal of a constant divisor and turns 1 / (a / b) into b / a, each of which moves the
-    last bit. A divisor that seems to depend on the data stops it; NaN only ever stands where the quotient is NaN.
+    XLA multiplies by the reciprocal of a constant divisor, turns 1 / (a / b) into b / a, and divides float32 on a GPU
+    to within 2 ULP, each of which moves the last bit. So it divides in float64, where that is enabled: a quotient of
+    float32 numbers is never so close to a midpoint of two others that its first rounding, or one more, could matter (at
+    least 2^-49 away, relatively). In float32 a divisor that seems to depend on the data stops the rewriting; NaN only
+    ever stands where the quotient is NaN.
     """
+    if xp is not np:
+        wide = xp.asarray(a).astype(float) / xp.asarray(b).astype(float)
+        if wide.dtype != xp.float32:
+            return wide.astype(xp.float32)
     return a / xp.where((a == a) & (b == b), b, xp.float32(np.nan))
 
 

@@ -45,6 +45,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import numpy as np
 
 from diffuzz import formats, perturb
@@ -66,28 +67,43 @@ def space(p: Params) -> Space:
     return Space((*rows.tensors, direction))
 
 
-def _value(p: Params, arrays: Arrays, moved: Any, xp: Any) -> tuple[Any, Any, Any]:
+@attrs.frozen
+class _Row:
+    """What does not depend on the moves: both parts of the weights, the norm of their terms, and what is seen of x."""
+
+    code: Any
+    constant: Any
+    size: Any
+    x: Any
+    before: tuple[Any, Any]
+
+    @classmethod
+    def of(cls, p: Params, arrays: Arrays, xp: Any) -> _Row:
+        weights, x = arrays["weights"][:, 0], arrays["x"]
+        code, constant = fused.split(p["format"], weights, xp)
+        size = fused.terms(p["format"], weights, xp).sum(axis=1)
+        return cls(code, constant, size, x, fused.seen(matvec.partner(p), x, xp))
+
+
+def _value(p: Params, row: _Row, moved: Any, xp: Any) -> tuple[Any, Any, Any]:
     """(value, |B(x') - B(x)| / ||w||_1, max|x' - x|), each [b]."""
-    code, constant = fused.split(p["format"], arrays["weights"][:, 0], xp)
-    activation = matvec.partner(p)
-    before, after = fused.seen(activation, arrays["x"], xp), fused.seen(activation, moved, xp)
+    before, after = row.before, fused.seen(matvec.partner(p), moved, xp)
     # Element by element, so that nothing cancels but what the moves themselves make cancel.
-    change = xp.abs((code * (after[0] - before[0]) + constant * (after[1] - before[1])).sum(axis=1))
-    size = fused.terms(p["format"], arrays["weights"][:, 0], xp).sum(axis=1)
-    step = xp.abs(moved.astype(float) - arrays["x"].astype(float)).max(axis=1)
-    usable = (size > 0) & (step > 0)
-    out = xp.where(usable, change / xp.where(usable, size, 1.0), 0.0)
+    change = xp.abs((row.code * (after[0] - before[0]) + row.constant * (after[1] - before[1])).sum(axis=1))
+    step = xp.abs(moved.astype(float) - row.x.astype(float)).max(axis=1)
+    usable = (row.size > 0) & (step > 0)
+    out = xp.where(usable, change / xp.where(usable, row.size, 1.0), 0.0)
     return out / xp.where(usable, step, 1.0), out, step
 
 
-def _moved(arrays: Arrays, xp: Any) -> Any:
-    return perturb.apply("ulp", arrays["x"], arrays["x_direction"], 0.0, xp).astype(xp.float32)
+def _moved(x: Any, direction: Any, xp: Any) -> Any:
+    return perturb.apply("ulp", x, direction, 0.0, xp).astype(xp.float32)
 
 
 def evaluate(p: Params, arrays: Arrays) -> Outcome:
     """Amplification of one ULP; noise is the float64 rounding of the sum."""
-    moved = _moved(arrays, np)
-    value, out, step = _value(p, arrays, moved, np)
+    moved = _moved(arrays["x"], arrays["x_direction"], np)
+    value, out, step = _value(p, _Row.of(p, arrays, np), moved, np)
     weights, peak = arrays["weights"][:, 0], np.abs(arrays["x"].astype(np.float64)).max(axis=1)
     bits = [ggml.vec_dot_rows(p["format"], weights, x).astype(np.float64) for x in (arrays["x"], moved)]
     detail = {
@@ -102,7 +118,11 @@ def screen(p: Params) -> Callable[[Arrays], Any]:
     """The same as a JAX-traceable function."""
     from diffuzz.kernels import xla
 
-    return lambda arrays: _value(p, arrays, _moved(arrays, xla.xp), xla.xp)[0]
+    def value(arrays: Arrays) -> Any:
+        moved = _moved(arrays["x"], arrays["x_direction"], xla.xp)
+        return _value(p, _Row.of(p, arrays, xla.xp), moved, xla.xp)[0]
+
+    return value
 
 
 def solve(p: Params, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -111,30 +131,29 @@ def solve(p: Params, arrays: Arrays) -> dict[str, np.ndarray]:
     Moving one element up or down changes B by a known gain, so for either sign of the sum and for each size of a ULP
     the best choice is every move with a gain of that sign and no larger ULP.
     """
-    x = arrays["x"]
+    x, row = arrays["x"], _Row.of(p, arrays, np)
     rows = np.arange(len(x))
     activation = matvec.partner(p)
-    code, constant = fused.split(p["format"], arrays["weights"][:, 0])
-    weights, size = code + constant, formats.get(activation).block_size
+    weights, size = row.code + row.constant, formats.get(activation).block_size
     peaks = np.repeat(np.abs(x).reshape(len(x), -1, size).max(axis=2), size, axis=1)
-    base = fused.seen(activation, x)[0]
     gains, steps = [], []
     for towards in (np.float32(np.inf), np.float32(-np.inf)):
         moved = np.nextafter(x, towards)
         moved = np.asarray(np.where((np.abs(x) == peaks) | (np.abs(moved) >= peaks), x, moved))
-        gains.append(weights * (fused.seen(activation, moved)[0] - base))
+        gains.append(weights * (fused.seen(activation, moved)[0] - row.before[0]))
         steps.append(np.abs(moved.astype(np.float64) - x))
-    best, found = arrays["x_direction"], evaluate(p, arrays).value
+    best = arrays["x_direction"]
+    found = _value(p, row, _moved(x, best, np), np)[0]
     for sign in (1.0, -1.0):
         up = sign * gains[0] >= sign * gains[1]
         gain = np.maximum(np.where(up, sign * gains[0], sign * gains[1]), 0.0)
         step = np.where(gain > 0, np.where(up, steps[0], steps[1]), np.inf)
-        order = np.argsort(step, axis=1, kind="stable")
+        order = np.argsort(step, axis=1)
         ordered = np.take_along_axis(step, order, axis=1)
         ratio = np.cumsum(np.take_along_axis(gain, order, axis=1), axis=1) / ordered
         largest = ordered[rows, ratio.argmax(axis=1)][:, None]
         direction = np.where((gain > 0) & (step <= largest), np.where(up, 1.0, -1.0), 0.0).astype(np.float32)
-        value = evaluate(p, {**arrays, "x_direction": direction}).value
+        value = _value(p, row, _moved(x, direction, np), np)[0]
         better = value > found
         best, found = np.where(better[:, None], direction, best), np.where(better, value, found)
     return {**arrays, "x_direction": best}
