@@ -19,7 +19,7 @@ import numpy as np
 from diffuzz.formats import parts
 from diffuzz.formats.format import Fields, Format, Parts, table
 from diffuzz.formats.q8_0 import quantise_realizar as _realizar
-from diffuzz.formats.rounding import first_largest, quotient
+from diffuzz.formats.rounding import first_largest, quotient, words
 
 LAYOUT = table(292, d="<f4", qs=("i1", 256), bsums=("<i2", 16))
 
@@ -53,15 +53,6 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def _words(x: Any, xp: Any) -> Any:
-    """The bits of float32, as int32."""
-    if xp is np:
-        return np.ascontiguousarray(x).view(np.int32)
-    from jax import lax
-
-    return lax.bitcast_convert_type(x, xp.int32)
-
-
 def quantise_ggml(values: Any, xp: Any = np) -> tuple[Any, Any]:
     """ggml's quantiser (x86 and portable C alike): (d float32[b], codes int32[b, 256]).
 
@@ -76,7 +67,7 @@ def quantise_ggml(values: Any, xp: Any = np) -> tuple[Any, Any]:
     finite = xp.isfinite(product)
     # The conversion by a magic constant leaves the low bits of what is no number: 0, but for a NaN with a payload.
     whole = xp.where(finite, xp.round(xp.where(finite, product, 0)), 0).astype(xp.int32)
-    codes = xp.minimum(xp.where(finite, whole, _words(product, xp) & 0x3FFFFF), 127)
+    codes = xp.minimum(xp.where(finite, whole, words(product, xp) & 0x3FFFFF), 127)
     d = quotient(xp.float32(1), inverse, xp)
     return xp.where(empty, xp.float32(0), d), xp.where(empty[:, None], 0, codes)
 

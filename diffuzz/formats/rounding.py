@@ -17,21 +17,50 @@ def quotient(a: Any, b: Any, xp: Any) -> Any:
     """f32(a / b), rounded once.
 
     XLA multiplies by the reciprocal of a constant divisor, turns 1 / (a / b) into b / a, and divides float32 on a GPU
-    to within 2 ULP, each of which moves the last bit. So it divides in float64, where that is enabled: a quotient of
-    float32 numbers is never so close to a midpoint of two others that its first rounding, or one more, could matter (at
-    least 2^-49 away, relatively). In float32 a divisor that seems to depend on the data stops the rewriting; NaN only
-    ever stands where the quotient is NaN.
+    to within 2 ULP, each of which moves the last bit. Where float64 is enabled, q = a (1 / b) and one correction by its
+    remainder are rounded to float32 instead (not a / b: LLVM makes a float32 division of it): a quotient of float32
+    numbers is no midpoint of two others, and at least 2^-49 from one, relatively. In float32 a divisor that seems to
+    depend on the data stops the rewriting. A result that seems to depend on itself keeps its rounding where it is used
+    in float64 again. NaN only ever stands where the quotient is NaN. (On a GPU the sign of 1 / -0 was seen to be lost.)
     """
     if xp is not np:
-        wide = xp.asarray(a).astype(float) / xp.asarray(b).astype(float)
-        if wide.dtype != xp.float32:
-            return wide.astype(xp.float32)
+        inverse = 1 / xp.asarray(b).astype(float)
+        if inverse.dtype != xp.float32:
+            wide = xp.asarray(a).astype(float)
+            q = wide * inverse
+            rest = (wide - q * b) * inverse
+            rounded = xp.where(xp.isfinite(rest) & (rest != 0), q + rest, q).astype(xp.float32)
+            return xp.where(rounded == rounded, rounded, xp.float32(np.nan))
     return a / xp.where((a == a) & (b == b), b, xp.float32(np.nan))
 
 
 def through_half(x: Any, xp: Any) -> Any:
-    """float32 rounded to f16 and back (ties to even; from 65520 on infinite)."""
-    return x.astype(xp.float16).astype(xp.float32)
+    """float32 rounded to f16 and back (ties to even; from 65520 on infinite).
+
+    Traced, in integers: XLA takes the two conversions for one that it may leave out, and on a GPU does.
+    """
+    if xp is np:
+        return x.astype(np.float16).astype(np.float32)
+    from jax import lax
+
+    word = words(x, xp)
+    # To 10 bits of mantissa; a carry goes into the exponent, as it should.
+    rounded = (word + 0xFFF + ((word >> 13) & 1)) & ~0x1FFF
+    normal = lax.bitcast_convert_type(rounded, xp.float32)
+    subnormal = xp.round(x * xp.float32(2.0**24)) * xp.float32(2.0**-24)
+    size = xp.abs(x)
+    beyond = xp.where(x > 0, xp.float32(np.inf), xp.float32(-np.inf))
+    finite = xp.where(size < xp.float32(2.0**-14), subnormal, xp.where(size >= 65520, beyond, normal))
+    return xp.where(x == x, finite, xp.float32(np.nan))
+
+
+def words(x: Any, xp: Any) -> Any:
+    """The bits of float32, as int32."""
+    if xp is np:
+        return np.ascontiguousarray(x).view(np.int32)
+    from jax import lax
+
+    return lax.bitcast_convert_type(x, xp.int32)
 
 
 def round_half_away(x: Any, xp: Any) -> Any:

