@@ -11,8 +11,12 @@ The result is a target like any other. Its value is how far the function leaves 
 
 A NaN or an infinity where the exact result is a float32 number has the value inf, and so has a case on which the
 function crashes, hangs, takes all memory, raises, or returns an array of another shape or dtype. Elements for which the
-arithmetic promises nothing (overflow; an infinite allowance) are not judged. The function runs in a process of its own
-(see diffuzz.worker).
+arithmetic promises nothing (overflow; an infinite allowance) are not judged, and on a row that has no others the
+function may raise. It runs in a process of its own (see diffuzz.worker).
+
+A function of whole batches may mix up their rows. In a search every case has others beside it; a case that is evaluated
+alone is called twice, alone and between two other rows, and the worse of its results counts. So what was found in a
+batch is found again where the case is measured, minimised or replayed, and does not depend on the batch it came from.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import attrs
 import numpy as np
 
 from diffuzz import measure, sampling, targets
+from diffuzz.space import Space, TensorSpec
 from diffuzz.target import Arrays, Contract, Drift, Outcome, Params, Target
 from diffuzz.worker import KINDS, Failure, Worker, WorkerError
 
@@ -36,7 +41,12 @@ GGML_NMSE_LIMIT = {"matvec": 5e-4, "softmax": 1e-6}
 GGML_DEFAULT_NMSE_LIMIT = 1e-7
 # Relative error of value itself: float64 against allowances of some 2^-24, with room for its own constants.
 _RELATIVE_NOISE = 1e-6
+# Characters of what a function said that are shown.
+_MOST_TEXT = 400
 _LARGEST = float(np.finfo(np.float32).max)
+
+# How Candidate.run counts an exception.
+RAISED = 1 + KINDS.index("raised")
 
 Function = Callable[..., Any]
 Named = Literal["candidate", "reference", "both"]
@@ -90,7 +100,7 @@ class Candidate:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in batch.items())
             verb = "raises " if self.failure.kind == "raised" else ""
             raise CandidateError(
-                f"candidate {self.name} {verb}{self.failure.text} (called with {shapes}; "
+                f"candidate {self.name} {verb}{self.failure.text[:_MOST_TEXT]} (called with {shapes}; "
                 f"its signature: {contract.signature})"
             )
 
@@ -103,7 +113,9 @@ class Candidate:
         try:
             ran = self._worker.run((target, dict(params)), arrays, shape=like.shape[1:], dtype=str(like.dtype))
         except WorkerError as error:
-            raise CandidateError(str(error).removeprefix(f"{CandidateError.__name__}: ")) from error
+            said = str(error).removeprefix(f"{CandidateError.__name__}: ")
+            named = said if self.name in said else f"candidate {self.name} while it is loaded: {said}"
+            raise CandidateError(named) from error
         failures = np.zeros(len(like), np.int64)
         for row, failure in ran.failures.items():
             failures[row] = 1 + KINDS.index(failure.kind)
@@ -181,21 +193,34 @@ def with_candidate(target: Target, params: Params, function: Candidate | Functio
     judged = _differing if exact_bits else _beyond_allowance
     nmse_limit = GGML_NMSE_LIMIT.get(target.name, GGML_DEFAULT_NMSE_LIMIT)
     called = function.name if isinstance(function, Candidate) else name or "candidate"
+    space = contract.space or target.space
 
-    def evaluate(p: Params, arrays: Arrays) -> Outcome:
+    def judge_batch(p: Params, arrays: Arrays) -> Outcome:
         with np.errstate(all="ignore"):
             reference = np.asarray(contract.reference(p, arrays))
             if not isinstance(function, Candidate):
                 result = _called(contract, p, function, called, arrays, reference)
                 return judged(contract, p, arrays, result, reference, nmse_limit)
             result, failures = function.run(target.name, p, arrays, reference)
+            if (refused := failures == RAISED).any():
+                failures = np.where(refused & ~_promised(contract, p, arrays, reference), -1, failures)
             return _with_failures(judged(contract, p, arrays, result, reference, nmse_limit), failures)
+
+    def evaluate(p: Params, arrays: Arrays) -> Outcome:
+        alone = judge_batch(p, arrays)
+        if len(alone.value) > 1 or not contract.batched or np.isinf(alone.value[0]):
+            return alone
+        between = judge_batch(p, _in_company(space(p), arrays))
+        if not between.value[1] > alone.value[0]:
+            return alone
+        outcome = _row(between, 1)
+        return attrs.evolve(outcome, detail={**outcome.detail, "alone": alone.value})
 
     return attrs.evolve(
         target,
         summary=f"{called} against the contract of {target.name}",
-        space=contract.space or target.space,
-        question=Drift(evaluate),
+        space=space,
+        question=Drift(evaluate, steady=False),
         measure=lambda p: (
             "elements that differ from the fixed result" if exact_bits else "max |f - exact| / a-priori bound"
         ),
@@ -207,12 +232,43 @@ def with_candidate(target: Target, params: Params, function: Candidate | Functio
     )
 
 
+def _in_company(space: Space, arrays: Arrays) -> dict[str, np.ndarray]:
+    """A case between a row of the largest numbers there are and one of the least; integers, and so blocks, are 0 in
+    both, and what is one number in each case is the case's own.
+    """
+
+    def between(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind == "f" and array[0].size == 1:
+            return np.repeat(array, 3, axis=0)
+        ends = (spec.high, spec.low) if array.dtype.kind == "f" else (0, 0)
+        return np.concatenate([np.full_like(array, ends[0]), array, np.full_like(array, ends[1])])
+
+    return {name: between(space[name], array) for name, array in arrays.items()}
+
+
+def _row(outcome: Outcome, row: int) -> Outcome:
+    one = slice(row, row + 1)
+    return Outcome(outcome.value[one], outcome.noise[one], {name: v[one] for name, v in outcome.detail.items()})
+
+
 def contract_of(target: Target) -> Contract:
     if target.contract is None:
         raise CandidateError(
             f"target {target.name} takes no candidate: its claim is about the arithmetic, not about one function"
         )
     return target.contract
+
+
+def _promised(contract: Contract, p: Params, arrays: Arrays, like: np.ndarray) -> np.ndarray:
+    """bool[b]: rows of whose result the arithmetic promises anything. Of the others, an exception is as good as any."""
+    if contract.allowance is not None:
+        finite = np.isfinite(_flat(contract.allowance(p, arrays)))
+        return np.asarray((finite & (np.abs(_flat(contract.exact(p, arrays))) <= _LARGEST)).any(axis=1))
+    if contract.accepts is None:
+        return np.ones(len(like), bool)
+    # What takes two opposite results takes any.
+    anything = [contract.accepts(p, arrays, np.full_like(like, bits)).reshape(len(like), -1) for bits in (0, 255)]
+    return ~(anything[0] & anything[1]).all(axis=1)
 
 
 def _with_failures(outcome: Outcome, failures: np.ndarray) -> Outcome:

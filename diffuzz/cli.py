@@ -137,7 +137,7 @@ def search_command(
             on_found=on_found,
         )
     path, failure, interrupted = None, None, result.stopped == "interrupted"
-    if result.case is not None and not no_save:
+    if result.replays and not no_save:
         try:
             path = store.save(entry_of(result), corpus)
         except store.CorpusError as error:

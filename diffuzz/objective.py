@@ -20,7 +20,7 @@ import numpy as np
 from diffuzz.case import Case, unstack
 from diffuzz.population import Population
 from diffuzz.space import Space
-from diffuzz.target import Bound, Drift, Outcome, Params, Target
+from diffuzz.target import Amplification, Bound, Drift, Outcome, Params, Target
 
 Batch = dict[str, np.ndarray]
 Values = tuple[np.ndarray, Batch]
@@ -38,6 +38,8 @@ AGREEMENT = 1e-6
 LEAST_GAIN = 1e-9
 # A value counts only if the float64 noise of its evaluation is below this share of it.
 LARGEST_NOISE = 0.05
+# A value that a row alone has up to this share is the one that it had in its batch, summed in another order.
+SAME = 0.01
 # Close enough to a proven limit to stop: nothing that matters is left to find.
 ENOUGH = 1 - 1e-4
 
@@ -59,6 +61,14 @@ class Found:
 
 
 @attrs.frozen
+class Unsteady:
+    """A value that a case had in a batch, and did not have again when it was evaluated alone: it had ``again``."""
+
+    found: Found
+    again: float
+
+
+@attrs.frozen
 class Budget:
     """Seconds on the clock and work in evaluated elements, whichever ends first.
 
@@ -77,7 +87,8 @@ class Objective:
     ``screen`` starts to evaluate a batch and returns a function that waits for ``(values float64[b], batch)``, the
     batch with better perturbation directions where it knows some (see diffuzz.screen); without one the exact evaluation
     screens. ``on_found`` is called with each improvement. Engines set ``engine`` to their name while they work.
-    ``elites`` holds the best cases of the full shape of all batches.
+    ``elites`` holds the best cases of the full shape of all batches. ``unsteady`` is the largest value that did not
+    come again, where values may depend on chance or on the batch.
     """
 
     target: Target
@@ -90,6 +101,7 @@ class Objective:
     evaluations: int = 0
     work: float = 0.0
     history: list[Found] = attrs.field(factory=list)
+    unsteady: Unsteady | None = None
     stopped: str = ""
     space: Space = attrs.field(init=False)
     bound: Bound | None = attrs.field(init=False)
@@ -199,16 +211,36 @@ class Objective:
                 self._promised = float(promised[np.argmax(exact)])
 
     def _record(self, batch: Batch, values: np.ndarray, outcome: Outcome, engine: str) -> bool:
-        """Whether the best row is a new best case, which is kept."""
-        row = int(np.argmax(values))
-        value = float(values[row])
-        if not value > (self.best.value if self.best else 0.0):
-            return False
-        found = Found(unstack(batch, row), value, float(outcome.noise[row]), engine, self.evaluations, self.seconds)
-        self.history.append(found)
-        if self.on_found:
-            self.on_found(found)
-        return True
+        """Whether the best row is a new best case, which is kept; a row that alone has less does not count."""
+        for _ in range(CONFIRMED_PER_BATCH):
+            row = int(np.argmax(values))
+            value, noise = float(values[row]), float(outcome.noise[row])
+            if not value > (self.best.value if self.best else 0.0):
+                return False
+            found = Found(unstack(batch, row), value, noise, engine, self.evaluations, self.seconds)
+            again = self._alone(found)
+            if again is not None:
+                self.history.append(again)
+                if self.on_found:
+                    self.on_found(again)
+                return True
+            values[row] = -np.inf
+        # None of these had its value again: it would be the same with the others.
+        values[values > (self.best.value if self.best else 0.0)] = -np.inf
+        return False
+
+    def _alone(self, found: Found) -> Found | None:
+        """What was found, as it is without the rest of its batch; None, and remembered, if it is nothing then."""
+        question = self.target.question
+        if isinstance(question, Amplification) or question.steady:
+            return found
+        outcome = question.evaluate(self.params, found.case.batch())
+        value = float(_clean(outcome)[0])
+        if value >= found.value * (1 - SAME):
+            return attrs.evolve(found, value=value, noise=float(outcome.noise[0]))
+        if self.unsteady is None or found.value > self.unsteady.found.value:
+            self.unsteady = Unsteady(found, float(outcome.value[0]))
+        return None
 
     def _stop_if_done(self) -> None:
         if (self.best and self.bound and self.best.value >= ENOUGH * self.bound.value > 0) or (

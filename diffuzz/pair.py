@@ -100,7 +100,7 @@ def with_pair(
         target,
         summary=f"{a} against {b}: {target.name}",
         space=contract.space or target.space,
-        question=Drift(evaluate),
+        question=Drift(evaluate, steady=CANDIDATE not in (a, b)),
         measure=lambda p: "elements whose bits differ" if fixed else "max |A - B| / what rounding allows",
         bound=lambda p: None,
         claim=f"{a} and {b} differ" + ("" if fixed else " by more than rounding"),

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from diffuzz import corpus, report, targets
+from diffuzz import corpus, formats, report, targets
 from diffuzz.candidate import named
 from diffuzz.claims import Settled
 from diffuzz.entry import Counterexample, space
@@ -124,6 +124,12 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, Any]:
         "agreement": None if (how := _agreement(result)) is None else how.value,
         "failure": result.failure,
         "passing_failure": result.passing,
+        "unsteady": None
+        if result.unsteady is None
+        else {
+            "in_a_batch": report.json_number(result.unsteady.found.value),
+            "alone": report.json_number(result.unsteady.again),
+        },
         "claim": result.target.claim,
         "detail": {name: report.json_number(value) for name, value in result.measurement.detail.items()},
         "stopped_by": result.stopped,
@@ -142,25 +148,34 @@ def _bound_json(bound: Bound | None) -> dict[str, Any]:
 
 def search_text(result: SearchResult, witness: Path | None) -> str:
     """The report of a search: verdict, value beside limit and bound, witness, how to repeat it."""
+    contract = result.candidate is not None or result.kernels is not None
     lines = [
-        headline(result.target.claim, result.verdict, result.value, result.limit, result.bound),
+        _candidate_headline(result)
+        if result.candidate is not None and result.verdict is Verdict.UNRESOLVED
+        else headline(result.target.claim, result.verdict, result.value, result.limit, result.bound),
         "",
         f"  largest found  {number(result.value)}{_share(result)}",
-        f"  proven limit   {_bound_text(result.bound)}",
+        *([] if contract else [f"  proven limit   {_bound_text(result.bound)}"]),
         f"  measure        {result.measurement.measure}",
-        f"  domain         {params_text(result.params)}",
+        f"  {'parameters' if contract else 'domain    '}     {params_text(result.params)}",
+        *([f"  domain         {report.space_text(result.target.space(result.params))}"] if contract else []),
     ]
     if result.measurement.detail and result.candidate is None and result.kernels is None:
         detail = ", ".join(f"{name} {number(value)}" for name, value in result.measurement.detail.items())
         lines.append(f"  made of        {detail}")
     lines += _excess(result)
     if result.case is not None:
-        lines += ["", "Witness" + (f", in {witness}" if witness else ""), ""]
+        lines += ["", ("Witness" if result.replays else "The case") + (f", in {witness}" if witness else ""), ""]
         text = report.case_text(result.target.space(result.params), result.case)
         lines += ["  " + line for line in text.splitlines()]
     else:
         lines += ["", "No admissible case had a value above zero."]
-    if result.kernels is not None:
+    if result.unsteady is not None:
+        lines += ["", *_unsteady(result)]
+    if not result.measurement.detail:
+        # Nothing was found, or nothing that is so again: there is no element to look at.
+        pass
+    elif result.kernels is not None:
         lines += ["", *_two_kernels(result)]
     elif result.candidate is not None:
         lines += ["", *_three_ways(result)]
@@ -171,6 +186,12 @@ def search_text(result: SearchResult, witness: Path | None) -> str:
         ]
     lines += ["", _effort(result)]
     return "\n".join(lines) + "\n"
+
+
+def _candidate_headline(result: SearchResult) -> str:
+    """A search that found nothing wrong does not call anything wrong."""
+    most = "every result agrees" if result.limit == 0 else f"at most {number(result.value)} of its a-priori bound"
+    return f"UNRESOLVED: {result.candidate} was not found to be wrong ({most}); that is no proof that it is right."
 
 
 def _share(result: SearchResult) -> str:
@@ -189,19 +210,46 @@ _FAILED = {
     "hung": "hung:",
     "out of memory": "ran out of memory:",
     "raised": "raised",
-    "garbage": "",
+    "garbage": "returned garbage:",
 }
+
+
+def _unsteady(result: SearchResult) -> list[str]:
+    """A value that did not come again, and what that says."""
+    if result.unsteady is None:
+        return []
+    found, again = result.unsteady.found.value, result.unsteady.again
+    lines = [
+        f"In a batch one case had {number(found)}, and {number(again)} when it was measured again, alone and between "
+        "two other rows.",
+        "So the function mixes up the rows of a batch, keeps a state from one call to the next, or is left to chance.",
+    ]
+    if not result.replays and result.case is not None:
+        lines.append("Nothing is saved: it would not replay. Call the function twice with the same batch to see which.")
+    return lines
+
+
+def _place(result: SearchResult, element: int) -> str:
+    """An element of the result; of blocks, the field that the byte belongs to."""
+    contract, p = result.target.contract, result.params
+    if contract is None or contract.result_format is None:
+        return f"element {element}"
+    return f"byte {element} ({formats.get(contract.result_format(p)).field_at(element)})"
 
 
 def _three_ways(result: SearchResult) -> list[str]:
     """Exact, reference and candidate at the worst element: who is wrong, and would ggml's own test have seen it."""
     detail = result.measurement.detail
-    if not detail:
-        return []
     if result.failure is not None:
         return [f"On the witness it {_FAILED[result.failure.partition(':')[0]]}{result.failure.partition(':')[2]}."]
     element = int(detail.get("worst element", detail.get("first element", 0)))
-    lines = [f"At element {element}:"]
+    lines = [f"At {_place(result, element)}:"]
+    if "alone" in detail:
+        lines = [
+            "This is so in a batch, after a row of the largest numbers and before one of the least; alone the case has "
+            f"{number(detail['alone'])}. Rows of a batch get mixed up.",
+            *lines,
+        ]
     for name in ("exact", "reference", "candidate", "allowance"):
         if name in detail:
             lines.append(f"  {name:10} {detail[name]:.9g}")
@@ -211,10 +259,10 @@ def _three_ways(result: SearchResult) -> list[str]:
         lines.append(f"Wrong is {who}: the reference is a part of diffuzz, please report this.")
     else:
         lines.append(f"Wrong is {'the candidate' if wrong else 'none of them'}.")
-    if "nmse" in detail:
+    if "nmse" in detail and wrong is not None:
         seen = detail["nmse"] > detail["ggml nmse limit"]
         lines.append(
-            f"ggml's test-backend-ops would {'' if seen else 'not '}have seen it: "
+            f"On this case ggml's test-backend-ops would {'' if seen else 'not '}have seen it: "
             f"NMSE {detail['nmse']:.2e} against its limit {detail['ggml nmse limit']:.0e}."
         )
     return lines
@@ -232,7 +280,7 @@ def _two_kernels(result: SearchResult) -> list[str]:
     if not detail:
         return [f"{a} and {b} agree to the bit, as far as was seen."]
     element = int(detail.get("worst element", detail.get("first element", 0)))
-    lines = [f"At element {element}:"]
+    lines = [f"At {_place(result, element)}:"]
     shown = {a: "A", b: "B", "exact": "exact", "rounding": "rounding"}
     shown |= {
         f"{name}'s error / a-priori bound": f"{side} error / a-priori bound" for side, name in (("A", a), ("B", b))

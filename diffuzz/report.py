@@ -26,6 +26,18 @@ def decimal(value: float) -> str:
     return np.format_float_positional(narrow, trim="-") if 1e-4 <= abs(value) < 1e7 else str(narrow)
 
 
+def space_text(space: Space) -> str:
+    """``x float32[n<=255] in [-16, 16]; ...``: which cases there are."""
+
+    def numbers(spec: TensorSpec) -> str:
+        if spec.kind == "blocks":
+            return f"blocks of {spec.format}"
+        return f"{spec.dtype} in [{decimal(spec.low)}, {decimal(spec.high)}]"
+
+    shapes = (", ".join(f"{d.name}{'=' if d.fixed else '<='}{d.size}" for d in spec.shape) for spec in space.tensors)
+    return "; ".join(f"{spec.name}[{shape}] {numbers(spec)}" for spec, shape in zip(space.tensors, shapes, strict=True))
+
+
 def runs_text(array: np.ndarray) -> str:
     """An array run by run in C order: ``10 x 2, -10 x 5``; the first RUNS runs and a summary where there are more."""
     flat = array.reshape(-1)

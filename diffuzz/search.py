@@ -24,7 +24,7 @@ from diffuzz.candidate import Candidate, CandidateError
 from diffuzz.case import Case
 from diffuzz.entry import Counterexample
 from diffuzz.minimise import minimise
-from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
+from diffuzz.objective import Budget, BudgetSpentError, Found, Objective, Unsteady
 from diffuzz.pair import PairError
 from diffuzz.subject import Kernels, Subject, unlocated
 from diffuzz.target import Arrays, Bound, Measurement, Outcome, Params, Target, evaluate
@@ -68,6 +68,7 @@ class SearchResult:
     libraries: Mapping[str, str] = attrs.field(factory=dict)
     failure: str | None = None
     passing: str | None = None
+    unsteady: Unsteady | None = None
 
     @property
     def value(self) -> float:
@@ -78,6 +79,11 @@ class SearchResult:
     def largest(self) -> float:
         """The largest value before minimising, which keeps nearly all of it (and sometimes finds more)."""
         return self.history[-1].value if self.history else 0.0
+
+    @property
+    def replays(self) -> bool:
+        """Whether there is a case, and it has its value again when it is measured alone."""
+        return self.case is not None and not (self.unsteady is not None and self.case is self.unsteady.found.case)
 
     @property
     def efficiency(self) -> float | None:
@@ -119,8 +125,10 @@ def search(
 
     A candidate, or a library, that fails on a case (it crashes, hangs, takes all memory, raises, or returns something
     else than its signature says) is wrong there: the value is inf, and ``failure`` says how. One that failed, and on
-    the same rows in a fresh process did not, is mentioned in ``passing``. An interrupt (Ctrl-C) ends a search, and what
-    was found is kept.
+    the same rows in a fresh process did not, is mentioned in ``passing``. A function that left its bound in a batch,
+    and not again on that case alone, has a state, mixes up rows, or is left to chance: it is wrong, ``unsteady`` says
+    so, and if nothing else is, that case is the result, but no entry, since it would not replay. An interrupt (Ctrl-C)
+    ends a search, and what was found is kept.
 
     Raises:
         ValueError: seconds, seed, limit or keep out of range.
@@ -141,6 +149,10 @@ def search(
         interrupted = _run(objective, rounds, np.random.default_rng(seed))
         limit = target.limit(params) if limit is None else limit
         case, measurement = _witness(objective, limit, keep, hurried=interrupted)
+        unsteady = objective.unsteady
+        if unsteady is not None and measurement.value - measurement.noise <= limit < unsteady.found.value:
+            case = unsteady.found.case
+            measurement = Measurement(unsteady.found.value, unsteady.found.noise, target.measure(params))
         libraries = subject.environment()
     failed = any(measurement.detail.get(name) for name in FAILURES)
     return SearchResult(
@@ -163,6 +175,7 @@ def search(
         libraries=libraries,
         failure=subject.failure if failed else None,
         passing=subject.passing,
+        unsteady=unsteady,
     )
 
 
@@ -254,9 +267,9 @@ def command_of(result: SearchResult) -> str:
 
 
 def entry_of(result: SearchResult) -> Counterexample:
-    """The corpus entry of a search that found something. Raises ValueError if it has no case."""
-    if result.case is None:
-        raise ValueError("the search found no case, so there is nothing to keep")
+    """The corpus entry of a search that found something. Raises ValueError if it has no case that replays."""
+    if result.case is None or not result.replays:
+        raise ValueError("the search found no case that has its value again, so there is nothing to keep")
     found = {
         "engine": result.engine,
         "seed": result.seed,

@@ -176,12 +176,14 @@ class Drift:
     ``evaluate(params, arrays) -> Outcome`` is exact about bits (NumPy); ``screen(params)``, where given, makes a
     JAX-traceable function ``arrays -> value [b]`` of the same measure, for engines only. ``solve(params, arrays) ->
     arrays``, where given, is a NumPy function that replaces the arrays of kind ``direction`` in a batch by the worst
-    ones it knows.
+    ones it knows. ``steady`` is False where a value may depend on the other rows of its batch, or on chance, as that of
+    a user's function may: then it counts once the row alone has it.
     """
 
     evaluate: Callable[[Params, Arrays], Outcome]
     screen: Callable[[Params], Callable[[Arrays], Any] | None] | None = None
     solve: Callable[[Params, Arrays], dict[str, np.ndarray]] | None = None
+    steady: bool = True
 
 
 @attrs.frozen
@@ -199,6 +201,9 @@ class Contract:
     of all that any choice could give which the arithmetic leaves (the rule for ties). ``space(params)``
     is the space of the cases where it is not that of the target, and ``starts(params, rng, count)`` then makes
     constructions for it.
+
+    ``batched``: the function is given a batch of cases in one call, whose rows it may mix up. ``result_format(params)``
+    is the block format of a result that is bytes of blocks.
     """
 
     signature: str
@@ -211,6 +216,8 @@ class Contract:
     allows: Callable[[Params, Arrays, np.ndarray], np.ndarray] | None = None
     space: Callable[[Params], Space] | None = None
     starts: Callable[[Params, np.random.Generator, int], dict[str, np.ndarray]] | None = None
+    batched: bool = True
+    result_format: Callable[[Params], str] | None = None
 
     def exact(self, params: Params, arrays: Arrays) -> np.ndarray:
         """The exact result, in float64."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffuzz import candidate, targets
-from diffuzz.candidate import CandidateError, load, with_candidate
+from diffuzz.candidate import Candidate, CandidateError, load, with_candidate
 from diffuzz.case import Case
 from diffuzz.target import Contract, Target, evaluate
 from diffuzz.verdict import Verdict, judge
@@ -161,6 +161,26 @@ def test_results_that_cannot_be_judged(function: object, message: str) -> None:
     assert f"candidate mine.py:f {message}" in str(error.value)
     assert "z float32[1, 3]" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_row_of_which_nothing_is_promised_may_raise(tmp_path: Path) -> None:
+    """All logits masked: refused is as good as NaN; where anything is promised, an exception is a failure."""
+    file = _file(
+        tmp_path,
+        "import numpy as np\n\n\ndef f(z):\n    if np.isinf(z).all(axis=1).any() or (z == 1).any():\n"
+        "        raise ValueError('no')\n    e = np.exp(z - z.max(axis=1, keepdims=True))\n"
+        "    return e / e.sum(axis=1, keepdims=True)\n",
+    )
+    with Candidate(f"{file}:f") as one:
+        params = SOFTMAX.params({"n": 3})
+        with pytest.raises(CandidateError, match="raises ValueError: no"):
+            with_candidate(SOFTMAX, params, one)
+        file.write_text(file.read_text().replace("(z == 1)", "(z == 2)"))
+    with Candidate(f"{file}:f") as one:
+        target = with_candidate(SOFTMAX, params, one)
+        masked, refused = np.full((2, 3), -120, np.float32), np.array([[0, 1, 2]], np.float32)
+        assert np.isnan(target.question.evaluate(params, {"z": masked}).value).all()
+        assert target.question.evaluate(params, {"z": refused}).value.tolist() == [np.inf]
 
 
 def test_candidates_get_copies() -> None:

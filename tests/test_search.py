@@ -239,6 +239,51 @@ def test_a_candidate_that_fails_on_a_case(tmp_path: Path, body: str, failure: st
         assert replay_file(path, candidate).status == "as recorded"
 
 
+@pytest.mark.parametrize(
+    ("target", "body", "value_alone"),
+    [
+        # The first row's maximum for all rows; the first row's norm; wrong from the fifth row on.
+        ("softmax", "e = np.exp(x - x[0].max()); return e / e.sum(axis=1, keepdims=True)", True),
+        ("rmsnorm", "return x / np.sqrt((x[0] * x[0]).mean() + np.float32(eps))", True),
+        ("rmsnorm", "y = right(x, eps); y[4:] *= 2; return y", False),
+    ],
+)
+def test_rows_of_a_batch_that_get_mixed_up(tmp_path: Path, target: str, body: str, value_alone: bool) -> None:
+    """Wrong beside other rows and right alone: CONFIRMED, by a case that replays where two other rows suffice."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n\n\ndef right(x, eps):\n"
+        "    return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(eps))\n\n\n"
+        f"def f(x, eps=0):\n    with np.errstate(all='ignore'):\n        {body}\n"
+    )
+    result = search(targets.get(target), {}, seconds=200, seed=0, candidate=f"{file}:f")
+    assert result.verdict is Verdict.CONFIRMED
+    assert result.case is not None
+    assert result.replays is value_alone
+    if value_alone:
+        assert result.measurement.detail["alone"] <= 1
+        path = corpus.save(entry_of(result), tmp_path / "corpus")
+        with Candidate(f"{file}:f") as one:
+            assert replay_file(path, one).status == "as recorded"
+    else:
+        assert result.unsteady is not None
+        assert result.unsteady.again <= 1 < result.value
+        with pytest.raises(ValueError, match="no case that has its value again"):
+            entry_of(result)
+
+
+def test_a_bug_in_every_row_is_found_beside_one_in_batches(tmp_path: Path) -> None:
+    """A value that only a batch has does not hide what every row has."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n\n\ndef f(z):\n    e = np.exp(z - z.max(axis=1, keepdims=True))\n"
+        "    y = e / e.sum(axis=1, keepdims=True) * np.float32(1.0001)\n    y[3:] *= 2\n    return y\n"
+    )
+    result = search(SOFTMAX, {}, seconds=200, seed=0, candidate=f"{file}:f")
+    assert result.replays
+    assert 10 < result.value < 5000 < (result.unsteady.found.value if result.unsteady else 0)
+
+
 def test_a_failure_that_does_not_come_again_is_no_witness(tmp_path: Path) -> None:
     """A function that fails from its fourth call on fails on no case: it is mentioned, and the search goes on."""
     name = _file(tmp_path, f"if len(calls) > 3: raise RuntimeError('no handles left')\n    {WRONG}")

@@ -145,6 +145,13 @@ class Format:
         records = np.ascontiguousarray(self._pack(fields))
         return records.view(np.uint8).reshape(len(records), self.type_size)
 
+    def field_at(self, byte: int) -> str:
+        """What a byte of a block belongs to: ``d``, or ``qs[3]`` in a field of several numbers."""
+        for name, (dtype, offset) in ((name, field[:2]) for name, field in (self.layout.fields or {}).items()):
+            if offset <= byte < offset + dtype.itemsize:
+                return name if dtype.shape == () else f"{name}[{(byte - offset) // dtype.base.itemsize}]"
+        raise ValueError(f"byte {byte}: a block of {self.name} has bytes 0..{self.type_size - 1}")
+
     def _checked(self, blocks: Any) -> Any:
         if blocks.dtype != np.uint8 or blocks.ndim != 2 or blocks.shape[1] != self.type_size:
             raise ValueError(f"blocks: {blocks.dtype}{list(blocks.shape)}, where uint8[b, {self.type_size}] is needed")

@@ -462,5 +462,6 @@ TARGET = Target(
         rounding=rounding,
         space=contract_space,
         starts=contract_starts,
+        batched=False,
     ),
 )

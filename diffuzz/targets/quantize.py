@@ -219,6 +219,7 @@ TARGET = Target(
         call=lambda p, f, arrays: f(arrays["values"]),
         run=lambda p, arrays, kernels: kernels.quantize(p["format"], arrays["values"]),
         kernels=_kernels,
+        result_format=lambda p: str(p["format"]),
         accepts=accepts,
         allows=lambda p, arrays, result: accepts({**p, "ties": "any"}, arrays, result),
         space=candidate_space,
