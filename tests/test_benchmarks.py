@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
     [
         ("throughput.py", ("--seconds", "0.01", "--target", "softmax", "--target", "dot-order"), "dot-order"),
         ("roofline.py", ("--seconds", "0.01", "--target", "softmax"), "softmax"),
+        ("batch_size.py", ("--seconds", "0.01", "--target", "softmax", "--n", "7", "--rows", "3"), "softmax"),
         ("startup.py", ("--repeats", "1"), "replay of 1000 entries"),
         ("worker.py", ("--rows", "3", "--repeats", "2"), "rows without a result: [100]"),
     ],
@@ -31,4 +32,10 @@ def test_runs(script: str, arguments: tuple[str, ...], said: str) -> None:
 
 def test_every_script_is_run_here() -> None:
     """A new one joins the list above."""
-    assert {path.name for path in FOLDER.glob("*.py")} == {"throughput.py", "roofline.py", "startup.py", "worker.py"}
+    assert {path.name for path in FOLDER.glob("*.py")} == {
+        "batch_size.py",
+        "roofline.py",
+        "startup.py",
+        "throughput.py",
+        "worker.py",
+    }
