@@ -230,17 +230,21 @@ class Objective:
         return False
 
     def _alone(self, found: Found) -> Found | None:
-        """What was found, as it is without the rest of its batch; None, and remembered, if it is nothing then."""
+        """What was found, with the value that it has without the rest of its batch; None where that is no new best.
+
+        A value above the limit that did not come again is remembered: below it, a sum in another order is no news.
+        """
         question = self.target.question
         if isinstance(question, Amplification) or question.steady:
             return found
         outcome = question.evaluate(self.params, found.case.batch())
         value = float(_clean(outcome)[0])
-        if value >= found.value * (1 - SAME):
-            return attrs.evolve(found, value=value, noise=float(outcome.noise[0]))
-        if self.unsteady is None or found.value > self.unsteady.found.value:
+        lost = found.value - found.noise > self.target.limit(self.params) and not value >= found.value * (1 - SAME)
+        if lost and (self.unsteady is None or found.value > self.unsteady.found.value):
             self.unsteady = Unsteady(found, float(outcome.value[0]))
-        return None
+        if lost or not value > (self.best.value if self.best else 0.0):
+            return None
+        return attrs.evolve(found, value=value, noise=float(outcome.noise[0]))
 
     def _stop_if_done(self) -> None:
         if (self.best and self.bound and self.best.value >= ENOUGH * self.bound.value > 0) or (

@@ -146,3 +146,21 @@ def test_equal_seeds_give_equal_histories() -> None:
             objective.evaluate(uniform(objective.space, rng, 16))
         digests.append([(found.value, found.case.digest) for found in objective.history])
     assert digests[0] == digests[1]
+
+
+def test_what_a_row_alone_has_counts() -> None:
+    """Where a value may depend on its batch, that of the row alone counts; a loss above the limit is remembered."""
+
+    def by_place(p: Params, arrays: Arrays) -> Outcome:
+        value = arrays["x"].mean(axis=1).astype(np.float64) * (1 + np.arange(len(arrays["x"])))
+        return Outcome(value, np.zeros(len(value)))
+
+    objective = Objective(mean_target(question=Drift(by_place, steady=False), limit=lambda p: 1.5), {}, Budget(60))
+    objective.evaluate(batch(0.25, 0.5))
+    assert objective.best is not None
+    assert (objective.best.value, objective.unsteady) == (0.5, None)
+    objective.evaluate(batch(0.25, 0.375, 0.625))
+    assert objective.best.value == 0.5
+    assert objective.unsteady is not None
+    assert (objective.unsteady.found.value, objective.unsteady.again) == (1.875, 0.625)
+    assert (objective.unsteady.found.case["x"] == 0.625).all()
