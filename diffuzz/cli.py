@@ -82,6 +82,7 @@ def targets_command(as_json: bool) -> int:
     show_default=True,
     help="Share of the value that minimising must keep.",
 )
+@click.option("--first", is_flag=True, help="Stop at the first witness, instead of looking for the largest value.")
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="Test this function in the place of the implementation.")
 @TIMEOUT
 @click.option("--kernels", type=KERNELS, help="Compare two implementations of the operation; see `targets`.")
@@ -103,6 +104,7 @@ def search_command(
     seed: int | None,
     limit: float | None,
     keep: float,
+    first: bool,
     candidate: str | None,
     timeout: float,
     kernels: tuple[str, str] | None,
@@ -130,6 +132,7 @@ def search_command(
             seed=seed,
             limit=limit,
             keep=keep,
+            first=first,
             candidate=candidate,
             timeout=timeout,
             kernels=kernels,

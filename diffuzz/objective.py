@@ -88,7 +88,8 @@ class Objective:
     batch with better perturbation directions where it knows some (see diffuzz.screen); without one the exact evaluation
     screens. ``on_found`` is called with each improvement. Engines set ``engine`` to their name while they work.
     ``elites`` holds the best cases of the full shape of all batches. ``unsteady`` is the largest value that did not
-    come again, where values may depend on chance or on the batch.
+    come again, where values may depend on chance or on the batch. A value above ``enough``, beyond its noise, ends the
+    search.
     """
 
     target: Target
@@ -102,6 +103,7 @@ class Objective:
     work: float = 0.0
     history: list[Found] = attrs.field(factory=list)
     unsteady: Unsteady | None = None
+    enough: float | None = None
     stopped: str = ""
     space: Space = attrs.field(init=False)
     bound: Bound | None = attrs.field(init=False)
@@ -251,6 +253,8 @@ class Objective:
             self.best and math.isinf(self.best.value)
         ):
             self.stopped = "limit"
+        elif self.best and self.enough is not None and self.best.value - self.best.noise > self.enough:
+            self.stopped = "witness"
         elif self.work >= self.budget.work:
             self.stopped = "work"
         elif self.seconds >= self.budget.seconds:

@@ -303,6 +303,7 @@ def _excess(result: SearchResult) -> list[str]:
 def _effort(result: SearchResult) -> str:
     ends = {
         "limit": "the limit was reached",
+        "witness": "the first witness ended it",
         "work": "the budget's work was done",
         "clock": "time was up (another run may get further or less far)",
         "interrupted": "it was interrupted",

@@ -66,6 +66,7 @@ class SearchResult:
     candidate: str | None = None
     kernels: Kernels | None = None
     libraries: Mapping[str, str] = attrs.field(factory=dict)
+    first: bool = False
     failure: str | None = None
     passing: str | None = None
     unsteady: Unsteady | None = None
@@ -102,6 +103,7 @@ def search(
     seed: int | None = None,
     limit: float | None = None,
     keep: float = 0.999,
+    first: bool = False,
     candidate: str | None = None,
     timeout: float = 10.0,
     kernels: Kernels | None = None,
@@ -117,6 +119,7 @@ def search(
         seed: of everything random, an integer of at least 0; a random one, in the result, if None.
         limit: T of the claim "more than T", finite; the target's default if None.
         keep: share of the value that the minimised witness must keep, 0 < keep <= 1.
+        first: stop at the first value above the limit, instead of looking for the largest.
         candidate: ``FILE.py:FUNCTION`` to test in the place of the implementation, in a process of its own.
         timeout: seconds that one call of the candidate may take.
         kernels: two implementations of the target's operation to compare (see diffuzz.pair).
@@ -145,9 +148,10 @@ def search(
         under_test = stack.enter_context(Candidate(candidate, timeout=timeout)) if candidate else None
         subject = Subject.of(target, params, candidate=under_test, kernels=kernels, library=library)
         target = subject.target
-        objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
-        interrupted = _run(objective, rounds, np.random.default_rng(seed))
         limit = target.limit(params) if limit is None else limit
+        objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
+        objective.enough = limit if first else None
+        interrupted = _run(objective, rounds, np.random.default_rng(seed))
         case, measurement = _witness(objective, limit, keep, hurried=interrupted)
         unsteady = objective.unsteady
         if unsteady is not None and measurement.value - measurement.noise <= limit < unsteady.found.value:
@@ -173,6 +177,7 @@ def search(
         candidate=candidate,
         kernels=None if subject.kernels is None else (unlocated(subject.kernels[0]), unlocated(subject.kernels[1])),
         libraries=libraries,
+        first=first,
         failure=subject.failure if failed else None,
         passing=subject.passing,
         unsteady=unsteady,
@@ -259,6 +264,8 @@ def command_of(result: SearchResult) -> str:
     words += ["--engine", result.engine, "--seed", str(result.seed), "--budget", f"{budget}s"]
     if result.limit != result.target.limit(result.params):
         words += ["--limit", f"{result.limit!r}"]
+    if result.first:
+        words.append("--first")
     if result.candidate is not None:
         words += ["--candidate", result.candidate]
     if result.kernels is not None:

@@ -352,3 +352,14 @@ def test_entries_have_the_environment() -> None:
     entry = entry_of(_quick())
     assert {"engine", "seed", "evaluations", "command"} <= set(entry.found)
     assert entry.environment["numpy"] == np.__version__
+
+
+def test_the_first_witness_ends_a_search(tmp_path: Path) -> None:
+    """On demand; its value is what was found first, and the command says so."""
+    name = _file(tmp_path, WRONG)
+    largest = _quick(SOFTMAX, {"n": 3}, candidate=name)
+    first = _quick(SOFTMAX, {"n": 3}, candidate=name, first=True)
+    assert (first.verdict, first.stopped) == (Verdict.CONFIRMED, "witness")
+    assert first.evaluations < largest.evaluations
+    assert "--first" in command_of(first)
+    assert "--first" not in command_of(largest)

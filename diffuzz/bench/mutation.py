@@ -124,11 +124,7 @@ def searched(mutant: Mutant, seconds: float, seed: int) -> Objective:
     params = target.params(mutant.params)
     judged = with_candidate(target, params, mutant.function, mutant.name)
 
-    def stop(found: Found) -> None:
-        if _above(found, judged.limit(params)):
-            raise BudgetSpentError("a witness")
-
-    objective = Objective(judged, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=stop)
+    objective = Objective(judged, params, Budget(seconds, seconds * WORK_PER_SECOND), enough=judged.limit(params))
     # A candidate runs in NumPy alone, so there is no screen to compile.
     with contextlib.suppress(BudgetSpentError):
         for _ in engines.get("auto")(objective, np.random.default_rng(seed)):
