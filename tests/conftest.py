@@ -19,6 +19,11 @@ from diffuzz.verdict import judge
 pytest_plugins = ["pytester"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of what takes as long as one likes."""
+    parser.addoption("--cases", type=int, default=20_000, help="hostile cases that libggml is held against [20000]")
+
+
 def _softmax_entry(z: tuple[float, ...] = (9.5, 9.5, -10.0)) -> Counterexample:
     """A softmax case of three logits, as a search would save it."""
     target = targets.get("softmax")

@@ -1,7 +1,7 @@
 """The real ggml under hostile input: the model's bits, whatever the numbers are, and no process left over.
 
 Any bytes as blocks, any float32 as numbers: NaN, infinities, subnormals, scales that are none of these. Meanwhile the
-library's process is killed at random moments.
+library's process is killed at random moments. ``--cases 1000000`` takes a minute or two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(kernels.missing("libggml") is not None, reason=str(kernels.missing("libggml"))),
 ]
 
-CASES = 20_000
 # Cases of one call, and one call in so many during which the process is killed.
 BATCH, KILLED = 64, 15
 
@@ -143,7 +142,7 @@ def running(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc which processes are left")
 @pytest.mark.parametrize("seed", [0])
-def test_the_model_is_the_library_under_hostile_input(seed: int, ggml_model: Any) -> None:
+def test_the_model_is_the_library_under_hostile_input(seed: int, ggml_model: Any, pytestconfig: pytest.Config) -> None:
     """Every operation has the model's bits, or NaN with it; a killed process costs no result, and none is left."""
     rng, library = np.random.default_rng(seed), libggml.Library()
     processes: set[int] = set()
@@ -158,7 +157,7 @@ def test_the_model_is_the_library_under_hostile_input(seed: int, ggml_model: Any
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
 
-    for call in range(-(-CASES // BATCH)):
+    for call in range(-(-pytestconfig.getoption("--cases") // BATCH)):
         name, run = case(rng, BATCH)
         with np.errstate(all="ignore"):
             expected = run(ggml_model)
