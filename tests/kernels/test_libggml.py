@@ -166,6 +166,36 @@ def test_weights_that_are_no_blocks(kind: str) -> None:
 
 
 @needs_library
+def test_nan_among_activations_counts_as_its_sign_says(ggml_model: Any) -> None:
+    """A NaN is code -128 of q8_0: -128/127 beside weights of 1, and, by AVX2's sign trick, +128/127 beside -1."""
+    x = np.ones((1, 32), np.float32)
+    x[0, 5] = np.nan
+    for code, expected in ((b"\x99", 29.990295), (b"\x77", -32.00592)):
+        weights = np.frombuffer(np.float16(1).tobytes() + code * 16, np.uint8)[None]
+        got = kernels.get("libggml").vec_dot_rows("q4_0", weights, x)
+        assert got.tolist() == ggml_model.vec_dot_rows("q4_0", weights, x).tolist() == [np.float32(expected)]
+
+
+@needs_library
+def test_activations_beside_f16_weights_are_f16() -> None:
+    """From 65520 on they are infinite, and 2^-25 is 0; beside f32 weights neither."""
+    x = np.array([[65520, 0], [2.0**-25, 0]], np.float32)
+    for kind, expected in ((np.float16, [np.inf, 0]), (np.float32, [65520, 2.0**-25])):
+        ones = np.ones((2, 2), kind).view(np.uint8)
+        got = kernels.get("libggml").vec_dot_rows(f"f{8 * kind().itemsize}", ones, x)
+        assert got.tolist() == expected
+
+
+@needs_library
+def test_a_masked_row_is_nan_and_no_other() -> None:
+    """-inf less -inf."""
+    mask = np.array([[-np.inf] * 20, [0] * 20], np.float32)
+    got = kernels.get("libggml").soft_max(np.ones((2, 20), np.float32), mask=mask)
+    assert np.isnan(got[0]).all()
+    np.testing.assert_allclose(got[1], 1 / 20, rtol=1e-6)
+
+
+@needs_library
 @pytest.mark.parametrize("n", [2, 31, 256])
 def test_norm(n: int) -> None:
     """LayerNorm without gain and shift."""
