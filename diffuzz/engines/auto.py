@@ -27,7 +27,7 @@ MEMORY = 0.7
 PATIENCE = {"evolution": 1, "shapes": 4, "gradient": 4, "pbt": 8, "random": 16}
 MOST_PATIENCE = 2**20
 # Shares of the work in a contract: other shapes, and batches of the full shape that nobody has climbed to.
-FRESH = {"shapes": 0.2, "sampling": 0.25}
+FRESH = {"shapes": 0.3, "sampling": 0.25}
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:

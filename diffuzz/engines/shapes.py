@@ -1,7 +1,7 @@
 """Smaller shapes: what an implementation does with lengths that no vector width divides, or that are below one.
 
 Each round draws sizes for the dimensions that may be smaller than they are, and evaluates a structured batch
-(diffuzz.sampling) of each shape, of so many rows as cost no more than a call costs anyway. Half of the sizes are dealt
+(diffuzz.sampling) of each shape, of so many rows as cost no more than a call costs anyway. Most of the sizes are dealt
 from a shuffled deck of the SMALL smallest, so that none of these is left out for long; others are powers of two, next
 to one, or log-uniform. A sum of three terms is held to a sharper bound than one of three hundred, and tails are code of
 their own. It is for the exact evaluation of implementations only: where a search is for the largest value of a formula,
@@ -19,7 +19,7 @@ from diffuzz.objective import LEAST_WORK_PER_CALL, Objective
 from diffuzz.space import Dim, Space
 
 SHAPES_PER_ROUND = 8
-LEAST_ROWS, MOST_ROWS = 4, 256
+LEAST_ROWS, MOST_ROWS = 4, 128
 # Steps of a dimension that are dealt from a deck.
 SMALL = 256
 
@@ -49,11 +49,11 @@ def _size(dim: Dim, deck: list[int], rng: np.random.Generator) -> int:
     one less or more than that; or any, the small ones more often.
     """
     most, kind = dim.size // dim.step, rng.random()
-    if kind < 1 / 2:
+    if kind < 5 / 8:
         if not deck:
             deck += (rng.permutation(min(most, SMALL)) + 1).tolist()
         steps = deck.pop()
-    elif kind < 3 / 4:
+    elif kind < 7 / 8:
         steps = (1 << int(rng.integers(0, most.bit_length()))) + int(rng.integers(-1, 2))
     else:
         steps = int(np.exp(rng.uniform(0, np.log(most + 1))))
