@@ -61,10 +61,23 @@ class Counterexample:
     @property
     def digest(self) -> str:
         """SHA-256 over target, parameters, candidate, kernels if any, and the case's own digest, in hexadecimal."""
-        key: list[Any] = [self.target, sorted(self.params.items()), self.candidate, self.case.digest]
+        key: list[Any] = [self.target, sorted(self.recorded.items()), self.candidate, self.case.digest]
         if self.kernels is not None:
             key.append(list(self.kernels))
         return sha256(json.dumps(key).encode()).hexdigest()
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The parameters that are written down: all of them where functions were judged, else those of the target's
+        own question.
+        """
+        recorded = _recorded(targets.get(self.target), contract=self.contract)
+        return {name: value for name, value in self.params.items() if name in recorded}
+
+    @property
+    def contract(self) -> bool:
+        """Whether the case is one of the target's contract: found with a candidate, or with a pair of kernels."""
+        return self.candidate is not None or self.kernels is not None
 
     @property
     def name(self) -> str:
@@ -77,7 +90,7 @@ def dumps(entry: Counterexample, indent: int | None = 1) -> str:
     stored = {
         "diffuzz": SCHEMA,
         "target": entry.target,
-        "params": dict(entry.params),
+        "params": entry.recorded,
         "candidate": entry.candidate,
         **({} if entry.kernels is None else {"kernels": list(entry.kernels)}),
         "verdict": entry.verdict.value,
@@ -140,7 +153,8 @@ def _from_json(stored: Any, stem: str) -> Counterexample:
     if stored["diffuzz"] != SCHEMA:
         raise _FieldError(f"diffuzz: schema {stored['diffuzz']}, where this version reads {SCHEMA}")
     target = targets.get(stored["target"])
-    params = _params(target, stored["params"])
+    contract = stored["candidate"] is not None or stored.get("kernels") is not None
+    params = _params(target, stored["params"], contract=contract)
     if stored["candidate"] is not None and target.contract is None:
         raise _FieldError(f"candidate: target {target.name} takes none")
     kernels = _kernels(target, params, stored.get("kernels"))
@@ -153,7 +167,7 @@ def _from_json(stored: Any, stem: str) -> Counterexample:
     entry = Counterexample(
         target=target.name,
         params=params,
-        case=_case(target, params, stored["arrays"], contract=stored["candidate"] is not None or kernels is not None),
+        case=_case(target, params, stored["arrays"], contract=contract),
         measure=stored["measure"],
         value=_value(stored["value"]),
         noise=_float_of(stored["noise"], "noise"),
@@ -188,9 +202,18 @@ def _check_fields(stored: Any, wanted: Mapping[str, Any], where: str) -> None:
             raise _FieldError(f"{where}: {name!r} has characters that cannot be printed")
 
 
-def _params(target: Target, stored: dict[str, Any]) -> Params:
-    params = target.params(stored)
-    for name, value in params.items():
+def _recorded(target: Target, *, contract: bool) -> list[str]:
+    """Names of the parameters that an entry has; see diffuzz.target.Parameter."""
+    return [parameter.name for parameter in target.parameters if parameter.recorded or contract]
+
+
+def _params(target: Target, stored: dict[str, Any], *, contract: bool) -> Params:
+    params, recorded = target.params(stored), _recorded(target, contract=contract)
+    for name in stored:
+        if name not in recorded:
+            raise _FieldError(f"params: {name} is about candidates, and the entry has none")
+    for name in recorded:
+        value = params[name]
         if name not in stored:
             raise _FieldError(f"params: {name} is missing")
         if type(stored[name]) is not type(value) or stored[name] != value:

@@ -105,11 +105,17 @@ def _near_level(move: Move) -> None:
 
 
 def _stretch(move: Move) -> None:
-    """A subset times a power of two, or a number near one."""
+    """A subset times a power of two, or a number near one; where a range reaches far down, also by so much."""
     x, rng = move.flat, move.rng
     powers = np.exp2(rng.integers(-3, 4, (len(x), 1)))
+    if sampling.reach(move.spec):
+        far = rng.choice([-1.0, 0.0, 1.0], (len(x), 1), p=[0.2, 0.6, 0.2])
+        # Up by less: a float32 power of two.
+        powers = powers * np.exp2(np.minimum(np.rint(far * sampling.far_down(move.spec, rng, len(x))), 120.0))
     factor = np.where(rng.random((len(x), 1)) < 0.5, powers, 1 + _small(move))
-    np.copyto(x, x * factor.astype(np.float32), where=move.subset())
+    # What overflows is taken back to the end of the range.
+    with np.errstate(over="ignore"):
+        np.copyto(x, x * factor.astype(np.float32), where=move.subset())
 
 
 def _jitter(move: Move) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 import numpy as np
 
 from diffuzz import formats
@@ -17,8 +18,14 @@ from diffuzz.space import Space, TensorSpec
 
 Batch = dict[str, np.ndarray]
 
-# Where a tensor's range goes below this share of its end, some rows are scaled down as a whole.
-_FAR_DOWN, _FAR_DOWN_SHARE = 2.0**-21, 0.2
+# Where a tensor's range goes below this share of its end, some rows are scaled down as a whole: half of them to where
+# f16 numbers end, half as far as there are products of float32 numbers to lose.
+_FAR_DOWN, _FAR_DOWN_SHARE = 2.0**-21, 0.3
+_NEAR, _FAR = 48.0, 140.0
+# How many powers of two below the end of a range the part of it ends at most that a row of scattered numbers is from.
+# Of a few hundred logits that are hundreds apart, most have no weight.
+_SCATTERED = {"activations": 24.0, "logits": 6.0}
+LARGEST_HALF = 65504.0
 
 
 def uniform(space: Space, rng: np.random.Generator, rows: int) -> Batch:
@@ -51,6 +58,37 @@ def structured(space: Space, rng: np.random.Generator, rows: int) -> Batch:
         else:
             batch[spec.name] = _vectors(spec, rng, shape)
     return batch
+
+
+def scattered(space: Space, rng: np.random.Generator, rows: int) -> Batch:
+    """As ``uniform``, every element a number of its own, but where a range reaches far down two rows in three draw
+    from a part of it, whose end is log-uniform: what is narrow is found nowhere else than among many numbers.
+    """
+    batch = uniform(space, rng, rows)
+    for spec in space.tensors:
+        if reach(spec) and spec.kind in _SCATTERED:
+            x = batch[spec.name]
+            exponents = rng.uniform(0, min(_SCATTERED[spec.kind], reach(spec)), rows) * (rng.random(rows) < 2 / 3)
+            batch[spec.name] = clip(spec, x * np.exp2(-exponents).reshape(rows, *[1] * (x.ndim - 1)))
+        elif spec.kind == "positions":
+            half = rng.random(batch[spec.name].shape) < 0.5
+            batch[spec.name] = np.where(half, _positions(spec, rng, half.shape), batch[spec.name])
+    return batch
+
+
+def reach(spec: TensorSpec) -> float:
+    """How many powers of two below the end of its range rows of a tensor may lie, at most 140; 0 where that is no more
+    than some twenty, as in the spaces of relative measures.
+    """
+    if spec.smallest_peak >= spec.high * _FAR_DOWN:
+        return 0.0
+    return min(_FAR, float(np.log2(spec.high / spec.smallest_peak))) if spec.smallest_peak else _FAR
+
+
+def far_down(spec: TensorSpec, rng: np.random.Generator, rows: int) -> np.ndarray:
+    """Powers of two below the end of a range that reaches far down, log-uniform: float64[rows, 1]."""
+    end = np.where(rng.random((rows, 1)) < 0.5, min(_NEAR, reach(spec)), reach(spec))
+    return end * rng.random((rows, 1))
 
 
 def clip(spec: TensorSpec, values: np.ndarray) -> np.ndarray:
@@ -109,8 +147,8 @@ def _vectors(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...])
     for index, draw in enumerate(families):
         chosen = family == index
         out[chosen] = draw(int(chosen.sum()))
-    if spec.smallest_peak < spec.high * _FAR_DOWN and spec.kind == "activations":
-        out *= 2.0 ** -np.where(rng.random((rows, 1)) < _FAR_DOWN_SHARE, rng.uniform(0, 48, (rows, 1)), 0)
+    if reach(spec) and spec.kind == "activations":
+        out *= 2.0 ** -np.where(rng.random((rows, 1)) < _FAR_DOWN_SHARE, far_down(spec, rng, rows), 0)
     return clip(spec, out.reshape(shape))
 
 
@@ -162,7 +200,12 @@ def _directions(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ..
 
 
 def _positions(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """0, 1, the end, powers of two and their neighbours, uniform, log-uniform."""
+    """0, 1, the end, powers of two and their neighbours, uniform, log-uniform; a third of them negative, where there
+    are such.
+    """
+    if spec.low < 0 < spec.high:
+        size = _positions(attrs.evolve(spec, low=0, high=max(-spec.low, spec.high)), rng, shape)
+        return np.where(rng.random(shape) < 1 / 3, -np.minimum(size, int(-spec.low)), np.minimum(size, int(spec.high)))
     low, high = int(spec.low), int(spec.high)
     powers = 2 ** rng.integers(0, 31, shape) + rng.integers(-1, 2, shape)
     options = [
@@ -181,13 +224,24 @@ def random_scales(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, 
 
     With a smallest scale, at least that, and positive.
     """
-    top = min(spec.largest_scale, 65504.0)
+    if spec.largest_scale > LARGEST_HALF:
+        return _wide_scales(spec, rng, shape)
+    top = spec.largest_scale
     powers = 2.0 ** rng.integers(-24, 16, shape)
     log = 2.0 ** rng.uniform(-14, np.log2(top), shape)
     options = [np.ones(shape), powers, log, log, np.zeros(shape), np.full(shape, top)]
     sign = np.where(rng.random(shape) < 0.75, 1.0, -1.0)
     scales = np.clip(sign * np.choose(rng.choice(6, shape, p=[0.3, 0.2, 0.2, 0.2, 0.05, 0.05]), options), -top, top)
     return np.maximum(np.abs(scales), spec.smallest_scale) if spec.smallest_scale else scales
+
+
+def _wide_scales(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Block scales that are no f16 numbers: 1, powers of two and log-uniform over all of float32, zero, the largest."""
+    exponents = rng.uniform(-149, np.log2(spec.largest_scale), shape)
+    options = [np.ones(shape), 2.0 ** np.floor(exponents), 2.0**exponents, np.zeros(shape)]
+    options.append(np.full(shape, spec.largest_scale))
+    sign = np.where(rng.random(shape) < 0.75, 1.0, -1.0)
+    return np.asarray(sign * np.choose(rng.choice(5, shape, p=[0.2, 0.4, 0.3, 0.05, 0.05]), options))
 
 
 def with_scales(spec: TensorSpec, blocks: np.ndarray, scales: dict[str, np.ndarray]) -> np.ndarray:

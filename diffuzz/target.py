@@ -35,7 +35,11 @@ class ParameterError(ValueError):
 
 @attrs.frozen
 class Parameter:
-    """A parameter of a target: its name, default (whose type is the parameter's), range or choices, and meaning."""
+    """A parameter of a target: its name, default (whose type is the parameter's), range or choices, and meaning.
+
+    One that is not ``recorded`` says how a candidate is called and nothing else: an entry of the corpus has it only
+    where a candidate, or a pair of kernels, was judged.
+    """
 
     name: str
     default: int | float | bool | str
@@ -43,6 +47,7 @@ class Parameter:
     low: float | None = attrs.field(default=None, kw_only=True)
     high: float | None = attrs.field(default=None, kw_only=True)
     choices: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    recorded: bool = attrs.field(default=True, kw_only=True)
 
     def parse(self, value: Any) -> Any:
         """``value`` (text or number) as the parameter's type. Raises ParameterError outside range or choices."""

@@ -136,7 +136,7 @@ def test_what_is_not_finite_is_infinitely_wrong(wrong: float) -> None:
 def test_nothing_is_judged_where_nothing_is_promised() -> None:
     """A sum of squares that overflows float32 may give anything."""
     rmsnorm = targets.get("rmsnorm")
-    params = rmsnorm.params({"max_abs": 1e30})
+    params = rmsnorm.params({"candidate_max_abs": 1e30})
     target = with_candidate(rmsnorm, params, lambda x, eps: np.full_like(x, np.nan), "f")
     case = Case({"x": np.array([1e25, 1], np.float32), "eps_exponent": np.zeros(1, np.int32)})
     assert evaluate(target, params, case).value == 0.0

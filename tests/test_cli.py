@@ -28,7 +28,7 @@ from diffuzz.entry import Counterexample, dumps
 # Without a screen: nothing is compiled. Ended by its work, see _little_work.
 QUICK = ("--param", "n=8", "--engine", "random", "--budget", "20s", "--seed", "3")
 SEARCH = ("search", "--target", "dot-order", *QUICK)
-CANDIDATE = ("search", "--target", "softmax", "--param", "n=3", *QUICK[2:], "--candidate")
+CANDIDATE = ("search", "--target", "softmax", "--param", "candidate_n=3", *QUICK[2:], "--candidate")
 KEYS = {
     "target", "params", "engine", "seed", "budget_s", "evaluations", "evaluations_per_s", "value", "measure", "bound",
     "efficiency", "limit", "verdict", "witness", "environment",

@@ -90,6 +90,19 @@ def test_the_digest_is_of_what_was_measured(entry: Counterexample) -> None:
     assert entry.digest == attrs.evolve(entry, found={}, value=1.0).digest
 
 
+def test_what_only_a_candidate_sees_is_no_part_of_other_entries(entry: Counterexample, tmp_path: Path) -> None:
+    """Parameters of a candidate's calls are neither written nor in the digest, unless there is a candidate; they come
+    back as they were, or at their defaults.
+    """
+    other = attrs.evolve(entry, params={**entry.params, "candidate_n": 9})
+    assert other.digest == entry.digest
+    assert "candidate_n" not in json.loads(save(other, tmp_path).read_text())["params"]
+    judged = _of_candidate(other, "mine.py:f")
+    assert judged.digest != _of_candidate(entry, "mine.py:f").digest
+    path = save(judged, tmp_path)
+    assert json.loads(path.read_text())["params"]["candidate_n"] == load(path).params["candidate_n"] == 9
+
+
 def test_truncated_anywhere(saved: Path, tmp_path: Path) -> None:
     """A file cut short at any byte is refused, in one line."""
     raw = saved.read_bytes()
@@ -172,7 +185,8 @@ def _survives(path: Path) -> None:
         (("params", "perturbation"), "l3", "one of"),
         (("params", "unknown"), 1, "no parameter 'unknown'"),
         (("candidate",), 3, "candidate has the wrong type, int"),
-        (("candidate",), "mine.py:f", "arrays: unknown field 'z_direction'"),
+        (("candidate",), "mine.py:f", "params: candidate_n is missing"),
+        (("params", "candidate_n"), 9, "params: candidate_n is about candidates, and the entry has none"),
         (("verdict",), "MAYBE", "none of CONFIRMED, FALSIFIED, UNRESOLVED"),
         (("value", "decimal"), "99", "decimal 99 is not"),
         (("value", "hex"), "nan", "not a hexadecimal float"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from diffuzz import engines, targets
 from diffuzz.candidate import with_candidate
+from diffuzz.engines import auto, shapes
+from diffuzz.kernels import exact
 from diffuzz.objective import Budget, BudgetSpentError, Objective
 from diffuzz.screen import compile_screen
 from diffuzz.target import Target
@@ -46,9 +49,17 @@ def halved(x: np.ndarray, eps: float) -> np.ndarray:
 
 
 def wrong_when_short(n: int) -> tuple[Target, Any]:
+    return judged(halved, {"candidate_n": n})
+
+
+def judged(function: Callable[..., np.ndarray], given: dict[str, Any]) -> tuple[Target, Any]:
     target = targets.get("rmsnorm")
-    params = target.params({"n": n})
-    return with_candidate(target, params, halved, "halved"), params
+    params = target.params(given)
+    return with_candidate(target, params, function, "f"), params
+
+
+def right(x: np.ndarray, eps: float) -> np.ndarray:
+    return (x / np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True) + eps)).astype(np.float32)
 
 
 @pytest.mark.parametrize("engine", [name for name in ALL if name != "shapes"])
@@ -123,6 +134,75 @@ def test_shapes_is_a_part_of_auto() -> None:
     some_rounds("auto", objective, 40)
     assert objective.best is not None
     assert objective.best.engine == "shapes"
+
+
+@pytest.mark.parametrize("engine", ["auto", "shapes"])
+def test_a_kernel_that_needs_whole_vectors_is_not_flagged(engine: str) -> None:
+    """With tail=false every length is a multiple of eight, in every engine."""
+    lengths = set()
+
+    def whole(x: np.ndarray, eps: float) -> np.ndarray:
+        lengths.add(x.shape[1])
+        assert x.shape[1] % 8 == 0
+        return right(x, eps)
+
+    target, params = judged(whole, {"candidate_n": 128, "tail": False})
+    objective = Objective(target, params, Budget(math.inf))
+    some_rounds(engine, objective, 30)
+    assert objective.best is not None
+    assert objective.best.value < 1
+    assert {8, 128} <= lengths
+    assert len(lengths) > 12
+
+
+def test_shapes_leaves_no_small_length_out_for_long() -> None:
+    """A deck is dealt: after three times as many batches as there are small lengths each of them had its turn."""
+    lengths = set()
+
+    def seen(x: np.ndarray, eps: float) -> np.ndarray:
+        lengths.add(x.shape[1])
+        return right(x, eps)
+
+    target, params = judged(seen, {"candidate_n": 300})
+    some_rounds("shapes", Objective(target, params, Budget(math.inf)), 3 * shapes.SMALL // shapes.SHAPES_PER_ROUND)
+    assert set(range(1, shapes.SMALL + 1)) <= lengths
+
+
+def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function() -> None:
+    """However much noise a right function offers to climb, other shapes and fresh batches get their parts of the work;
+    a search of the target's own question is another.
+    """
+    target, params = judged(right, {"candidate_n": 16})
+    objective = Objective(target, params, Budget(math.inf))
+    spent = dict.fromkeys([*auto.FRESH, "evolution"], 0.0)
+    before = 0.0
+    for _ in islice(auto.rounds(objective, np.random.default_rng(0)), 200):
+        spent[objective.engine] = spent.get(objective.engine, 0.0) + objective.work - before
+        before = objective.work
+    for name, share in auto.FRESH.items():
+        assert abs(spent[name] / objective.work - share) < 0.03
+    assert spent["evolution"] > 0.1 * objective.work
+    own = objective_of("dot-order", {"n": 16}, screened=False)
+    engines_seen = set()
+    for _ in islice(auto.rounds(own, np.random.default_rng(0)), 10):
+        engines_seen.add(own.engine)
+    assert "sampling" not in engines_seen
+
+
+def test_a_narrow_window_is_found() -> None:
+    """A function that is wrong in a window of one part in 10^4 of a range that spans five decades."""
+    target = targets.get("swiglu")
+
+    def seam(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        y = exact.swiglu(gate, up).astype(np.float32)
+        inside = (gate > 5.0) & (gate < 5.001)
+        return np.where(inside, y * np.float32(1.001), y)
+
+    params = target.params()
+    objective = Objective(with_candidate(target, params, seam, "seam"), params, Budget(math.inf))
+    some_rounds("auto", objective, 100)
+    assert objective.best is not None
+    assert objective.best.value > 1
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,79 @@ def test_scales_that_are_powers_of_two_stay_in_the_space(draw: Callable[..., sam
     assert (batch["w"] != before).any(axis=1).mean() > 0.5
 
 
+def _wide(peak: float = 0.0) -> TensorSpec:
+    return TensorSpec("x", kind="activations", shape=(Dim("n", 33),), low=-1e5, high=1e5, smallest_peak=peak)
+
+
+def _peaks(spec: TensorSpec, batch: sampling.Batch) -> np.ndarray:
+    """How many powers of two the rows lie below the end of their range; rows of zeros do not."""
+    peak = np.abs(batch["x"].astype(np.float64)).max(axis=1)
+    return np.asarray(-np.log2(np.where(peak > 0, peak / spec.high, 1.0)))
+
+
+def test_rows_lie_far_down_where_a_space_admits_them() -> None:
+    """Some rows as far as 2^-100 below the end, and as far as the smallest peak; none where that is a relative one."""
+    for peak, furthest, share in ((0.0, 100.0, 0.02), (1e5 * 2.0**-24, 20.0, 0.02)):
+        spec = _wide(peak)
+        batch = sampling.structured(Space((spec,)), np.random.default_rng(0), 2000)
+        assert (_peaks(spec, batch) > furthest).mean() > share
+        assert Space((spec,)).admissible(batch).mean() > 0.9
+    relative = _wide(1e5 * 2.0**-20)
+    assert sampling.reach(relative) == 0
+    near = sampling.structured(Space((relative,)), np.random.default_rng(0), 2000)
+    assert (_peaks(relative, near) > 21).mean() == 0
+
+
+def test_a_stretch_may_be_as_long() -> None:
+    """A move takes numbers from one end of a wide range far towards the other, both ways, and stays inside."""
+    spec, rng = _wide(), np.random.default_rng(0)
+    for start, seen in ((1e5, lambda x: x < 1e-20), (1e-25, lambda x: x > 1e-5)):
+        x = np.full((400, 33), start, np.float32)
+        moves.apply(moves._stretch, moves.Move(spec, Space((spec,)), {"x": x}, lambda name, x=x: x, rng))  # type: ignore[misc]
+        assert seen(x).any(axis=1).mean() > 0.02
+        assert Space((spec,)).admissible({"x": x}).all()
+
+
+def test_scattered_numbers_are_all_different() -> None:
+    """Every element is a number of its own, some rows fill the range, others ever smaller parts of it, and a space of
+    relative measures is filled by all of them.
+    """
+    for peak, near in ((0.0, 0.33), (1e3, 1.0)):
+        spec = _wide(peak)
+        batch = sampling.scattered(Space((spec,)), np.random.default_rng(0), 2000)
+        assert min(len(np.unique(row)) for row in batch["x"]) > 30
+        assert near - 0.05 < (_peaks(spec, batch) < 0.5).mean() < near + 0.05
+        assert (_peaks(spec, batch) > 12).mean() == pytest.approx(0.33 if peak == 0 else 0, abs=0.05)
+
+
+def test_positions_are_negative_where_they_may_be() -> None:
+    """A third of them, ends, zero and the powers of two among them on both sides."""
+    spec = TensorSpec("p", kind="positions", shape=(Dim("p", 1),), low=-100, high=1000)
+    drawn = sampling.structured(Space((spec,)), np.random.default_rng(0), 5000)["p"].ravel().tolist()
+    assert {-100, -65, -64, -2, -1, 0, 1, 2, 64, 65, 512, 1000} <= set(drawn)
+    assert -100 <= min(drawn) <= max(drawn) <= 1000
+    assert np.mean(np.array(drawn) < 0) == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("format", ["mxfp4", "q8_K"])
+def test_scales_beyond_f16(format: str) -> None:
+    """Where a space admits all float32 scales, subnormal ones and those near the largest are drawn: every byte of
+    mxfp4.
+    """
+    largest = float(np.finfo(np.float32).max)
+    fmt = formats.get(format)
+    size = Dim("n", fmt.block_size, fixed=True)
+    space = Space((TensorSpec("w", kind="blocks", shape=(size,), format=format, largest_scale=largest),))
+    batch = sampling.structured(space, np.random.default_rng(0), 20000)
+    assert space.admissible(batch).all()
+    if format == "mxfp4":
+        assert set(batch["w"][:, 0].tolist()) == set(range(256))
+    d = np.abs(fmt.scales(batch["w"])["d"].astype(np.float64))
+    assert ((d > 0) & (d < 2.0**-127)).any()
+    assert (d > 2.0**126).any()
+    assert (d == 0).any() or format == "mxfp4"
+
+
 def test_midpoints_err_by_half_a_step_with_the_sign_of_the_weight() -> None:
     """The quantiser's move puts elements where ggml's quantiser is wrong by half a step, all in the weights' favour."""
     rng = np.random.default_rng(0)

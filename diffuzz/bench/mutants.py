@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from diffuzz.bench import styles, wrong_places
 from diffuzz.bench import wrong_dots as dots
 from diffuzz.bench import wrong_rows as rows
 from diffuzz.bench.wrong_blocks import WRONG, dequantiser, flushed
@@ -289,6 +290,16 @@ def _quantisers() -> list[Mutant]:
     ]
 
 
+def _places() -> list[Mutant]:
+    """Functions that are right but in one place."""
+    made = [
+        Mutant(f"{name}/{format}", "dequantize", {"format": format}, wrong_places.decoder(name, format), wrong)
+        for name, (formats, wrong, _) in wrong_places.DECODERS.items()
+        for format in formats.split()
+    ]
+    return made + [Mutant(*row) for row in wrong_places.TABLE]
+
+
 def _paths(kernels: Any, format: str) -> dots.Matvec:
     return lambda weights, x: kernels.vec_dot(format, weights, x[None])[:, 0]
 
@@ -358,6 +369,17 @@ def _controls() -> list[Mutant]:
         ("rope/wide", "rope", {"mode": "norm"}, rows.rope(dtype=np.float64), "float64 inside"),
         ("rope/plain", "rope", {"mode": "neox"}, rows.rope(), "float32 angle"),
     ]
+    made += [
+        ("softmax/kahan", "softmax", {}, rows.soft_max(total=styles.kahan), "compensated sum"),
+        ("softmax/exp2-split", "softmax", {}, rows.soft_max(exp=styles.exp_split), "exp2, log2 e in two parts"),
+        ("rmsnorm/kahan", "rmsnorm", {}, rows.rms_norm(total=styles.kahan), "compensated sum"),
+        ("rmsnorm/newton", "rmsnorm", {}, rows.rms_norm(inverse=styles.newton_root), "rsqrt and a Newton step"),
+        ("swiglu/two-sided", "swiglu", {}, styles.two_sided_swiglu, "exp(-|g|)"),
+        ("rope/complex", "rope", {"mode": "norm"}, styles.complex_rope, "complex product"),
+        ("rope-neox/complex", "rope", {"mode": "neox"}, styles.complex_rope, "complex product"),
+        ("dequantize-table/q4_K", "dequantize", {"format": "q4_K"}, styles.table_q4_k, "a table"),
+        ("dequantize-table/mxfp4", "dequantize", {"format": "mxfp4"}, styles.table_mxfp4, "a table, NaN as in OCP"),
+    ]
     for format in ("q8_0", "q8_1", "q8_K"):
         given = {"format": format, "ties": "any"}
         made += [
@@ -375,4 +397,4 @@ def _controls() -> list[Mutant]:
 
 def mutants() -> tuple[Mutant, ...]:
     """Every mutant, and then every control."""
-    return (*_decoders(), *_dots(), *_float_dots(), *_rows(), *_quantisers(), *_controls())
+    return (*_decoders(), *_dots(), *_float_dots(), *_rows(), *_quantisers(), *_places(), *_controls())

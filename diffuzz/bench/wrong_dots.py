@@ -88,6 +88,7 @@ def matvec(
     quantise: Quantiser | None = None,
     sums: Callable[[np.ndarray], np.ndarray] = lambda sums: sums,
     group: int = 0,
+    totals: Callable[[np.ndarray], np.ndarray] = lambda totals: totals,
     minimum_sums: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     blocks_used: Callable[[int], Any] = lambda count: slice(count),
     elements_used: int = 0,
@@ -99,6 +100,7 @@ def matvec(
     Args:
         quantise: of the activation, in blocks of the partner's size.
         sums: what becomes of the integer sums of code times code over ``group`` elements (one sub-scale's by default).
+        totals: what becomes of the integer sums of a block, sub-scales and all.
         minimum_sums: of the activation's codes [blocks, sub-blocks, group] and values, what minimums meet.
         blocks_used: which blocks of a row count; ``elements_used``: how many elements of each block (0: all).
         order: from uint8[m, blocks, type_size] as stored to what is read.
@@ -121,13 +123,13 @@ def matvec(
             used = np.arange(size).reshape(-1, inner) < (elements_used or size)
             dots = sums((w * y * used).sum(axis=3))
             sub_scale = parts.sub_scale.reshape(m, count, -1, inner)[..., 0]
-            terms = (dots * sub_scale).sum(axis=2) * (parts.d.reshape(m, count).astype(np.float64) * scale)
+            terms = totals((dots * sub_scale).sum(axis=2)) * (parts.d.reshape(m, count).astype(np.float64) * scale)
             if parts.dmin is not None:
-                totals = (y * used).sum(axis=2)
+                code_sums = (y * used).sum(axis=2)
                 if minimum_sums is not None:
-                    totals = minimum_sums(totals, scale)
+                    code_sums = minimum_sums(code_sums, scale)
                 sub_minimum = parts.sub_minimum.reshape(m, count, -1, inner)[..., 0]
-                met = (sub_minimum * totals).sum(axis=2)
+                met = (sub_minimum * code_sums).sum(axis=2)
                 terms = terms - met * (parts.dmin.reshape(m, count).astype(np.float64) * scale)
             return add(terms[:, blocks_used(count)]).astype(np.float32)
 

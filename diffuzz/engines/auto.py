@@ -4,6 +4,9 @@ The constructions a target knows come first, then one round of each engine. Afte
 with the best recent return, the logarithmic improvement of the best value per unit of work, with every engine that
 still has ideas tried again now and then: a bandit with an optimistic floor. Hypothesis proposes structure and the
 batched engines refine it through the objective's elites.
+
+Where functions are judged by a contract, what pays is no guide: a right one has rounding noise to climb all day, and a
+wrong one may be wrong in one place and nowhere near. There fresh batches get fixed shares of the work, FRESH.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffuzz import engines
+from diffuzz import engines, sampling
 from diffuzz.objective import Objective
 
 ORDER = ("evolution", "shapes", "gradient", "pbt", "random")
@@ -23,6 +26,8 @@ MEMORY = 0.7
 # each that brings nothing it waits twice as long.
 PATIENCE = {"evolution": 1, "shapes": 4, "gradient": 4, "pbt": 8, "random": 16}
 MOST_PATIENCE = 2**20
+# Shares of the work in a contract: other shapes, and batches of the full shape that nobody has climbed to.
+FRESH = {"shapes": 0.3, "sampling": 0.25}
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
@@ -32,15 +37,24 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
         objective.refine(objective.target.starts(objective.params, rng, objective.rows))
         yield
     running: dict[str, Iterator[None]] = {name: _started_late(name, objective, rng) for name in ORDER}
+    fresh: dict[str, float] = {}
+    if _judging(objective):
+        fresh = dict.fromkeys(FRESH, 0.0)
+        running["sampling"] = _sampling(objective, rng)
     returns = dict.fromkeys(ORDER, math.inf)
     # The work at which each engine's waiting ends.
     due = dict.fromkeys(ORDER, 0.0)
     patience = dict(PATIENCE)
     while running:
-        name = _choose(objective.work, running, returns, due)
+        name = _behind(objective.work, fresh) or _choose(objective.work, running, returns, due, fresh)
         work, value = objective.work, _value(objective)
         if next(running[name], "ended") == "ended":
             del running[name]
+            fresh.pop(name, None)
+            continue
+        if name in fresh:
+            fresh[name] += objective.work - work
+            yield
             continue
         gain = math.log(_value(objective) / value) if value > 0 else 0.0
         patience[name] = PATIENCE[name] if _value(objective) > value else min(2 * patience[name], MOST_PATIENCE)
@@ -55,7 +69,34 @@ def _started_late(name: str, objective: Objective, rng: np.random.Generator) -> 
     yield from engines.get(name)(objective, rng)
 
 
-def _choose(work: float, running: dict[str, Iterator[None]], returns: dict[str, float], due: dict[str, float]) -> str:
+def _judging(objective: Objective) -> bool:
+    """Whether the search is for a witness against a function, which has no limit to come close to."""
+    return objective.target.contract is not None and objective.bound is None and objective.screen is None
+
+
+def _sampling(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
+    """A structured batch and a scattered one, in turn, for ever."""
+    while True:
+        for draw in (sampling.structured, sampling.scattered):
+            objective.engine = "sampling"
+            objective.evaluate(draw(objective.space, rng, objective.rows))
+            yield
+
+
+def _behind(work: float, fresh: dict[str, float]) -> str | None:
+    """The first whose part of the work is below its share."""
+    return next((name for name, spent in fresh.items() if spent < FRESH[name] * work), None)
+
+
+def _choose(
+    work: float,
+    running: dict[str, Iterator[None]],
+    returns: dict[str, float],
+    due: dict[str, float],
+    fresh: dict[str, float],
+) -> str:
+    """The best of those without a share of their own."""
+    running = {name: rounds for name, rounds in running.items() if name not in fresh}
     for name in running:
         if math.isinf(returns[name]) or work > due[name]:
             return name

@@ -1,9 +1,11 @@
 """Smaller shapes: what an implementation does with lengths that no vector width divides, or that are below one.
 
-Each round draws sizes for the dimensions that may be smaller than they are, most of them one, a power of two or next to
-one, and evaluates a structured batch (diffuzz.sampling) of each shape. A sum of three terms is held to a sharper bound
-than one of three hundred, and tails are code of their own. It is for the exact evaluation of implementations only:
-where a search is for the largest value of a formula, the largest shape has it, and every shape would be compiled anew.
+Each round draws sizes for the dimensions that may be smaller than they are, and evaluates a structured batch
+(diffuzz.sampling) of each shape, of so many rows as cost no more than a call costs anyway. Most of the sizes are dealt
+from a shuffled deck of the SMALL smallest, so that none of these is left out for long; others are powers of two, next
+to one, or log-uniform. A sum of three terms is held to a sharper bound than one of three hundred, and tails are code of
+their own. It is for the exact evaluation of implementations only: where a search is for the largest value of a formula,
+the largest shape has it, and every shape would be compiled anew.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffuzz import sampling
-from diffuzz.objective import Objective
-from diffuzz.space import Dim
+from diffuzz.objective import LEAST_WORK_PER_CALL, Objective
+from diffuzz.space import Dim, Space
 
-SHAPES_PER_ROUND = 4
-ROWS = 32
+SHAPES_PER_ROUND = 8
+LEAST_ROWS, MOST_ROWS = 4, 128
+# Steps of a dimension that are dealt from a deck.
+SMALL = 256
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
@@ -26,17 +30,31 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     free = [dim for dim in dims.values() if not dim.fixed and dim.size > dim.step]
     if not free or objective.screen is not None:
         return
+    decks: dict[str, list[int]] = {dim.name: [] for dim in free}
     while True:
         for _ in range(SHAPES_PER_ROUND):
             objective.engine = "shapes"
-            space = objective.space.resized({dim.name: _size(dim, rng) for dim in free})
-            objective.evaluate(sampling.structured(space, rng, min(ROWS, objective.rows)))
+            space = objective.space.resized({dim.name: _size(dim, decks[dim.name], rng) for dim in free})
+            objective.evaluate(sampling.structured(space, rng, _rows(space, objective)))
         yield
 
 
-def _size(dim: Dim, rng: np.random.Generator) -> int:
-    """A size of a dimension: one step, a power of two of them, one less or more than that, or any."""
-    most = dim.size // dim.step
-    near = (1 << int(rng.integers(0, most.bit_length()))) + int(rng.integers(-1, 2))
-    steps = near if rng.random() < 0.75 else int(rng.integers(1, most + 1))
+def _rows(space: Space, objective: Objective) -> int:
+    rows = LEAST_WORK_PER_CALL / (space.elements * objective.target.cost)
+    return int(np.clip(rows, LEAST_ROWS, MOST_ROWS))
+
+
+def _size(dim: Dim, deck: list[int], rng: np.random.Generator) -> int:
+    """A size of a dimension: the next of the deck, which is shuffled anew when it is empty; a power of two of steps,
+    one less or more than that; or any, the small ones more often.
+    """
+    most, kind = dim.size // dim.step, rng.random()
+    if kind < 5 / 8:
+        if not deck:
+            deck += (rng.permutation(min(most, SMALL)) + 1).tolist()
+        steps = deck.pop()
+    elif kind < 7 / 8:
+        steps = (1 << int(rng.integers(0, most.bit_length()))) + int(rng.integers(-1, 2))
+    else:
+        steps = int(np.exp(rng.uniform(0, np.log(most + 1))))
     return int(np.clip(steps, 1, most)) * dim.step

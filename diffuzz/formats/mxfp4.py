@@ -17,6 +17,7 @@ from diffuzz.formats import bits, parts
 from diffuzz.formats.format import Fields, Format, Parts, table
 
 LAYOUT = table(17, d="u1", qs=("u1", 16))
+NAN = 255
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 

@@ -110,7 +110,8 @@ def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.nda
         return arguments.joined(first * cos - second * sin, first * sin + second * cos, mode)
 
 
-@lru_cache(maxsize=64)
+# A candidate is called with some bases and every head_dim: 20 KiB each at most, for heads of 1024.
+@lru_cache(maxsize=512)
 def _turns(base: float, d: int) -> np.ndarray:
     """``base^(-2 i / d) / (2 pi)`` modulo 1 as a sum of fixed-point parts of 22 bits: float64[5, d/2]."""
     parts = np.zeros((_PARTS, d // 2))

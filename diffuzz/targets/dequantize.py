@@ -13,19 +13,25 @@ d q is exact among the subnormal numbers too. The magnitudes (2^-24 to 65504 * 1
 overflow nor underflow. So any two dequantisers that evaluate the formula in float32 agree to the bit on every block
 with finite scales; the search only checks that the two programs do.
 
-**A candidate** must give these values: the result of a block is fixed. (Zeros of either sign count as equal.)
+**A candidate** must give these values: the result of a block is fixed. (Zeros of either sign count as equal.) It is
+called with every scale that its format holds: in q8_K all finite float32 numbers, in mxfp4 all bytes. Nothing is
+promised of an element beyond the float32 range, and the byte 255 of mxfp4, a power of two in ggml and NaN in OCP's
+standard, may be either, for each element.
 """
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 
 from diffuzz import formats
+from diffuzz.formats import mxfp4
 from diffuzz.kernels import apr
 from diffuzz.measure import ulp_distance
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Arrays, Bound, Contract, Drift, Outcome, Parameter, Params, Target
 
+LARGEST = float(np.finfo(np.float32).max)
 PARAMETERS = (Parameter("format", "q4_K", "block format", choices=formats.names()),)
 
 
@@ -33,6 +39,21 @@ def space(p: Params) -> Space:
     """One block, with finite scales."""
     size = Dim("n", formats.get(p["format"]).block_size, fixed=True)
     return Space((TensorSpec("blocks", kind="blocks", shape=(size,), format=p["format"]),))
+
+
+def candidate_space(p: Params) -> Space:
+    """One block with any scale: up to the largest float32 number where scales are no f16 numbers."""
+    fmt, blocks = formats.get(p["format"]), space(p)["blocks"]
+    return Space((blocks if fmt.half_fields else attrs.evolve(blocks, largest_scale=LARGEST),))
+
+
+def accepts(p: Params, arrays: Arrays, result: np.ndarray) -> np.ndarray:
+    """bool[b, block_size]: elements that are right, or of which nothing is promised."""
+    wanted = formats.get(p["format"]).dequantize(arrays["blocks"])
+    right = (result == wanted) | np.isinf(wanted)
+    if p["format"] == "mxfp4":
+        right |= np.isnan(result) & (arrays["blocks"][:, :1] == mxfp4.NAN)
+    return np.asarray(right)
 
 
 def evaluate(p: Params, arrays: Arrays) -> Outcome:
@@ -65,5 +86,7 @@ TARGET = Target(
         call=lambda p, f, arrays: f(arrays["blocks"]),
         run=lambda p, arrays, kernels: kernels.dequantize(p["format"], arrays["blocks"]).astype(np.float32),
         kernels=_kernels,
+        accepts=accepts,
+        space=candidate_space,
     ),
 )

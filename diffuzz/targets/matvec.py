@@ -59,6 +59,10 @@ SMALLEST_SCALE = 2.0**-24
 # The block sum of q8_1 is an f16 number: 32 max|x| must stay below the largest one.
 LARGEST_WITH_BLOCK_SUM = 2040.0
 SMALLEST_PEAK = 2.0**-4
+ONE_ROW = Dim("rows", 1, fixed=True)
+# Rows of a case of a candidate: four at a time, and one that is left.
+MOST_ROWS = 5
+LEAST_BLOCKS = 5
 # Formats whose codes stand for the levels of a table.
 _LEVELS = {"iq4_nl": iq4_nl.LEVELS, "mxfp4": mxfp4.LEVELS}
 # How far beside the edge between two codes a start sits, in codes: more than float32 rounding, less than anything else.
@@ -75,6 +79,14 @@ PARAMETERS = (
     MAX_ABS,
     Parameter(
         "floor", 0.0, "0: norm-relative; above: relative to |A|, at least this share of ||w|| ||x||", low=0.0, high=1.0
+    ),
+    Parameter(
+        "candidate_n",
+        512,
+        "largest k that a candidate is called with, made an odd number of blocks, at least five",
+        low=32,
+        high=65536,
+        recorded=False,
     ),
 )
 
@@ -99,7 +111,7 @@ def activation_spec(p: Params, n: Dim, quantiser: str | None) -> TensorSpec:
     )
 
 
-def row_space(p: Params, *, rows: int = 1, quantised: bool = True) -> Space:
+def row_space(p: Params, *, rows: Dim = ONE_ROW, quantised: bool = True) -> Space:
     """Rows of weights and an activation.
 
     Raises ParameterError where n is not whole blocks, or a block sum of q8_1 would overflow.
@@ -115,7 +127,7 @@ def row_space(p: Params, *, rows: int = 1, quantised: bool = True) -> Space:
     weights = TensorSpec(
         "weights",
         kind="blocks",
-        shape=(Dim("rows", rows, fixed=True), n),
+        shape=(rows, n),
         format=p["format"],
         smallest_scale=0.0 if fmt.half_fields else SMALLEST_SCALE,
     )
@@ -355,14 +367,16 @@ def _lost_after_group(p: Params, rng: np.random.Generator, count: int) -> dict[s
 
 
 def contract_space(p: Params) -> Space:
-    """Three rows of an odd number of blocks, at least three: a mix-up of rows, columns or blocks shows.
+    """Up to MOST_ROWS rows of some candidate_n weights, at most an odd number of blocks of at least five: a mix-up of
+    rows, columns or blocks shows, and so do loops over four rows, or over four or sixteen blocks.
 
-    max|x| >= 2^-24 max_abs: block scales of activations that an f16 cannot hold are in it.
+    With arithmetic=gguf max|x| >= 2^-24 max_abs: block scales of activations that an f16 cannot hold are in it. With
+    apr x may be zero, or as small as float32 numbers are.
     """
-    size = formats.get(p["format"]).block_size
-    longer = {**p, "n": size * (max(3, p["n"] // size) | 1)}
-    weights, x = row_space(longer, rows=3, quantised=p["arithmetic"] == "gguf").tensors
-    return Space((weights, attrs.evolve(x, smallest_peak=p["max_abs"] * 2.0**-24)))
+    size, quantised = formats.get(p["format"]).block_size, p["arithmetic"] == "gguf"
+    longer = {**p, "n": size * (max(LEAST_BLOCKS, p["candidate_n"] // size) | 1)}
+    weights, x = row_space(longer, rows=Dim("rows", MOST_ROWS), quantised=quantised).tensors
+    return Space((weights, attrs.evolve(x, smallest_peak=p["max_abs"] * 2.0**-24 if quantised else 0.0)))
 
 
 def contract_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
@@ -426,14 +440,15 @@ def rounding(p: Params, arrays: Arrays) -> np.ndarray:
     """What float32 sums in any order may add, float64[b, m].
 
     gamma_{k+8} times the sum of all terms, offsets of codes apart, with the activations as large as quantising makes
-    them; subnormal products may be flushed to zero.
+    them. Subnormal products and sums may be flushed to zero, 2 k of them, and activations and sums of activations
+    that are then multiplied with a weight's factors.
     """
     weights, x = _each_row(arrays["weights"], arrays["x"])
     apart, magnitude = fused.terms(p["format"], weights, offsets=True), np.abs(x.astype(np.float64))
     if p["arithmetic"] == "gguf":
         magnitude = magnitude + errors.quantisation(partner(p), x)
     k = x.shape[1]
-    total = errors.gamma(k + 8) * (apart * magnitude).sum(axis=1) + (apart.sum(axis=1) + k) * 2.0**-126
+    total = errors.gamma(k + 8) * (apart * magnitude).sum(axis=1) + (apart.sum(axis=1) + k) * 2.0**-125
     return np.asarray(total.reshape(arrays["weights"].shape[:2]))
 
 

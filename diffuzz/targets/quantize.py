@@ -20,8 +20,9 @@ the programs are what is said here.
 
 **A candidate** must give ggml's bytes. With ``ties=any`` a code may also be another whole number within 1/2 + 508 u
 of x_i / d, which is both neighbours of an exact half; the sums that are stored with the codes must be those of its
-own codes. It is called with blocks down to zero, too, whatever smallest_peak says; nothing is promised for 0 < max|x| <
-2^-100, where 127 / max|x| may overflow.
+own codes. It is called with blocks down to zero, too, whatever smallest_peak says, and up to candidate_max_abs;
+nothing is promised for 0 < max|x| < 2^-100, where 127 / max|x| may overflow, nor of a block sum of q8_1 that no f16
+holds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from __future__ import annotations
 import attrs
 import numpy as np
 
-from diffuzz import errors, formats
+from diffuzz import calls, errors, formats
 from diffuzz.formats import q8_0, q8_k
 from diffuzz.kernels import gguf_py
 from diffuzz.sampling import clip
@@ -49,6 +50,7 @@ PARAMETERS = (
     Parameter("max_abs", 16.0, "largest |x|", low=1e-9, high=8e6),
     Parameter("smallest_peak", 0.01, "least max|x| of a block", low=1e-9, high=8e6),
     Parameter("ties", "even", "codes of a candidate: ggml's (halves to even), or any nearest", choices=("even", "any")),
+    calls.largest("x", low=1e-9, high=8e6),
 )
 
 
@@ -72,7 +74,14 @@ def space(p: Params) -> Space:
 
 def candidate_space(p: Params) -> Space:
     """One block of activations, zero or tiny ones included."""
-    return Space((attrs.evolve(space(p)["values"], smallest_peak=0.0),))
+    top = p["candidate_max_abs"]
+    return Space((attrs.evolve(space(p)["values"], low=-top, high=top, smallest_peak=0.0),))
+
+
+def candidate_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """Blocks of halves in the range of a candidate."""
+    top = p["candidate_max_abs"]
+    return starts({**p, "max_abs": top, "smallest_peak": min(p["smallest_peak"], top)}, rng, count)
 
 
 def _against(p: Params) -> str:
@@ -158,17 +167,21 @@ def accepts(p: Params, arrays: Arrays, result: np.ndarray) -> np.ndarray:
     """bool[b, type_size]: bytes that are right; with ``ties=any``, codes near enough, and the sums of these codes."""
     peak = np.abs(arrays["values"]).max(axis=1, keepdims=True)
     unpromised = (peak > 0) & (peak < _LEAST_PROMISED)
-    right = (result == _quantised(p, arrays)) | unpromised
+    fmt, values, wanted = formats.get(p["format"]), arrays["values"].astype(np.float64), _quantised(p, arrays)
+    right = (result == wanted) | unpromised
+    if p["format"] == "q8_1":
+        # A sum that no f16 holds: infinity here, the largest number elsewhere.
+        right[:, _bytes(fmt, "s")] |= ~np.isfinite(_records(fmt, wanted)["s"])[:, None]
     if p["ties"] == "even":
         return right
-    fmt, values = formats.get(p["format"]), arrays["values"].astype(np.float64)
-    given = np.ascontiguousarray(result).view(fmt.layout).reshape(-1)
+    given = _records(fmt, result)
     codes = given["qs"].astype(np.int32)
     right[:, _bytes(fmt, "qs")] = np.abs(_quotient(p, values) - codes) <= 0.5 + 4 * errors.UNIT * errors.LARGEST_CODE
     if p["format"] == "q8_1":
         step = np.abs(arrays["values"]).max(axis=1) / np.float32(errors.LARGEST_CODE)
         total = (step * codes.sum(axis=1).astype(np.float32)).astype(np.float16)
-        right[:, _bytes(fmt, "s")] = (given["s"].view(np.uint16) == total.view(np.uint16))[:, None]
+        same = given["s"].view(np.uint16) == total.view(np.uint16)
+        right[:, _bytes(fmt, "s")] = (same | ~np.isfinite(total))[:, None]
     if p["format"] == "q8_K":
         sums = codes.reshape(len(codes), 16, 16).sum(axis=2)
         right[:, _bytes(fmt, "bsums")] = np.repeat(given["bsums"] == sums, 2, axis=1)
@@ -180,6 +193,11 @@ def _quotient(p: Params, values: np.ndarray) -> np.ndarray:
     largest = np.take_along_axis(values, np.abs(values).argmax(axis=1)[:, None], axis=1)
     unit = -largest if p["format"] == "q8_K" else np.abs(largest)
     return errors.LARGEST_CODE * values / np.where(unit == 0, 1.0, unit)
+
+
+def _records(fmt: formats.Format, blocks: np.ndarray) -> np.ndarray:
+    """Blocks uint8[b, type_size] as records of their fields, [b]."""
+    return np.ascontiguousarray(blocks).view(fmt.layout).reshape(-1)
 
 
 def _bytes(fmt: formats.Format, field: str) -> slice:
@@ -223,6 +241,6 @@ TARGET = Target(
         accepts=accepts,
         allows=lambda p, arrays, result: accepts({**p, "ties": "any"}, arrays, result),
         space=candidate_space,
-        starts=starts,
+        starts=candidate_starts,
     ),
 )

@@ -54,6 +54,7 @@ from typing import Any
 
 import numpy as np
 
+from diffuzz import calls
 from diffuzz.errors import UNIT, gamma
 from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, ParameterError, Params, Target
@@ -67,7 +68,9 @@ PARAMETERS = (
     Parameter("gain", False, "search a gain w as well"),
     Parameter("gain_min", 0.01, "least gain", low=1e-6, high=1e6),
     Parameter("gain_max", 10.0, "greatest gain", low=1e-6, high=1e6),
-    Parameter("tail", True, "a candidate is called with an odd length, the largest up to n; false: n"),
+    calls.LENGTH,
+    calls.largest("x", low=1e-30, high=1e30),
+    calls.TAIL,
 )
 
 
@@ -125,15 +128,10 @@ def _componentwise_limit(ratio: float, delta: float) -> float:
     return float(np.sqrt(best) * (1 + 1e-9))
 
 
-def _candidate_length(p: Params) -> int:
-    """n, or with ``tail`` the largest odd number up to it: no vector width divides it, and every tail is run."""
-    return p["n"] - 1 | 1 if p["tail"] else int(p["n"])
-
-
 def candidate_space(p: Params) -> Space:
     """x, zero too, and the power of ten that multiplies eps."""
-    top = p["max_abs"]
-    x = TensorSpec("x", kind="activations", shape=(Dim("n", _candidate_length(p)),), low=-top, high=top)
+    top = p["candidate_max_abs"]
+    x = TensorSpec("x", kind="activations", shape=(calls.row(p),), low=-top, high=top)
     return Space((x, TensorSpec("eps_exponent", kind="positions", shape=(Dim("row", 1, fixed=True),), low=-3, high=3)))
 
 
@@ -144,29 +142,13 @@ def _eps(p: Params, arrays: Arrays) -> np.ndarray:
 
 def _call(p: Params, f: Callable[..., Any], arrays: Arrays) -> Any:
     """One call of the candidate for each eps in the batch."""
-    x, eps = arrays["x"], _eps(p, arrays)
-    values = np.unique(eps)
-    if len(values) == 1:
-        return f(x, float(values[0]))
-    parts = {value: np.asarray(f(x[eps == value].copy(), float(value))) for value in values}
-    for value, part in parts.items():
-        # Something else than one row of the same kind for each row: for the caller to complain about.
-        if part.shape != x[eps == value].shape or part.dtype != x.dtype:
-            return part
-    y = np.empty_like(x)
-    for value, part in parts.items():
-        y[eps == value] = part
-    return y
+    x = arrays["x"]
+    return calls.by_value(_eps(p, arrays), lambda eps, rows: f(x[rows], eps), x)
 
 
 def _run(p: Params, arrays: Arrays, kernels: Any) -> np.ndarray:
     """The operation by a kernel module, one call for each eps in the batch."""
-    x, eps = arrays["x"], _eps(p, arrays)
-    parts = {value: kernels.rms_norm(x[eps == value], float(value)) for value in np.unique(eps)}
-    y = np.empty(x.shape, np.result_type(*parts.values()))
-    for value, part in parts.items():
-        y[eps == value] = part
-    return y
+    return np.asarray(_call(p, kernels.rms_norm, arrays))
 
 
 def allowance(p: Params, arrays: Arrays) -> np.ndarray:

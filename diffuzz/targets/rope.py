@@ -41,17 +41,20 @@ by at most alpha_i ||r||. Sine and cosine are good to 2 ULP of 1 (4 u), each pro
     |y^ - y| <= min(alpha_i, 2) ||r|| + 8 u (|x0| + |x1|) + 2^-124
 
 The last term lets numbers below 2^-126 be flushed to zero. The allowance grows with the position, as the float32
-angle's error does.
+angle's error does. Positions are negative, too: a cache that is shifted turns keys back. The candidate is called with
+base * 10^j, j = -1..3 (the array base_exponent; at least 1), so that a constant in its place shows.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from diffuzz import calls
 from diffuzz.errors import UNIT
 from diffuzz.kernels import exact
 from diffuzz.sampling import clip
@@ -63,15 +66,30 @@ PARAMETERS = (
     Parameter("base", 10000.0, "base of the frequencies", low=1.0, high=1e9),
     Parameter("mode", "neox", "pairs (i, i + d/2), or (2i, 2i + 1)", choices=("neox", "norm")),
     Parameter("max_position", 4096, "largest position", low=0, high=2**24),
-    Parameter("candidate_max_position", 2**20, "largest position that a candidate is called with", low=0, high=2**24),
+    Parameter("candidate_max_position", 2**20, "largest |position| that a candidate is called with", low=0, high=2**24),
     Parameter("max_abs", 8.0, "largest |q| and |k|", low=1e-6, high=1e6),
     Parameter("perturb", "q", "what moves: q, or q and k", choices=("q", "qk")),
     Parameter("floor", 1e-3, "|s| counts from floor ||q|| ||k|| / sqrt d; 0: normalised score", low=0.0, high=1.0),
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "componentwise", "model of the perturbation", choices=("componentwise", "normwise")),
+    Parameter(
+        "candidate_head_dim",
+        128,
+        "largest head_dim that a candidate is called with, even",
+        low=2,
+        high=65536,
+        recorded=False,
+    ),
+    calls.largest("x"),
+    Parameter(
+        "tail",
+        True,
+        "a candidate is called with every even head_dim up to candidate_head_dim; false: with that alone",
+        recorded=False,
+    ),
 )
-# Heads of one position in a case of a candidate: enough for an index error to show.
-_HEADS = 2
+# Heads of one position in a case of a candidate, at most: four at a time and one that is left.
+_HEADS = 5
 # The relative rounding of value and bound, which are evaluated in float64.
 _FLOAT64 = 1e-9
 
@@ -79,6 +97,7 @@ _FLOAT64 = 1e-9
 def space(p: Params) -> Space:
     """q and k (neither zero), their positions, and the directions of what moves."""
     d, top = _head_dim(p), p["max_abs"]
+    _even("candidate_head_dim", p)
     names = inputs(p)
     vectors = [
         TensorSpec(name, kind="activations", shape=(d,), low=-top, high=top, smallest_peak=top * 2.0**-20)
@@ -148,18 +167,32 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 
 def candidate_space(p: Params) -> Space:
-    """x of a few heads, and its position."""
-    top = p["max_abs"]
-    x = TensorSpec("x", kind="activations", shape=(Dim("heads", _HEADS), _head_dim(p)), low=-top, high=top)
-    return Space((x, _positions(Dim("token", 1, fixed=True), p["candidate_max_position"])))
+    """x of a few heads, its position, negative ones too, and the power of ten that multiplies the base."""
+    top, farthest, token = p["candidate_max_abs"], p["candidate_max_position"], Dim("token", 1, fixed=True)
+    head_dim = Dim("head_dim", _even("candidate_head_dim", p), step=2, fixed=not p["tail"])
+    x = TensorSpec("x", kind="activations", shape=(Dim("heads", _HEADS), head_dim), low=-top, high=top)
+    positions = TensorSpec("positions", kind="positions", shape=(token,), low=-farthest, high=farthest)
+    return Space((x, positions, TensorSpec("base_exponent", kind="positions", shape=(token,), low=-1, high=3)))
+
+
+def _base(p: Params, arrays: Arrays) -> np.ndarray:
+    """float64[b]: the base of each row."""
+    return np.maximum(p["base"] * 10.0 ** arrays["base_exponent"][:, 0].astype(np.float64), 1.0)
+
+
+def _call(p: Params, f: Callable[..., Any], arrays: Arrays) -> Any:
+    """One call of the candidate for each base in the batch."""
+    x, positions = arrays["x"], arrays["positions"][:, 0]
+    return calls.by_value(_base(p, arrays), lambda base, rows: f(x[rows], positions[rows], base, p["mode"]), x)
 
 
 def allowance(p: Params, arrays: Arrays) -> np.ndarray:
     """The a-priori error bound derived above, float64[b, heads, d]."""
-    x, d, u = np.abs(arrays["x"].astype(np.float64)), p["head_dim"], UNIT
+    x, base, u = np.abs(arrays["x"].astype(np.float64)), _base(p, arrays)[:, None], UNIT
+    d = x.shape[-1]
     i = np.arange(d // 2)
-    angle = np.abs(arrays["positions"].astype(np.float64)) * p["base"] ** (-2.0 * i / d)
-    turn = np.minimum(angle * u * (2 * (2 * i / d) * math.log(p["base"]) + 4 * i + 8), 2.0)
+    angle = np.abs(arrays["positions"].astype(np.float64)) * base ** (-2.0 * i / d)
+    turn = np.minimum(angle * u * (2 * (2 * i / d) * np.log(base) + 4 * i + 8), 2.0)
     if p["mode"] == "norm":
         x0, x1 = x[..., 0::2], x[..., 1::2]
     else:
@@ -168,10 +201,15 @@ def allowance(p: Params, arrays: Arrays) -> np.ndarray:
     return np.repeat(error, 2, axis=-1) if p["mode"] == "norm" else np.concatenate([error, error], axis=-1)
 
 
+def _even(name: str, p: Params) -> int:
+    """A parameter that is a head_dim. Raises ParameterError for an odd one."""
+    if p[name] % 2:
+        raise ParameterError(f"parameter {name}={p[name]}: an even number is needed, RoPE turns pairs")
+    return int(p[name])
+
+
 def _head_dim(p: Params) -> Dim:
-    if p["head_dim"] % 2:
-        raise ParameterError(f"parameter head_dim={p['head_dim']}: an even number is needed, RoPE turns pairs")
-    return Dim("head_dim", p["head_dim"], fixed=True)
+    return Dim("head_dim", _even("head_dim", p), fixed=True)
 
 
 def _positions(dim: Dim, largest: int) -> TensorSpec:
@@ -197,8 +235,8 @@ TARGET = Target(
     starts=starts,
     contract=Contract(
         signature="f(x: float32[b, heads, head_dim], positions: int32[b], base: float, mode: str) -> float32 like x",
-        call=lambda p, f, arrays: f(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
-        run=lambda p, arrays, kernels: kernels.rope(arrays["x"], arrays["positions"][:, 0], p["base"], p["mode"]),
+        call=_call,
+        run=lambda p, arrays, kernels: np.asarray(_call(p, kernels.rope, arrays)),
         kernels=lambda p: ("apr", "exact", "ggml", "ggml:zen", "xla", "libggml"),
         allowance=allowance,
         space=candidate_space,

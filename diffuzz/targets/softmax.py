@@ -50,6 +50,7 @@ from typing import Any
 
 import numpy as np
 
+from diffuzz import calls
 from diffuzz.errors import UNIT, gamma
 from diffuzz.kernels import exact
 from diffuzz.sampling import clip, float32_range
@@ -61,9 +62,10 @@ PARAMETERS = (
     Parameter("max_abs", 10.0, "largest |z|", low=1e-3, high=1e4),
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "l1", "model of the perturbation", choices=("l1", "componentwise")),
-    Parameter("candidate_max_abs", 120.0, "largest |z| that a candidate is called with", low=1e-3, high=1e4),
+    calls.LENGTH,
+    calls.largest("z", 120.0, high=1e4, recorded=True),
     Parameter("masked", True, "for a candidate a logit at -candidate_max_abs stands for -inf, a masked one"),
-    Parameter("tail", True, "a candidate is called with an odd length, the largest up to n; false: n"),
+    calls.TAIL,
 )
 
 # The relative rounding of value and bound, which are evaluated in float64.
@@ -122,15 +124,10 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
     return {"z": clip(spec, z), "z_direction": np.where(order == 0, sign * length, 0.0).astype(np.float32)}
 
 
-def _candidate_length(p: Params) -> int:
-    """n, or with ``tail`` the largest odd number up to it: no vector width divides it, and every tail is run."""
-    return p["n"] - 1 | 1 if p["tail"] else int(p["n"])
-
-
 def candidate_space(p: Params) -> Space:
     """The logits alone, up to the range of a candidate."""
     top = p["candidate_max_abs"]
-    return Space((TensorSpec("z", kind="logits", shape=(Dim("n", _candidate_length(p)),), low=-top, high=top),))
+    return Space((TensorSpec("z", kind="logits", shape=(calls.row(p),), low=-top, high=top),))
 
 
 def _given(p: Params, arrays: Arrays) -> np.ndarray:

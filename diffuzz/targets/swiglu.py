@@ -42,7 +42,7 @@ from typing import Any
 
 import numpy as np
 
-from diffuzz import perturb
+from diffuzz import calls, perturb
 from diffuzz.errors import UNIT
 from diffuzz.kernels import exact
 from diffuzz.sampling import clip
@@ -55,10 +55,9 @@ PARAMETERS = (
     Parameter("inputs", "gate", "what moves: gate, or gate and up", choices=("gate", "both")),
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "componentwise", "model of the perturbation", choices=("componentwise",)),
-    Parameter(
-        "candidate_max_abs", 120.0, "largest |gate| and |up| that a candidate is called with", low=1e-3, high=1e9
-    ),
-    Parameter("tail", True, "a candidate is called with an odd length, the largest up to n; false: n"),
+    calls.LENGTH,
+    calls.largest("gate| and |up", recorded=True),
+    calls.TAIL,
 )
 # Where s / (1 + e^s) is largest: the root of s = 1 + e^-s.
 _STEEPEST = 1.2784645427610738
@@ -121,14 +120,9 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
     return {spec.name: clip(spec, batch[spec.name]) for spec in space(p).tensors}
 
 
-def _candidate_length(p: Params) -> int:
-    """n, or with ``tail`` the largest odd number up to it: no vector width divides it, and every tail is run."""
-    return p["n"] - 1 | 1 if p["tail"] else int(p["n"])
-
-
 def candidate_space(p: Params) -> Space:
     """gate and up, up to the range of a candidate."""
-    n, top = Dim("n", _candidate_length(p)), p["candidate_max_abs"]
+    n, top = calls.row(p), p["candidate_max_abs"]
     return Space(tuple(TensorSpec(name, kind="activations", shape=(n,), low=-top, high=top) for name in ("gate", "up")))
 
 

@@ -127,6 +127,54 @@ def test_correct_candidates_are_not_flagged(name: str) -> None:
     assert _worst(lambda name, blocks: formats.get(name).dequantize(blocks) + np.float32(0), name) == 0
 
 
+def _judged(name: str, function: object, blocks: np.ndarray) -> float:
+    params = DEQUANTIZE.params({"format": name})
+    target = with_candidate(DEQUANTIZE, params, function, "f")
+    return float(target.question.evaluate(params, {"blocks": blocks}).value[0])
+
+
+def _signed_exponent(name: str, blocks: np.ndarray) -> np.ndarray:
+    return np.where(blocks[:, :1] >= 160, np.float32(0), formats.get(name).dequantize(blocks))
+
+
+def _large_scale_lost(name: str, blocks: np.ndarray) -> np.ndarray:
+    large = np.abs(formats.get(name).scales(blocks)["d"]) > 1e6
+    return np.where(large[:, None], np.float32(0), formats.get(name).dequantize(blocks))
+
+
+@pytest.mark.parametrize(("wrong", "name"), [(_signed_exponent, "mxfp4"), (_large_scale_lost, "q8_K")])
+def test_scales_are_not_only_f16_numbers(wrong: object, name: str) -> None:
+    """A candidate sees all scales that its format holds; the target's own question stays within f16."""
+    assert _worst(wrong, name) > 0
+    assert DEQUANTIZE.space(DEQUANTIZE.params({"format": name}))["blocks"].largest_scale == 65504
+
+
+def test_the_last_byte_of_mxfp4_may_be_nan() -> None:
+    """Byte 255 is 2^127 in ggml and NaN in OCP: either, but nothing else; and no other byte is NaN."""
+    blocks = np.zeros((1, 17), np.uint8)
+    blocks[0, 1:] = 1
+    ggml = formats.get("mxfp4").dequantize
+
+    def nan(blocks: np.ndarray) -> np.ndarray:
+        return np.full((len(blocks), 32), np.nan, np.float32)
+
+    for byte, allowed in ((255, True), (254, False)):
+        blocks[0, 0] = byte
+        assert _judged("mxfp4", ggml, blocks) == 0
+        assert (_judged("mxfp4", nan, blocks) == 0) == allowed
+        assert _judged("mxfp4", lambda b: np.zeros((len(b), 32), np.float32), blocks) == 16
+
+
+def test_nothing_is_promised_beyond_float32() -> None:
+    """12 times 2^126 is no float32 number: infinite or the largest, and its neighbours are judged all the same."""
+    blocks = np.zeros((1, 17), np.uint8)
+    blocks[0, :3] = 254, 7, 1
+    largest = np.finfo(np.float32).max
+    assert np.isinf(formats.get("mxfp4").dequantize(blocks)[0, 0])
+    assert _judged("mxfp4", lambda b: np.clip(formats.get("mxfp4").dequantize(b), -largest, largest), blocks) == 0
+    assert _judged("mxfp4", lambda b: 0 * np.clip(formats.get("mxfp4").dequantize(b), -1, 1), blocks) == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from itertools import islice
+
 import numpy as np
 import pytest
 
 from diffuzz import errors, formats, sampling, targets
+from diffuzz.candidate import with_candidate
+from diffuzz.engines import auto
 from diffuzz.formats import q8_0, q8_k
 from diffuzz.kernels import apr, exact, fused, ggml
+from diffuzz.objective import Budget, Objective
 from diffuzz.published import ramp, seed_block
 from diffuzz.target import ParameterError
 from diffuzz.targets import matvec
@@ -259,6 +265,67 @@ def test_bugs_are_flagged(format, name):
     """Truncated codes, a lost last block and mixed-up rows leave the allowance on some case."""
     params = TARGET.params({"format": format})
     assert worst(params, BUGS[name](params)) > 1.5
+
+
+def _when(condition):
+    """Bug: the result is doubled where ``condition(weights, x)``."""
+
+    def bug(params):
+        return lambda w, x: ggml.vec_dot(params["format"], w, x[None])[:, 0] * np.float32(2 if condition(w, x) else 1)
+
+    return bug
+
+
+SIZES = {
+    "one row": _when(lambda w, x: len(w) == 1),
+    "four rows": _when(lambda w, x: len(w) >= 4),
+    "k of 512": _when(lambda w, x: len(x) >= 512),
+}
+
+
+@pytest.mark.parametrize("format", ["q4_0", "q4_K"])
+@pytest.mark.parametrize("name", SIZES)
+def test_candidates_see_other_sizes(format, name):
+    """One row alone, four and more, and sixteen blocks of 32, or four of 256, are in the space."""
+    params = TARGET.params({"format": format})
+    target = with_candidate(TARGET, params, SIZES[name](params), "f")
+    objective = Objective(target, params, Budget(math.inf))
+    list(islice(auto.rounds(objective, np.random.default_rng(0)), 12))
+    assert objective.best.value > 1.5
+
+
+@pytest.mark.parametrize(("given", "blocks"), [({"format": "q4_0"}, 17), ({}, 5), ({"candidate_n": 2048}, 9)])
+def test_the_largest_number_of_blocks_is_odd(given, blocks):
+    """candidate_n rounded to an odd number of blocks, at least five; n is the length of the target's own question."""
+    params = TARGET.params({**given, "n": 768})
+    size = formats.get(params["format"]).block_size
+    assert CONTRACT.space(params)["x"].shape[0].size == blocks * size
+    assert TARGET.space(params)["x"].shape[0].size == 768
+
+
+@pytest.mark.parametrize("format", ["iq4_nl", "q4_K"])
+def test_flushed_activations_are_flagged_where_x_is_not_quantised(format):
+    """Without a quantiser x below 1e-20 counts, and subnormal x, products and sums alone may be flushed."""
+    params, fmt = TARGET.params({"format": format, "arithmetic": "apr"}), formats.get(format)
+
+    def flushing(least):
+        def function(w, x):
+            kept = np.where(np.abs(x) < least, np.float32(0), x)
+            weights = fmt.dequantize(w.reshape(-1, fmt.type_size)).reshape(len(w), -1)
+            terms = _flushed(weights * kept)
+            total = np.zeros(len(w), np.float32)
+            for column in terms.T:
+                total = _flushed(total + column)
+            return total
+
+        return function
+
+    assert worst(params, flushing(1e-20), 200) > 1.5
+    assert worst(params, flushing(2.0**-126), 200) <= 1
+
+
+def _flushed(x):
+    return np.where(np.abs(x) < np.float32(2.0**-126), np.float32(0), x)
 
 
 def test_an_f16_scale_is_flagged_where_the_format_keeps_float32():

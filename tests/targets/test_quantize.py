@@ -59,6 +59,53 @@ def test_a_half_rounds_to_either_side() -> None:
     assert (outcome.value.tolist(), outcome.detail["codes that differ"].tolist()) == ([1 / 127], [1.0])
 
 
+def _only(function: object, name: str, values: np.ndarray, **given: object) -> float:
+    """The largest value of the contract for these blocks."""
+    params = QUANTIZE.params({"format": name, **given})
+    target = with_candidate(QUANTIZE, params, lambda values: function(name, values), "f")
+    return float(target.question.evaluate(params, {"values": values}).value.max())
+
+
+def _zero_beyond(name: str, values: np.ndarray) -> np.ndarray:
+    return formats.get(name).quantize(np.where(np.abs(values).max(axis=1, keepdims=True) > 100, 0, values))
+
+
+def _zero_below(name: str, values: np.ndarray) -> np.ndarray:
+    return formats.get(name).quantize(np.where(np.abs(values).max(axis=1, keepdims=True) < 1e-20, 0, values))
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q8_1", "q8_K"])
+@pytest.mark.parametrize("wrong", [_zero_beyond, _zero_below], ids=lambda f: f.__name__)
+def test_candidates_see_large_and_small_blocks(wrong: object, name: str) -> None:
+    """Blocks that vanish beyond 100, or below 1e-20, are found whatever max_abs and smallest_peak are."""
+    assert _worst(wrong, name, "any") > 0
+
+
+def test_a_sum_that_overflows_is_not_judged() -> None:
+    """The block sum of q8_1 is no f16 number from 65520 on: infinite or saturated, by either rule for ties; codes are
+    judged all the same.
+    """
+    values = np.full((1, 32), 5e4, np.float32)
+
+    def saturated(name: str, values: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            fields = formats.get(name).unpack(formats.get(name).quantize(values))
+        return formats.get(name).pack(fields | {"s": np.clip(fields["s"], -65504, 65504)})
+
+    for ties in ("even", "any"):
+        assert _only(saturated, "q8_1", values, ties=ties) == 0
+        assert _only(_zero_beyond, "q8_1", values, ties=ties) > 0
+        assert _only(saturated, "q8_1", values / 25, ties=ties) == 0
+
+
+@pytest.mark.parametrize("top", [1e-9, 1e-3, 8e6])
+def test_constructions_are_in_the_range_of_a_candidate(top: float) -> None:
+    """Whatever that is, and whatever the range of the target's own question."""
+    params = QUANTIZE.params({"candidate_max_abs": top})
+    starts = QUANTIZE.contract.starts(params, np.random.default_rng(0), 100)
+    assert QUANTIZE.contract.space(params).admissible(starts).all()
+
+
 def test_identical_codes_are_no_difference() -> None:
     """Whole multiples of the step come back as they were, in every variant."""
     for name, against in PAIRS:

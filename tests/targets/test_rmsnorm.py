@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,6 +146,19 @@ def _tail_lost(x: np.ndarray, eps: float) -> np.ndarray:
     return x / np.sqrt((whole * whole).sum(axis=1, keepdims=True) / np.float32(x.shape[1]) + np.float32(eps))
 
 
+def _long_doubled(x: np.ndarray, eps: float) -> np.ndarray:
+    return _pairwise(x, eps) * np.float32(2 if x.shape[1] >= 1024 else 1)
+
+
+def _half_squares(x: np.ndarray, eps: float) -> np.ndarray:
+    total = np.minimum((x * x).sum(axis=1, keepdims=True), np.float32(65504))
+    return x / np.sqrt(total / np.float32(x.shape[1]) + np.float32(eps))
+
+
+def _half_input(x: np.ndarray, eps: float) -> np.ndarray:
+    return _pairwise(np.where(np.abs(x) > 65504, np.float32(0), x), eps)
+
+
 def _worst(function: object, **given_params: object) -> float:
     params = RMSNORM.params(given_params)
     target = with_candidate(RMSNORM, params, function, "f")
@@ -163,12 +178,14 @@ def _worst(function: object, **given_params: object) -> float:
     "options",
     [
         {},
-        {"n": 2},
-        {"n": 1000},
-        {"max_abs": 1e-30},
-        {"max_abs": 1e30},
-        {"eps": 0.0, "max_abs": 1e-15},
-        {"eps": 0.0, "max_abs": 1e-18},
+        {"candidate_n": 1},
+        {"candidate_n": 2},
+        {"candidate_n": 4096},
+        {"candidate_max_abs": 16.0},
+        {"candidate_max_abs": 1e-30},
+        {"candidate_max_abs": 1e30},
+        {"eps": 0.0, "candidate_max_abs": 1e-15},
+        {"eps": 0.0, "candidate_max_abs": 1e-18},
         {"eps": 10.0},
     ],
     ids=str,
@@ -179,6 +196,23 @@ def test_correct_candidates_are_not_flagged(correct: object, options: dict[str, 
         assert _worst(correct, **options) <= 1.0
 
 
+def test_the_allowance_holds_up_to_where_the_sum_overflows() -> None:
+    """A float32 fold stays within it just below the overflow of its sum of squares, and beyond it nothing is promised;
+    checked in rational arithmetic.
+    """
+    largest = Fraction(float(np.finfo(np.float32).max))
+    for n, top in ((1025, 5.76e17), (1025, 5.762e17), (1025, 5.77e17), (3, 1.065e19), (3, 1.066e19)):
+        x = np.full((1, n), top, np.float32)
+        arrays = {"x": x, "eps_exponent": np.zeros((1, 1), np.int32)}
+        allowed = RMSNORM.contract.allowance(RMSNORM.params({"candidate_max_abs": 1e30}), arrays)[0, 0]
+        square = n * Fraction(float(x[0, 0])) ** 2
+        with np.errstate(over="ignore"):
+            total = np.add.accumulate(x * x, axis=1)[0, -1]
+            y = x[0, 0] / np.sqrt(total / np.float32(n) + np.float32(1e-6))
+        assert np.isinf(allowed) == (square * (1 + Fraction(n + 4, 2**24 - n - 4)) >= largest)
+        assert np.isinf(allowed) or abs(float(y) - 1) <= allowed
+
+
 @pytest.mark.parametrize(
     ("wrong", "options"),
     [
@@ -187,12 +221,17 @@ def test_correct_candidates_are_not_flagged(correct: object, options: dict[str, 
         (_eps_outside, {}),
         (_sum_for_mean, {}),
         (_layer_norm, {}),
-        (_tail_lost, {"n": 255}),
+        (_tail_lost, {"candidate_n": 255}),
+        (_long_doubled, {}),
+        (_half_squares, {}),
+        (_half_input, {}),
     ],
     ids=lambda v: getattr(v, "__name__", str(v)),
 )
 def test_wrong_candidates_are_flagged(wrong: object, options: dict[str, object]) -> None:
-    """A constant for eps (even the default's), eps in the wrong place, a sum, another norm, a lost tail."""
+    """A constant for eps (even the default's), eps in the wrong place, a sum, another norm, a lost tail, a bug in long
+    rows only, sums and numbers that no f16 holds.
+    """
     assert _worst(wrong, **options) > 1.0
 
 

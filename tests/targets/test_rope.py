@@ -110,8 +110,20 @@ def test_two_moving_vectors(c: float, delta: float, seed: int) -> None:
 
 def test_head_dim_must_be_even() -> None:
     """RoPE turns pairs."""
-    with pytest.raises(ParameterError, match="head_dim=63: an even number is needed"):
-        ROPE.params({"head_dim": 63})
+    for name in ("head_dim", "candidate_head_dim"):
+        with pytest.raises(ParameterError, match=f"{name}=63: an even number is needed"):
+            ROPE.params({name: 63})
+
+
+def test_a_kernel_for_one_head_dim() -> None:
+    """With tail=false a candidate is called with no other, and otherwise with every even one."""
+
+    def lengths(**given_params: object) -> list[int]:
+        dim = ROPE.contract.space(ROPE.params(given_params))["x"].shape[1]
+        return [size for size in range(200) if dim.admits(size)]
+
+    assert lengths(candidate_head_dim=80, tail=False) == [80]
+    assert lengths(candidate_head_dim=8) == [2, 4, 6, 8]
 
 
 def _float64(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
@@ -160,6 +172,24 @@ def _half_sines(x: np.ndarray, positions: np.ndarray, base: float, mode: str) ->
     return _float32(x, positions, base, mode).astype(np.float16).astype(np.float32)
 
 
+def _heads_of_64(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
+    return exact.rope(x, positions, base ** (x.shape[-1] / 64), mode).astype(np.float32)
+
+
+def _fourth_head_left(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
+    y = _float32(x, positions, base, mode)
+    y[:, 3:4] = x[:, 3:4]
+    return y
+
+
+def _unsigned_position(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
+    return apr.rope(x, np.abs(positions), base, mode)
+
+
+def _flushing_far_down(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
+    return _float64(np.where(np.abs(x) < 1e-20, np.float32(0), x), positions, base, mode)
+
+
 def _worst(function: object, **given_params: object) -> float:
     params = ROPE.params(given_params)
     target = with_candidate(ROPE, params, function, "f")
@@ -179,7 +209,7 @@ def test_correct_candidates_are_not_flagged(
     correct: object, mode: str, farthest: int, base: float, head_dim: int
 ) -> None:
     """Frequencies from a power or a recurrence, fused or not, in float32 or float64: all within the a-priori bound."""
-    assert _worst(correct, mode=mode, candidate_max_position=farthest, base=base, head_dim=head_dim) <= 1.0
+    assert _worst(correct, mode=mode, candidate_max_position=farthest, base=base, candidate_head_dim=head_dim) <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -187,7 +217,12 @@ def test_correct_candidates_are_not_flagged(
     [
         (_always_neox, {"mode": "norm"}),
         (_one_position_late, {}),
+        (_base_of_ten_thousand, {}),
         (_base_of_ten_thousand, {"base": 5e5}),
+        (_heads_of_64, {}),
+        (_fourth_head_left, {}),
+        (_unsigned_position, {}),
+        (_flushing_far_down, {}),
         (_backwards, {}),
         (_first_head_only, {}),
         (_half_sines, {}),
@@ -196,5 +231,5 @@ def test_correct_candidates_are_not_flagged(
     ids=lambda v: getattr(v, "__name__", ""),
 )
 def test_wrong_candidates_are_flagged(wrong: object, options: dict[str, object]) -> None:
-    """Wrong pairs, positions, base, sense, heads, and a lossy result."""
+    """Wrong pairs, positions, base, sense, heads, a fixed head_dim, a lossy result, and one flushed far down."""
     assert _worst(wrong, **options) > 1.0

@@ -134,6 +134,14 @@ def _by_tanh(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     return gate * (np.float32(1) + np.tanh(gate / 2)) / 2 * up
 
 
+def _long_doubled(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    return _two_sided(gate, up) * np.float32(2 if gate.shape[1] >= 256 else 1)
+
+
+def _byte_gate(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    return _two_sided(np.clip(gate, -127, 127), up)
+
+
 def _worst(function: object, **given_params: object) -> float:
     params = SWIGLU.params(given_params)
     target = with_candidate(SWIGLU, params, function, "f")
@@ -157,8 +165,12 @@ def test_correct_candidates_are_not_flagged(correct: object, candidate_max_abs: 
 
 
 @pytest.mark.parametrize(
-    "wrong", [_overflowing, _two_overflows, _gelu, _swapped, _half_table, _by_tanh], ids=lambda f: f.__name__
+    "wrong",
+    [_overflowing, _two_overflows, _gelu, _swapped, _half_table, _by_tanh, _long_doubled, _byte_gate],
+    ids=lambda f: f.__name__,
 )
 def test_wrong_candidates_are_flagged(wrong: object) -> None:
-    """inf/inf at either end, another activation, swapped inputs, a lossy table, a form that cancels."""
+    """inf/inf at either end, another activation, swapped inputs, a lossy table, a form that cancels, a bug in long rows
+    only, gates beyond 127.
+    """
     assert _worst(wrong) > 1.0
