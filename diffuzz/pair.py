@@ -36,6 +36,8 @@ _RELATIVE_NOISE = 1e-6
 _LARGEST = float(np.finfo(np.float32).max)
 EXACT = "exact"
 CANDIDATE = "candidate"
+# Compiles its operations for each shape.
+COMPILED = "xla"
 # Cases of a batch that an implementation may fail on before the rest of the batch is left alone.
 _MOST_FAILURES = 8
 
@@ -107,6 +109,7 @@ def with_pair(
         limit=lambda p: 0.0 if fixed else 1.0,
         tolerance=0.0 if fixed else _RELATIVE_NOISE,
         starts=contract.starts if contract.space else target.starts,
+        compiles=COMPILED in (a, b),
     )
 
 

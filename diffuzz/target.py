@@ -242,7 +242,7 @@ class Target:
     makes a batch of constructions that are known to come close to the limit. ``tolerance`` is the relative difference
     within which a replay on another machine counts as the same value: 0 where every bit is ours, a few float64 ULP of
     noise where libm takes part. ``cost`` is the work of one evaluation in operations per element of the case, relative
-    to a norm's.
+    to a norm's. ``compiles`` says that each new shape is compiled, so that engines look at few.
     """
 
     name: str
@@ -258,6 +258,7 @@ class Target:
     cost: float = 1.0
     starts: Callable[[Params, np.random.Generator, int], dict[str, np.ndarray]] | None = None
     contract: Contract | None = None
+    compiles: bool = False
 
     def params(self, given: Mapping[str, Any] | None = None) -> Params:
         """All parameters, the given ones (text or numbers) parsed and checked, the others at their defaults.

@@ -168,10 +168,11 @@ def test_shapes_leaves_no_small_length_out_for_long() -> None:
     assert set(range(1, shapes.SMALL + 1)) <= lengths
 
 
-def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function() -> None:
+def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much noise a right function offers to climb, other shapes and fresh batches get their parts of the work;
     a search of the target's own question is another.
     """
+    monkeypatch.setattr(auto, "FIRST", 2**18)
     target, params = judged(right, {"candidate_n": 16})
     objective = Objective(target, params, Budget(math.inf))
     spent = dict.fromkeys([*auto.FRESH, "evolution"], 0.0)
@@ -187,6 +188,25 @@ def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function() -> None:
     for _ in islice(auto.rounds(own, np.random.default_rng(0)), 10):
         engines_seen.add(own.engine)
     assert "sampling" not in engines_seen
+
+
+def test_few_shapes_where_each_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a function that compiles for each shape few are evaluated, and of any function fewer in the first second."""
+    monkeypatch.setattr(auto, "FIRST", 2**23)
+    calls_per_work = []
+    for compiles, rounds in ((True, 60), (False, 10), (False, 200)):
+        lengths: list[int] = []
+
+        def seen(x: np.ndarray, eps: float, lengths: list[int] = lengths) -> np.ndarray:
+            lengths.append(x.shape[1])
+            return right(x, eps)
+
+        target, params = judged(seen, {"candidate_n": 300})
+        objective = Objective(attrs.evolve(target, compiles=compiles), params, Budget(math.inf))
+        some_rounds("auto", objective, rounds)
+        assert compiles or (objective.work > 2 * auto.FIRST) == (rounds == 200)
+        calls_per_work.append(sum(length < 301 for length in lengths) / objective.work)
+    assert calls_per_work[0] < 0.5 * calls_per_work[1] < 0.25 * calls_per_work[2]
 
 
 def test_a_narrow_window_is_found() -> None:

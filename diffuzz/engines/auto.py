@@ -26,8 +26,11 @@ MEMORY = 0.7
 # each that brings nothing it waits twice as long.
 PATIENCE = {"evolution": 1, "shapes": 4, "gradient": 4, "pbt": 8, "random": 16}
 MOST_PATIENCE = 2**20
-# Shares of the work in a contract: other shapes, and batches of the full shape that nobody has climbed to.
+# Shares of the work in a contract: other shapes, and batches of the full shape that nobody has climbed to. In the first
+# second's work there are fewer shapes, since a function that compiles each of them would get to nothing else; and few
+# ever where that is known.
 FRESH = {"shapes": 0.3, "sampling": 0.25}
+FIRST, FIRST_SHAPES, COMPILED_SHAPES = 2**24, 0.1, 0.02
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
@@ -46,7 +49,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     due = dict.fromkeys(ORDER, 0.0)
     patience = dict(PATIENCE)
     while running:
-        name = _behind(objective.work, fresh) or _choose(objective.work, running, returns, due, fresh)
+        name = _behind(objective, fresh) or _choose(objective.work, running, returns, due, fresh)
         work, value = objective.work, _value(objective)
         if next(running[name], "ended") == "ended":
             del running[name]
@@ -83,9 +86,14 @@ def _sampling(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
             yield
 
 
-def _behind(work: float, fresh: dict[str, float]) -> str | None:
+def _behind(objective: Objective, fresh: dict[str, float]) -> str | None:
     """The first whose part of the work is below its share."""
-    return next((name for name, spent in fresh.items() if spent < FRESH[name] * work), None)
+    shares = dict(FRESH)
+    if objective.target.compiles:
+        shares["shapes"] = COMPILED_SHAPES
+    elif objective.work <= FIRST:
+        shares["shapes"] = FIRST_SHAPES
+    return next((name for name, spent in fresh.items() if spent < shares[name] * objective.work), None)
 
 
 def _choose(

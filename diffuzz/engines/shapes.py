@@ -18,21 +18,23 @@ from diffuzz import sampling
 from diffuzz.objective import LEAST_WORK_PER_CALL, Objective
 from diffuzz.space import Dim, Space
 
-SHAPES_PER_ROUND = 8
+SHAPES_PER_ROUND, COMPILED_PER_ROUND = 8, 2
 LEAST_ROWS, MOST_ROWS = 4, 128
 # Steps of a dimension that are dealt from a deck.
 SMALL = 256
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
-    """SHAPES_PER_ROUND batches a round, for ever; ends at once where there is one shape, or a compiled screen."""
+    """SHAPES_PER_ROUND batches a round, for ever, or COMPILED_PER_ROUND where each shape is compiled; ends at once
+    where there is one shape, or a compiled screen.
+    """
     dims = {dim.name: dim for spec in objective.space.tensors for dim in spec.shape}
     free = [dim for dim in dims.values() if not dim.fixed and dim.size > dim.step]
     if not free or objective.screen is not None:
         return
     decks: dict[str, list[int]] = {dim.name: [] for dim in free}
     while True:
-        for _ in range(SHAPES_PER_ROUND):
+        for _ in range(COMPILED_PER_ROUND if objective.target.compiles else SHAPES_PER_ROUND):
             objective.engine = "shapes"
             space = objective.space.resized({dim.name: _size(dim, decks[dim.name], rng) for dim in free})
             objective.evaluate(sampling.structured(space, rng, _rows(space, objective)))
