@@ -106,6 +106,18 @@ def given_parameters(settings: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return given
 
 
+def complain(message: str, code: int) -> int:
+    """One line on stderr, whatever the message quotes; ``code``."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    click.echo(f"diffuzz: {line}", err=True)
+    return code
+
+
+def unfinished(done: int, planned: int, what: str) -> int:
+    """The exit code of work of which the user let ``done`` of ``planned`` be finished, with a line on stderr."""
+    return complain(f"interrupted: {done} of {planned} {what}", INTERRUPTED)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """One line of strict JSON on stdout."""
     print_text(json.dumps(value, allow_nan=False) + "\n")

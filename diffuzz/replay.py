@@ -16,7 +16,7 @@ from typing import Literal
 
 import attrs
 
-from diffuzz import corpus, targets
+from diffuzz import corpus, interruption, targets
 from diffuzz.candidate import Candidate
 from diffuzz.corpus import CorpusError
 from diffuzz.entry import Counterexample
@@ -48,7 +48,10 @@ def replay(paths: Iterable[Path], candidate: Candidate | None = None, library: s
     ``libggml`` stands for.
     """
     named = [Path(path) for path in paths]
-    results = [replay_file(path, candidate, library) for path in corpus.files(named)]
+    results = []
+    for path in corpus.files(named):
+        interruption.check()
+        results.append(replay_file(path, candidate, library))
     if not results:
         raise CorpusError(f"{', '.join(map(str, named))}: no corpus entry (.json) there, so nothing was replayed")
     return results

@@ -68,6 +68,8 @@ class SearchResult:
     libraries: Mapping[str, str] = attrs.field(factory=dict)
     failure: str | None = None
     passing: str | None = None
+    # By the user: the search, or only minimising.
+    interrupted: bool = False
 
     @property
     def value(self) -> float:
@@ -140,7 +142,7 @@ def search(
         objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
         interrupted = _run(objective, rounds, np.random.default_rng(seed))
         limit = target.limit(params) if limit is None else limit
-        case, measurement = _witness(objective, limit, keep, hurried=interrupted)
+        case, measurement, hurried = _witness(objective, limit, keep, hurried=interrupted)
         libraries = subject.environment()
     failed = any(measurement.detail.get(name) for name in FAILURES)
     return SearchResult(
@@ -163,6 +165,7 @@ def search(
         libraries=libraries,
         failure=subject.failure if failed else None,
         passing=subject.passing,
+        interrupted=interrupted or hurried,
     )
 
 
@@ -205,19 +208,20 @@ def _run(objective: Objective, rounds: engines.Rounds, rng: np.random.Generator)
     return False
 
 
-def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> tuple[Case | None, Measurement]:
+def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> tuple[Case | None, Measurement, bool]:
+    """The best case, minimised, and what it measures; True if the user interrupted that."""
     target, params = objective.target, objective.params
     best = objective.best
     if best is None:
-        return None, Measurement(0.0, 0.0, target.measure(params))
+        return None, Measurement(0.0, 0.0, target.measure(params)), False
     try:
         alike = _failing_alike(target, params, best.case) if math.isinf(best.value) else None
         seconds = 1.0 if hurried else 5.0
-        case = minimise(target, params, best.case, keep=keep, limit=limit, seconds=seconds, evaluate=alike).case
-        return case, evaluate(target, params, case)
+        made = minimise(target, params, best.case, keep=keep, limit=limit, seconds=seconds, evaluate=alike)
+        return made.case, evaluate(target, params, made.case), made.interrupted
     except KeyboardInterrupt:
         # There is no time for a simpler one; the one that was found is still a witness.
-        return best.case, Measurement(best.value, best.noise, target.measure(params))
+        return best.case, Measurement(best.value, best.noise, target.measure(params)), True
 
 
 def _failing_alike(target: Target, params: Params, case: Case) -> Callable[[Params, Arrays], Outcome]:

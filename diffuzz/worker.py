@@ -35,7 +35,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from diffuzz import forkserver
+from diffuzz import forkserver, interruption
 from diffuzz.forkserver import WorkerError
 from diffuzz.working import KINDS, Failure, Kind, array_at, one_line
 
@@ -326,6 +326,7 @@ class _Process:
         """What the process says next; None if it has ended; a Failure if it takes too long or too much."""
         row, deadline = -1, math.inf
         while True:
+            interruption.check()
             # With a counter, each row has the whole time for itself.
             now_at = 0 if counter is None else int(counter[0])
             if now_at != row:
