@@ -13,6 +13,7 @@ import contextlib
 import math
 import secrets
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,16 +24,19 @@ from diffuzz import corpus, engines, sampling, targets
 from diffuzz.candidate import Candidate, CandidateError
 from diffuzz.case import Case
 from diffuzz.entry import Counterexample
-from diffuzz.minimise import minimise
+from diffuzz.minimise import SpentError, minimise
 from diffuzz.objective import Budget, BudgetSpentError, Found, Objective
 from diffuzz.pair import PairError
 from diffuzz.subject import Kernels, Subject, unlocated
 from diffuzz.target import Arrays, Bound, Measurement, Outcome, Params, Target, evaluate
 from diffuzz.verdict import Verdict, judge
+from diffuzz.worker import KINDS
 
 WORK_PER_SECOND = 2**24
 # What measurements call the kind of a failure.
 FAILURES = ("failure", "failure of A", "failure of B")
+# Evaluations that end with a hang, of which each takes as long as the patience with it: then its case is simple enough.
+MOST_HANGS = 5
 # Rows of the first, uncompiled evaluation.
 FIRST_ROWS = 8
 
@@ -47,7 +51,9 @@ class EngineError(ValueError):
 
 @attrs.frozen
 class SearchResult:
-    """What a search found out. ``case`` is None only if nothing admissible had a value above zero."""
+    """What a search found out. ``case`` is None only if nothing admissible had a value above zero; ``seconds`` is all
+    the time that it took, loading a candidate included.
+    """
 
     target: Target
     params: Params
@@ -135,6 +141,7 @@ def search(
     params = target.params(given)
     rounds = engines.get(engine)
     seed = secrets.randbits(32) if seed is None else seed
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
         under_test = stack.enter_context(Candidate(candidate, timeout=timeout)) if candidate else None
         subject = Subject.of(target, params, candidate=under_test, kernels=kernels, library=library)
@@ -152,7 +159,7 @@ def search(
         seed=seed,
         budget_s=seconds,
         evaluations=objective.evaluations,
-        seconds=objective.seconds,
+        seconds=time.monotonic() - began,
         stopped="interrupted" if interrupted else objective.stopped or "ideas",
         limit=limit,
         bound=objective.bound,
@@ -225,15 +232,25 @@ def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> 
 
 
 def _failing_alike(target: Target, params: Params, case: Case) -> Callable[[Params, Arrays], Outcome]:
-    """The exact evaluation, in which only cases that fail as ``case`` does have a value: a crash stays a crash."""
+    """The exact evaluation, in which only cases that fail as ``case`` does have a value: a crash stays a crash.
+
+    It raises SpentError, before evaluating, after MOST_HANGS.
+    """
     measured = evaluate(target, params, case).detail
     kinds = {name: measured.get(name, 0.0) for name in FAILURES}
 
+    hung, hangs = 1.0 + KINDS.index("hung"), 0
+
     def evaluate_alike(p: Params, arrays: Arrays) -> Outcome:
+        nonlocal hangs
+        if hangs >= MOST_HANGS:
+            raise SpentError
         outcome = target.question.evaluate(p, arrays)
         alike = np.ones(len(outcome.value), bool)
         for name, kind in kinds.items():
-            alike &= outcome.detail.get(name, np.zeros(len(alike))) == kind
+            failed = np.asarray(outcome.detail.get(name, np.zeros(len(alike))))
+            hangs += bool((failed == hung).any())
+            alike &= failed == kind
         return attrs.evolve(outcome, value=np.where(alike, outcome.value, np.nan))
 
     return evaluate_alike
@@ -307,7 +324,12 @@ def minimised(
                 raise CandidateError(f"the entry was found with a candidate: give --candidate {entry.candidate}")
             under_test = stack.enter_context(Candidate(candidate, timeout=timeout))
         target = Subject.of(
-            targets.get(entry.target), entry.params, candidate=under_test, kernels=entry.kernels, library=library
+            targets.get(entry.target),
+            entry.params,
+            candidate=under_test,
+            kernels=entry.kernels,
+            library=library,
+            recorded=True,
         ).target
         alike = _failing_alike(target, entry.params, entry.case) if math.isinf(entry.value) else None
         case = minimise(
