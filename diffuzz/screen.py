@@ -96,14 +96,31 @@ def traceable(jax: Any, target: Target, params: Params) -> Callable[[Batch], tup
 
 
 def configured_jax() -> Any:
-    """The jax module, with compiled programs kept in the user's cache folder from run to run."""
+    """The jax module, with compiled programs kept in the user's cache folder from run to run, if there can be one.
+
+    Raises ImportError, one line, if jax does not start.
+    """
     import jax
 
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffuzz" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    from diffuzz.kernels import xla
+
+    xla.start()
+    folder = _cache_folder()
+    jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return jax
+
+
+def _cache_folder() -> Path | None:
+    """Where compiled programs are kept; None where nothing can be, of which jax would warn at every turn."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffuzz" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        # A file in its place, a disk that is read-only, a user without a home.
+        return None
+    return folder if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else None
 
 
 def _pad(array: np.ndarray, rows: int) -> np.ndarray:

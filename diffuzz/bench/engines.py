@@ -179,10 +179,11 @@ def compare(
         competitors: some of ``names()``, all by default.
         on_table: called with each table.
 
-    Raises what ``check`` raises, and ParameterError, before anything runs.
+    Raises what ``check`` raises, ParameterError, and ImportError if jax does not start, before anything runs.
     """
     picked = check(competitors)
     settings = [target.params(given) for target in chosen]
+    configured_jax()
     tables = []
     for target, params in zip(chosen, settings, strict=True):
         runs: list[Run] = []
@@ -265,7 +266,6 @@ def _compiled(target: Target, params: Params, rows: int) -> tuple[Any, float]:
     # Importing is on nobody's clock either.
     for name in engines.names():
         engines.get(name)
-    configured_jax()
     started = time.monotonic()
     screen = compile_screen(target, params, rows)
     if screen is None:
