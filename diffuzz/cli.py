@@ -263,18 +263,29 @@ def replay_command(
     from diffuzz.replay import exit_code, replay
 
     if junit is not None:
-        # A path that cannot be written is known before anything is replayed.
-        junit.touch()
+        _check_writable(junit)
     with contextlib.ExitStack() as stack:
         under_test = stack.enter_context(Candidate(candidate, timeout=timeout)) if candidate else None
         results = replay(paths or (DEFAULT_CORPUS,), under_test, library)
-    if junit is not None:
-        junit.write_text(printing.junit(results), encoding="utf-8")
     if as_json:
         print_json(printing.replay_json(results))
     else:
         print_text(printing.replay_text(results))
+    if junit is not None:
+        try:
+            junit.write_text(printing.junit(results), encoding="utf-8")
+        except OSError as error:
+            return complain(f"--junit {junit}: cannot be written ({error.strerror})", BAD_INPUT)
     return exit_code(results)
+
+
+def _check_writable(file: Path) -> None:
+    """Raise click.UsageError before any work is done for a file that cannot be written; leaves none behind."""
+    if not file.parent.is_dir():
+        raise click.UsageError(f"--junit {file}: there is no folder {file.parent}; make it first")
+    writable = os.access(file, os.W_OK) if os.path.lexists(file) else os.access(file.parent, os.W_OK | os.X_OK)
+    if not writable:
+        raise click.UsageError(f"--junit {file}: cannot be written; choose another file")
 
 
 @commands.command("matrix")
@@ -376,6 +387,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     try:
+        os.getcwd()
+    except OSError as error:
+        return complain(f"the working directory cannot be used ({error.strerror}): change to one that can", BAD_INPUT)
+    try:
         code = commands.main(args=arguments or ["--help"], prog_name="python -m diffuzz", standalone_mode=False)
         return int(code or 0) if arguments else BAD_INPUT
     except click.ClickException as error:
@@ -384,8 +399,13 @@ def _run(arguments: list[str]) -> int:
         return INTERRUPTED
     except ImportError as error:
         return complain(str(error), MISSING)
-    except (ValueError, OSError) as error:
-        # Everything that a user can get wrong is a ValueError of ours, or the operating system's word about a file.
+    except OSError as error:
+        # The operating system's word about a file.
+        name = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+        where = f"{os.fsdecode(name)}: " if name else ""
+        return complain(f"{where}{error.strerror or error}", BAD_INPUT)
+    except ValueError as error:
+        # Everything else that a user can get wrong is one of ours.
         return complain(str(error), BAD_INPUT)
     except MemoryError:
         return complain("not enough memory; choose smaller parameters", BAD_INPUT)
