@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from diffuzz import interruption
 from diffuzz.target import Amplification, Drift, Params, Target
 
 POWER_ITERATIONS = 2
@@ -100,11 +101,12 @@ def configured_jax() -> Any:
 
     Raises ImportError, one line, if jax does not start.
     """
-    import jax
+    with interruption.held():
+        import jax
 
-    from diffuzz.kernels import xla
+        from diffuzz.kernels import xla
 
-    xla.start()
+        xla.start()
     folder = _cache_folder()
     jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

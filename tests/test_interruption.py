@@ -67,12 +67,30 @@ def test_the_second_is_raised_at_once(deferred: None) -> None:
     interruption.check()
 
 
-def test_it_is_not_lost_in_a_callback(deferred: None) -> None:
-    """The garbage collector prints what its callbacks raise, and goes on."""
-    press = _press_after(1)
+def test_what_is_held_takes_five(deferred: None) -> None:
+    """An import that is cut short cannot be repeated."""
+    with interruption.held():
+        for _ in range(4):
+            _press()
+        with pytest.raises(KeyboardInterrupt):
+            _press()
+    with pytest.raises(KeyboardInterrupt):
+        interruption.check()
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_it_is_not_lost_in_a_callback(deferred: None, capsys: pytest.CaptureFixture[str], presses: int) -> None:
+    """The garbage collector goes on after what its callbacks raise; nothing is printed of it."""
+
+    def press(phase: str, _: Any) -> None:
+        if phase == "start":
+            for _ in range(presses):
+                _press()
+
     gc.callbacks.append(press)
     gc.collect()
     gc.callbacks.remove(press)
+    assert capsys.readouterr().err == ""
     with pytest.raises(KeyboardInterrupt):
         interruption.check()
 

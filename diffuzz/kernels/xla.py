@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffuzz import formats
+from diffuzz import formats, interruption
 from diffuzz.kernels import fused
 from diffuzz.working import one_line
 
@@ -28,7 +28,8 @@ xp = jnp
 def start() -> None:
     """Make sure that jax has a device. Raises ImportError, one line, with what jax said."""
     try:
-        jax.devices()
+        with interruption.held():
+            jax.devices()
     except Exception as error:  # an assertion, for JAX_PLATFORMS=cuda without a GPU
         chosen = os.environ.get("JAX_PLATFORMS")
         where = f" with JAX_PLATFORMS={chosen}: unset it" if chosen else ""
