@@ -379,8 +379,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names may be any bytes, and a terminal may know no Greek.
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Once the result is there, its exit code stands.
-    with interruption.deferred(afterwards=signal.SIG_IGN):
+    # Once the result is there, its exit code stands; a caller within a process has its Ctrl-C back.
+    with interruption.deferred(afterwards=signal.SIG_IGN if arguments is None else None):
         code = _run(sys.argv[1:] if arguments is None else arguments)
     sys.exit(code)
 

@@ -261,6 +261,17 @@ def test_what_is_not_interrupted_says_so(capsys: pytest.CaptureFixture[str]) -> 
     assert (0, "", False) == (code, err, _json(out)["interrupted"])
 
 
+def test_a_caller_has_its_own_back() -> None:
+    """The command line as a function changes nothing for good."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit):
+            cli.main(["--version"])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("where", ["import", "exit"])
 def test_in_a_process(where: str, tmp_path: Path) -> None:
     """While jax is imported it waits, and nothing is broken; after the result is printed the exit code stands."""
