@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from diffuzz import corpus as store
-from diffuzz import model, reproductions, targets
+from diffuzz import interruption, model, report, reproductions, targets
 from diffuzz.published import PUBLISHED_DRIFT
 from diffuzz.reproductions import Figures
 from diffuzz.search import SearchResult, entry_of, search
@@ -141,7 +141,8 @@ def settle(
     model_path: Path | None = None,
     on_row: Callable[[Settled], None] | None = None,
 ) -> list[Settled]:
-    """Reproduce every row and search it for at most ``seconds``; witnesses go to ``corpus`` unless it is None.
+    """Reproduce every row and search it for at most ``seconds``; the rows that are finished if the user interrupts.
+    Witnesses go to ``corpus`` unless it is None.
 
     Rows about a model are computed from the GGUF file ``model_path``, or stay unresolved. Raises ModelError.
     """
@@ -150,15 +151,24 @@ def settle(
         model.amplification(model_path, layer=3)
     settled = []
     for row in ROWS:
-        done = _with_model(row, model_path) if row.target is None else _searched(row, row.target, seconds, seed, corpus)
+        try:
+            done = _settled(row, seconds, seed, corpus, model_path)
+        except KeyboardInterrupt:
+            break
         settled.append(done)
         if on_row:
             on_row(done)
     return settled
 
 
-def _searched(row: Row, target: str, seconds: float, seed: int, corpus: Path | None) -> Settled:
-    result = search(targets.get(target), row.params, seconds=seconds, seed=seed, limit=row.limit)
+def _settled(row: Row, seconds: float, seed: int, corpus: Path | None, model_path: Path | None) -> Settled:
+    interruption.check()
+    if row.target is None:
+        return _with_model(row, model_path)
+    result = search(targets.get(row.target), row.params, seconds=seconds, seed=seed, limit=row.limit)
+    if result.interrupted:
+        # What a search found by then is no answer to the claim.
+        raise KeyboardInterrupt
     return Settled(
         row,
         row.reproduce() if row.reproduce else {},
@@ -187,7 +197,9 @@ def _with_model(row: Row, path: Path | None) -> Settled:
 
 
 def as_json(settled: list[Settled]) -> dict[str, Any]:
-    """``{"claims": [...], "variants": [...]}``: the published rows, and the same operations asked otherwise."""
+    """``{"claims": [...], "variants": [...], "interrupted": false}``: the published rows, the same operations asked
+    otherwise, and whether some are missing.
+    """
 
     def rows(variant: bool) -> list[dict[str, Any]]:
         return [
@@ -195,9 +207,9 @@ def as_json(settled: list[Settled]) -> dict[str, Any]:
                 "id": one.row.id,
                 "claim": one.row.claim,
                 "published": one.row.published,
-                "reproduced": one.reproduced,
-                "found": one.found,
-                "bound": one.bound,
+                "reproduced": {name: _json_figure(value) for name, value in one.reproduced.items()},
+                "found": None if one.found is None else report.json_number(one.found),
+                "bound": None if one.bound is None else report.json_number(one.bound),
                 "measure": one.measure,
                 "verdict": one.verdict,
                 "witness": str(one.witness) if one.witness else None,
@@ -206,4 +218,9 @@ def as_json(settled: list[Settled]) -> dict[str, Any]:
             if one.row.variant is variant
         ]
 
-    return {"claims": rows(False), "variants": rows(True)}
+    return {"claims": rows(False), "variants": rows(True), "interrupted": len(settled) < len(ROWS)}
+
+
+def _json_figure(value: Any) -> Any:
+    # A model's weights may be anything, and so the figures that are made of them.
+    return report.json_number(value) if isinstance(value, float) else value

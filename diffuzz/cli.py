@@ -3,13 +3,15 @@
 Results go to stdout. Progress goes to stderr, and only when that is a terminal. Exit codes: 0 claim not confirmed, or
 replay as recorded; 1 a witness was found, or a replay changed; 2 usage or bad input, one clear line; 3 a requested
 oracle or dependency is missing; 70 a defect of diffuzz, with its traceback; 130 interrupted before there was anything
-to keep.
+to keep, or before all of a table was there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
-from diffuzz import __version__
+from diffuzz import __version__, interruption
 from diffuzz.cli_bench import bench
 from diffuzz.options import (
     BAD_INPUT,
@@ -33,9 +35,11 @@ from diffuzz.options import (
     SECONDS,
     SHARE,
     TIMEOUT,
+    complain,
     given_parameters,
     print_json,
     print_text,
+    unfinished,
 )
 
 DEFAULT_CORPUS = Path("corpus")
@@ -153,7 +157,7 @@ def search_command(
     if failure is None and result.evaluations == 0 and result.verdict is Verdict.UNRESOLVED and not interrupted:
         failure = f"{budget:g} s were over before the first evaluation; compiling alone takes seconds: try --budget 10s"
     if failure is not None:
-        return _complain(failure, BAD_INPUT)
+        return complain(failure, BAD_INPUT)
     if result.case is None and interrupted:
         return INTERRUPTED
     return CONFIRMED if result.verdict is Verdict.CONFIRMED else 0
@@ -262,18 +266,29 @@ def replay_command(
     from diffuzz.replay import exit_code, replay
 
     if junit is not None:
-        # A path that cannot be written is known before anything is replayed.
-        junit.touch()
+        _check_writable(junit)
     with contextlib.ExitStack() as stack:
         under_test = stack.enter_context(Candidate(candidate, timeout=timeout)) if candidate else None
         results = replay(paths or (DEFAULT_CORPUS,), under_test, library)
-    if junit is not None:
-        junit.write_text(printing.junit(results), encoding="utf-8")
     if as_json:
         print_json(printing.replay_json(results))
     else:
         print_text(printing.replay_text(results))
+    if junit is not None:
+        try:
+            junit.write_text(printing.junit(results), encoding="utf-8")
+        except OSError as error:
+            return complain(f"--junit {junit}: cannot be written ({error.strerror})", BAD_INPUT)
     return exit_code(results)
+
+
+def _check_writable(file: Path) -> None:
+    """Raise click.UsageError before any work is done for a file that cannot be written; leaves none behind."""
+    if not file.parent.is_dir():
+        raise click.UsageError(f"--junit {file}: there is no folder {file.parent}; make it first")
+    writable = os.access(file, os.W_OK) if os.path.lexists(file) else os.access(file.parent, os.W_OK | os.X_OK)
+    if not writable:
+        raise click.UsageError(f"--junit {file}: cannot be written; choose another file")
 
 
 @commands.command("matrix")
@@ -304,8 +319,11 @@ def matrix_command(
     from diffuzz import matrix, printing, targets
 
     target, given = targets.get(target_name), given_parameters(settings)
-    wanted = [name.strip() for name in (chosen or "").split(",") if name.strip()]
+    wanted = [] if chosen is None else [name.strip() for name in chosen.split(",")]
+    if not all(wanted):
+        raise click.UsageError(f"--kernels {chosen}: not a list of names: exact,apr,ggml is")
     absent = matrix.names(target, given, wanted)[1]
+    planned = len(matrix.pairs(target, given, wanted))
     if corpus is not None:
         store.check_writable(corpus / target.name)
     cells = matrix.matrix(
@@ -318,11 +336,13 @@ def matrix_command(
         directory=corpus,
         on_cell=printing.matrix_progress(),
     )
+    interrupted = len(cells) < planned
     if as_json:
-        print_json(matrix.as_json(target, given, cells, absent))
-    else:
+        print_json(matrix.as_json(target, given, cells, absent, interrupted=interrupted))
+    elif cells:
         print_text(matrix.as_text(cells, absent))
-    return CONFIRMED if matrix.outside(cells) else 0
+    code = unfinished(len(cells), planned, "pairs") if interrupted else 0
+    return CONFIRMED if matrix.outside(cells) else code
 
 
 @commands.command("claims")
@@ -343,9 +363,10 @@ def claims_command(budget: float, seed: int, model: Path | None, corpus: Path | 
     settled = claims.settle(budget, seed, corpus=corpus, model_path=model, on_row=printing.claims_progress())
     if as_json:
         print_json(claims.as_json(settled))
-    else:
+    elif settled:
         print_text(printing.claims_text(settled))
-    return 0
+    planned = len(claims.ROWS)
+    return unfinished(len(settled), planned, "claims") if len(settled) < planned else 0
 
 
 commands.add_command(bench)
@@ -353,33 +374,44 @@ commands.add_command(bench)
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; bad input is one line on stderr, never a traceback."""
+    if sys.stderr is None:
+        # Closed (2>&-): what would be said there is for nobody.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.exit(complain("standard output is closed, so there is no place for results", BAD_INPUT))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names may be any bytes, and a terminal may know no Greek.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    # Once the result is there, its exit code stands; a caller within a process has its Ctrl-C back.
+    with interruption.deferred(afterwards=signal.SIG_IGN if arguments is None else None):
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
     try:
+        os.getcwd()
+    except OSError as error:
+        return complain(f"the working directory cannot be used ({error.strerror}): change to one that can", BAD_INPUT)
+    try:
         code = commands.main(args=arguments or ["--help"], prog_name="python -m diffuzz", standalone_mode=False)
         return int(code or 0) if arguments else BAD_INPUT
     except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
+        return complain(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except ImportError as error:
-        return _complain(str(error), MISSING)
-    except (ValueError, OSError) as error:
-        # Everything that a user can get wrong is a ValueError of ours, or the operating system's word about a file.
-        return _complain(str(error), BAD_INPUT)
+        return complain(str(error), MISSING)
+    except OSError as error:
+        # The operating system's word about a file.
+        name = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+        where = f"{os.fsdecode(name)}: " if name else ""
+        return complain(f"{where}{error.strerror or error}", BAD_INPUT)
+    except ValueError as error:
+        # Everything else that a user can get wrong is one of ours.
+        return complain(str(error), BAD_INPUT)
     except MemoryError:
-        return _complain("not enough memory; choose smaller parameters", BAD_INPUT)
+        return complain("not enough memory; choose smaller parameters", BAD_INPUT)
     except Exception:
         traceback.print_exc()
         return DEFECT
-
-
-def _complain(message: str, code: int) -> int:
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
-    click.echo(f"diffuzz: {line}", err=True)
-    return code

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from diffuzz.options import INTERRUPTED, JSON, PARAMS, SECONDS, SHARE, given_parameters, print_json, print_text
+from diffuzz.options import JSON, PARAMS, SECONDS, SHARE, given_parameters, print_json, print_text, unfinished
 
 
 @click.group("bench", no_args_is_help=False)
@@ -23,12 +23,14 @@ def mutants_command(names: tuple[str, ...], budget: float, seed: int, as_json: b
     """Search wrong kernels (and correct ones) as candidates: which are killed, and would ggml's tests see them."""
     from diffuzz.bench import mutation
 
+    planned = len(mutation.named_mutants(names or None))
     rows = mutation.score(budget, seed, names or None)
+    interrupted = len(rows) < planned
     if as_json:
-        print_json(mutation.as_json(rows))
-    else:
+        print_json(mutation.as_json(rows, interrupted=interrupted))
+    elif rows:
         print_text(mutation.as_text(rows))
-    return 0
+    return unfinished(len(rows), planned, "functions") if interrupted else 0
 
 
 @bench.command("engines")
@@ -60,23 +62,24 @@ def engines_command(
         from diffuzz.bench import picture as drawing
 
         drawing.check(picture)
+    chosen = [targets.get(name) for name in names or targets.names()]
+    planned = len(chosen) * len(engines.check(competitors or None)) * seeds
     tables = engines.compare(
-        [targets.get(name) for name in names or targets.names()],
+        chosen,
         given_parameters(settings),
         seconds=budget,
         seeds=range(seed, seed + seeds),
         competitors=competitors or None,
         on_table=None if as_json else lambda table: print_text(engines.as_text(table)),
     )
-    if not tables:
-        return INTERRUPTED
-    if picture is not None:
+    done = sum(len(table.runs) for table in tables)
+    if picture is not None and tables:
         drawing.draw(tables, budget, picture)
     if as_json:
-        print_json(engines.as_json(tables, budget))
+        print_json(engines.as_json(tables, budget, interrupted=done < planned))
     else:
         print_text(engines.summary(tables))
-    return 0
+    return unfinished(done, planned, "runs") if done < planned else 0
 
 
 @bench.command("witnesses")
@@ -102,8 +105,9 @@ def witnesses_command(
     from diffuzz import targets
     from diffuzz.bench import witnesses
 
+    chosen = [targets.get(name) for name in names or targets.names()]
     tables = witnesses.compare(
-        [targets.get(name) for name in names or targets.names()],
+        chosen,
         given_parameters(settings),
         seconds=budget,
         minimising=minimising,
@@ -111,10 +115,10 @@ def witnesses_command(
         seed=seed,
         on_table=None if as_json else lambda table: print_text(witnesses.as_text(table)),
     )
-    if not tables:
-        return INTERRUPTED
+    interrupted = len(tables) < len(chosen)
     if as_json:
-        print_json(witnesses.as_json(tables, seconds=budget, minimising=minimising, keep=keep, seed=seed))
+        numbers = {"seconds": budget, "minimising": minimising, "keep": keep}
+        print_json(witnesses.as_json(tables, **numbers, seed=seed, interrupted=interrupted))
     else:
         print_text(witnesses.summary(tables))
-    return 0
+    return unfinished(len(tables), len(chosen), "targets") if interrupted else 0

@@ -31,6 +31,7 @@ LARGEST_ARRAYS = 2**30
 # Two cases have one mechanism if each array has the same number of distinct values, or this many in both.
 MANY = 8
 _LONGEST_REASON = 300
+_SAFETENSORS_TYPES = ("F32", "I32", "U8")
 
 
 class CorpusError(ValueError):
@@ -146,10 +147,19 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
+        from safetensors import safe_open
         from safetensors.numpy import load_file
     except ModuleNotFoundError as error:
         raise ImportError("reading .safetensors needs the package safetensors: pip install safetensors") from error
     _check_size(path, path.stat().st_size)
+    with safe_open(path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118, no mapping
+            # NumPy has no name for some, such as F8_E4M3.
+            if (kind := file.get_slice(name).get_dtype()) not in _SAFETENSORS_TYPES:
+                raise CorpusError(
+                    f"{path}: tensor {name} is {kind}; a case has float32, int32 or uint8 arrays: convert it to "
+                    f"{' or '.join(_SAFETENSORS_TYPES)}"
+                )
     loaded: dict[str, np.ndarray] = load_file(path)
     return loaded
 

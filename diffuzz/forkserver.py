@@ -103,10 +103,17 @@ def serve(control_file: int) -> None:
     control = socket.socket(fileno=control_file)
     with _one_thread():
         importlib.import_module("numpy.linalg")
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        _serve(control)
+    # A client that was killed says no goodbye.
+    os._exit(0)
+
+
+def _serve(control: socket.socket) -> None:
     while True:
         message, files, _, _ = socket.recv_fds(control, 4096, 3)
         if not message:
-            os._exit(0)
+            return
         order, what = json.loads(message)
         if order == "wait":
             control.send(str(_reap(what)).encode())

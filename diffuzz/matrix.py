@@ -20,8 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from diffuzz import corpus, report
-from diffuzz.kernels import missing
+from diffuzz import corpus, interruption, kernels, report
 from diffuzz.pair import Agreement, PairError, agreement, implementations
 from diffuzz.search import SearchResult, entry_of, search
 from diffuzz.target import Target
@@ -50,13 +49,22 @@ def names(target: Target, given: Mapping[str, Any], chosen: Sequence[str] = ()) 
     for name in chosen:
         if name.partition("@")[0] not in known:
             raise PairError(f"target {target.name} has no kernels {name!r} here (it has {', '.join(known)})")
-        if (remedy := missing(name)) is not None:
+        if (remedy := kernels.missing(name)) is not None:
             raise ImportError(remedy)
+        if chosen.count(name) > 1:
+            raise PairError(f"kernels {name}: the same implementation twice; two different ones are needed")
+        # A library that is not there is known before anything is searched.
+        kernels.get(name)
     wanted = list(chosen) or list(known)
-    here = [name for name in wanted if not missing(name)]
+    here = [name for name in wanted if not kernels.missing(name)]
     if len(here) < 2:
         raise PairError(f"target {target.name} has only {', '.join(here)} here: two are needed")
-    return here, [remedy for name in wanted if (remedy := missing(name))]
+    return here, [remedy for name in wanted if (remedy := kernels.missing(name))]
+
+
+def pairs(target: Target, given: Mapping[str, Any], chosen: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """The pairs that are searched. Raises as ``names`` does."""
+    return list(combinations(names(target, given, chosen)[0], 2))
 
 
 def matrix(
@@ -70,12 +78,20 @@ def matrix(
     directory: Path | None = None,
     on_cell: Callable[[Cell], None] | None = None,
 ) -> list[Cell]:
-    """Search every pair for ``seconds``. Witnesses of pairs that disagree by more than rounding are saved in
-    ``directory``, if it is given. Raises as ``names`` and ``diffuzz.search.search`` do.
+    """Search every pair for ``seconds``; the pairs that are finished if the user interrupts. Witnesses of pairs that
+    disagree by more than rounding are saved in ``directory``, if it is given. Raises as ``names`` and
+    ``diffuzz.search.search`` do.
     """
-    cells = []
-    for a, b in combinations(names(target, given, chosen)[0], 2):
-        result = search(target, given, seconds=seconds, seed=seed, kernels=(a, b), library=library)
+    cells: list[Cell] = []
+    for a, b in pairs(target, given, chosen):
+        try:
+            interruption.check()
+            result = search(target, given, seconds=seconds, seed=seed, kernels=(a, b), library=library)
+        except KeyboardInterrupt:
+            break
+        if result.interrupted:
+            # How the two agree is as far as was seen in the whole time, or it is not said.
+            break
         how = agreement(result.value, result.measurement.detail)
         path = None
         if directory is not None and result.case is not None and how in (Agreement.POLICY, Agreement.OUTSIDE):
@@ -83,8 +99,6 @@ def matrix(
         cells.append(Cell(a, b, result.value, how, result, path))
         if on_cell:
             on_cell(cells[-1])
-        if result.stopped == "interrupted":
-            break
     return cells
 
 
@@ -93,8 +107,17 @@ def outside(cells: Sequence[Cell]) -> bool:
     return any(cell.agreement is Agreement.OUTSIDE for cell in cells)
 
 
-def as_json(target: Target, given: Mapping[str, Any], cells: Sequence[Cell], absent: Sequence[str]) -> dict[str, Any]:
-    """Every cell, with its value, agreement, the numbers at the worst element and its witness."""
+def as_json(
+    target: Target,
+    given: Mapping[str, Any],
+    cells: Sequence[Cell],
+    absent: Sequence[str],
+    *,
+    interrupted: bool = False,
+) -> dict[str, Any]:
+    """Every cell, with its value, agreement, the numbers at the worst element and its witness; ``interrupted`` if some
+    are missing.
+    """
     return {
         "target": target.name,
         "params": dict(target.params(given)),
@@ -112,6 +135,7 @@ def as_json(target: Target, given: Mapping[str, Any], cells: Sequence[Cell], abs
             for cell in cells
         ],
         "missing": list(absent),
+        "interrupted": interrupted,
         "environment": corpus.environment() | {k: v for cell in cells for k, v in cell.result.libraries.items()},
     }
 

@@ -28,7 +28,7 @@ from itertools import islice
 import attrs
 import numpy as np
 
-from diffuzz import edits, simplicity, simplifications
+from diffuzz import edits, interruption, simplicity, simplifications
 from diffuzz.case import Case, unstack
 from diffuzz.edits import Edit
 from diffuzz.simplicity import Part, Values
@@ -66,7 +66,8 @@ _Family = Callable[["_State"], bool]
 class Minimised:
     """A minimised case, its value and noise, its cost (see diffuzz.simplicity) before and after, and the evaluations.
 
-    ``finished`` is False if the work or the time ran out before every simplification had been tried.
+    ``finished`` is False if the work or the time ran out before every simplification had been tried, or the user
+    interrupted it; then ``interrupted`` is True.
     """
 
     case: Case
@@ -76,10 +77,11 @@ class Minimised:
     cost: float
     evaluations: int
     finished: bool
+    interrupted: bool = False
 
 
-class _SpentError(Exception):
-    """The work or the time is spent; what has been accepted so far is the result."""
+class SpentError(Exception):
+    """The work or the time is spent, or what evaluates has had enough; what was accepted so far is the result."""
 
 
 @attrs.frozen
@@ -132,9 +134,10 @@ class _State:
     version: int = 0
 
     def measure(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Values and noises of a batch: float64[rows] each, NaN for rows outside the space. Raises _SpentError."""
+        """Values and noises of a batch: float64[rows] each, NaN for rows outside the space. Raises SpentError."""
+        interruption.check()
         if self.work <= 0 or time.monotonic() > self.deadline:
-            raise _SpentError
+            raise SpentError
         elements = sum(array.size for array in batch.values())
         self.work -= max(elements * self.cost_per_element, _LEAST_WORK_PER_CALL)
         good = self.space.admissible(batch)
@@ -342,7 +345,7 @@ def minimise(
         limit: T of the claim: if value - noise exceeds it now, it still will.
         seconds: how much to try at most, as the work of so many seconds on a typical core; so equal cases give equal
             results. Four times as long on the clock ends it too: only then does the result depend on the machine.
-        evaluate: exact evaluation of a batch, in the place of the target's own.
+        evaluate: exact evaluation of a batch, in the place of the target's own; it may raise SpentError to end it.
 
     Returns:
         The result; after an interrupt, what there is by then. Its case is the given one if there is nothing simpler, or
@@ -390,15 +393,17 @@ def minimise(
         cost=cost,
         part_costs=costs,
     )
-    finished = True
+    finished, interrupted = True, False
     if value > 0:
         try:
             for allowance in _ALLOWANCES:
                 state.rule = attrs.evolve(rule, value=value * keep**allowance)
                 state.choose(simplifications.simplest(state.parts, state.values, int(_SIMPLEST / work)))
                 _to_fixpoint(state)
-        except (_SpentError, KeyboardInterrupt):
+        except SpentError:
             finished = False
+        except KeyboardInterrupt:
+            finished, interrupted = False, True
     # The very arrays that were given, where nothing changed.
     best = Case(state.arrays) if state.version else case
-    return Minimised(best, state.value, state.noise, cost, state.cost, state.evaluations, finished)
+    return Minimised(best, state.value, state.noise, cost, state.cost, state.evaluations, finished, interrupted)

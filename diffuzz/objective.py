@@ -17,6 +17,7 @@ from collections.abc import Callable
 import attrs
 import numpy as np
 
+from diffuzz import interruption
 from diffuzz.case import Case, unstack
 from diffuzz.population import Population
 from diffuzz.space import Space
@@ -150,7 +151,8 @@ class Objective:
         """Begin to evaluate a batch, which must not be written to any more; the function that is returned waits for
         what ``refine`` returns, and is to be called once.
 
-        Raises BudgetSpentError, before evaluating, once the search is over; batches that run then still count.
+        Raises BudgetSpentError, before evaluating, once the search is over; batches that run then still count. An
+        interrupt is raised here, too (see diffuzz.interruption).
         """
         self._stop_if_done()
         self.evaluations += (rows := len(next(iter(batch.values()))))
@@ -260,6 +262,7 @@ class Objective:
         elif self.seconds >= self.budget.seconds:
             self.stopped = "clock"
         else:
+            interruption.check()
             return
         for finish in tuple(self._running):
             finish()

@@ -92,7 +92,8 @@ TIMEOUT = click.option(
     type=SECONDS,
     default="10s",
     show_default=True,
-    help="Time that one call of the candidate may take; the first gets six times as much.",
+    help="Time that one call of the candidate may take; loading it, and its first call, get six times as much, "
+    "though no more than 30s where that is above the timeout.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
@@ -106,6 +107,18 @@ def given_parameters(settings: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return given
 
 
+def complain(message: str, code: int) -> int:
+    """One line on stderr, whatever the message quotes; ``code``."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    click.echo(f"diffuzz: {line}", err=True)
+    return code
+
+
+def unfinished(done: int, planned: int, what: str) -> int:
+    """The exit code of work of which the user let ``done`` of ``planned`` be finished, with a line on stderr."""
+    return complain(f"interrupted: {done} of {planned} {what}", INTERRUPTED)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """One line of strict JSON on stdout."""
     print_text(json.dumps(value, allow_nan=False) + "\n")
@@ -117,5 +130,13 @@ def print_text(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader (head, less) has gone; the exit code still tells. Nor must Python complain when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has gone; the exit code still tells.
+        _forget_stdout()
+    except OSError as error:
+        _forget_stdout()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _forget_stdout() -> None:
+    """What could not be written is not tried again when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -481,7 +481,7 @@ def junit(results: list[Replayed]) -> str:
         name="diffuzz replay",
         tests=str(len(results)),
         failures=str(sum(result.status == "changed" for result in results)),
-        errors=str(sum(result.status in ("broken", "needs candidate") for result in results)),
+        errors=str(sum(result.status not in ("as recorded", "changed") for result in results)),
         time=f"{sum(result.seconds for result in results):.3f}",
     )
     for result in results:

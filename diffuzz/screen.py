@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from diffuzz import interruption
 from diffuzz.target import Amplification, Drift, Params, Target
 
 POWER_ITERATIONS = 2
@@ -96,14 +97,32 @@ def traceable(jax: Any, target: Target, params: Params) -> Callable[[Batch], tup
 
 
 def configured_jax() -> Any:
-    """The jax module, with compiled programs kept in the user's cache folder from run to run."""
-    import jax
+    """The jax module, with compiled programs kept in the user's cache folder from run to run, if there can be one.
 
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffuzz" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    Raises ImportError, one line, if jax does not start.
+    """
+    with interruption.held():
+        import jax
+
+        from diffuzz.kernels import xla
+
+        xla.start()
+    folder = _cache_folder()
+    jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return jax
+
+
+def _cache_folder() -> Path | None:
+    """Where compiled programs are kept; None where nothing can be, of which jax would warn at every turn."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffuzz" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        # A file in its place, a disk that is read-only, a user without a home.
+        return None
+    return folder if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else None
 
 
 def _pad(array: np.ndarray, rows: int) -> np.ndarray:

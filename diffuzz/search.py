@@ -13,6 +13,7 @@ import contextlib
 import math
 import secrets
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,16 +24,19 @@ from diffuzz import corpus, engines, sampling, targets
 from diffuzz.candidate import Candidate, CandidateError
 from diffuzz.case import Case
 from diffuzz.entry import Counterexample
-from diffuzz.minimise import minimise
+from diffuzz.minimise import SpentError, minimise
 from diffuzz.objective import Budget, BudgetSpentError, Found, Objective, Unsteady
 from diffuzz.pair import PairError
 from diffuzz.subject import Kernels, Subject, unlocated
 from diffuzz.target import Arrays, Bound, Measurement, Outcome, Params, Target, evaluate
 from diffuzz.verdict import Verdict, judge
+from diffuzz.worker import KINDS
 
 WORK_PER_SECOND = 2**24
 # What measurements call the kind of a failure.
 FAILURES = ("failure", "failure of A", "failure of B")
+# Evaluations that end with a hang, of which each takes as long as the patience with it: then its case is simple enough.
+MOST_HANGS = 5
 # Rows of the first, uncompiled evaluation.
 FIRST_ROWS = 8
 
@@ -47,7 +51,9 @@ class EngineError(ValueError):
 
 @attrs.frozen
 class SearchResult:
-    """What a search found out. ``case`` is None only if nothing admissible had a value above zero."""
+    """What a search found out. ``case`` is None only if nothing admissible had a value above zero; ``seconds`` is all
+    the time that it took, loading a candidate included.
+    """
 
     target: Target
     params: Params
@@ -70,6 +76,8 @@ class SearchResult:
     failure: str | None = None
     passing: str | None = None
     unsteady: Unsteady | None = None
+    # By the user: the search, or only minimising.
+    interrupted: bool = False
 
     @property
     def value(self) -> float:
@@ -144,6 +152,7 @@ def search(
     params = target.params(given)
     rounds = engines.get(engine)
     seed = secrets.randbits(32) if seed is None else seed
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
         under_test = stack.enter_context(Candidate(candidate, timeout=timeout)) if candidate else None
         subject = Subject.of(target, params, candidate=under_test, kernels=kernels, library=library)
@@ -152,7 +161,7 @@ def search(
         objective = Objective(target, params, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found)
         objective.enough = limit if first else None
         interrupted = _run(objective, rounds, np.random.default_rng(seed))
-        case, measurement = _witness(objective, limit, keep, hurried=interrupted)
+        case, measurement, hurried = _witness(objective, limit, keep, hurried=interrupted)
         unsteady = objective.unsteady
         if unsteady is not None and measurement.value - measurement.noise <= limit < unsteady.found.value:
             case = unsteady.found.case
@@ -166,7 +175,7 @@ def search(
         seed=seed,
         budget_s=seconds,
         evaluations=objective.evaluations,
-        seconds=objective.seconds,
+        seconds=time.monotonic() - began,
         stopped="interrupted" if interrupted else objective.stopped or "ideas",
         limit=limit,
         bound=objective.bound,
@@ -181,6 +190,7 @@ def search(
         failure=subject.failure if failed else None,
         passing=subject.passing,
         unsteady=unsteady,
+        interrupted=interrupted or hurried,
     )
 
 
@@ -223,31 +233,42 @@ def _run(objective: Objective, rounds: engines.Rounds, rng: np.random.Generator)
     return False
 
 
-def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> tuple[Case | None, Measurement]:
+def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> tuple[Case | None, Measurement, bool]:
+    """The best case, minimised, and what it measures; True if the user interrupted that."""
     target, params = objective.target, objective.params
     best = objective.best
     if best is None:
-        return None, Measurement(0.0, 0.0, target.measure(params))
+        return None, Measurement(0.0, 0.0, target.measure(params)), False
     try:
         alike = _failing_alike(target, params, best.case) if math.isinf(best.value) else None
         seconds = 1.0 if hurried else 5.0
-        case = minimise(target, params, best.case, keep=keep, limit=limit, seconds=seconds, evaluate=alike).case
-        return case, evaluate(target, params, case)
+        made = minimise(target, params, best.case, keep=keep, limit=limit, seconds=seconds, evaluate=alike)
+        return made.case, evaluate(target, params, made.case), made.interrupted
     except KeyboardInterrupt:
         # There is no time for a simpler one; the one that was found is still a witness.
-        return best.case, Measurement(best.value, best.noise, target.measure(params))
+        return best.case, Measurement(best.value, best.noise, target.measure(params)), True
 
 
 def _failing_alike(target: Target, params: Params, case: Case) -> Callable[[Params, Arrays], Outcome]:
-    """The exact evaluation, in which only cases that fail as ``case`` does have a value: a crash stays a crash."""
+    """The exact evaluation, in which only cases that fail as ``case`` does have a value: a crash stays a crash.
+
+    It raises SpentError, before evaluating, after MOST_HANGS.
+    """
     measured = evaluate(target, params, case).detail
     kinds = {name: measured.get(name, 0.0) for name in FAILURES}
 
+    hung, hangs = 1.0 + KINDS.index("hung"), 0
+
     def evaluate_alike(p: Params, arrays: Arrays) -> Outcome:
+        nonlocal hangs
+        if hangs >= MOST_HANGS:
+            raise SpentError
         outcome = target.question.evaluate(p, arrays)
         alike = np.ones(len(outcome.value), bool)
         for name, kind in kinds.items():
-            alike &= outcome.detail.get(name, np.zeros(len(alike))) == kind
+            failed = np.asarray(outcome.detail.get(name, np.zeros(len(alike))))
+            hangs += bool((failed == hung).any())
+            alike &= failed == kind
         return attrs.evolve(outcome, value=np.where(alike, outcome.value, np.nan))
 
     return evaluate_alike
@@ -323,7 +344,12 @@ def minimised(
                 raise CandidateError(f"the entry was found with a candidate: give --candidate {entry.candidate}")
             under_test = stack.enter_context(Candidate(candidate, timeout=timeout))
         target = Subject.of(
-            targets.get(entry.target), entry.params, candidate=under_test, kernels=entry.kernels, library=library
+            targets.get(entry.target),
+            entry.params,
+            candidate=under_test,
+            kernels=entry.kernels,
+            library=library,
+            recorded=True,
         ).target
         alike = _failing_alike(target, entry.params, entry.case) if math.isinf(entry.value) else None
         case = minimise(

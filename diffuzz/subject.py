@@ -41,8 +41,11 @@ class Subject:
         candidate: Candidate | None = None,
         kernels: Kernels | None = None,
         library: str | None = None,
+        recorded: bool = False,
     ) -> Subject:
-        """The subject; ``library`` is the folder or file that ``libggml`` stands for, and ``libggml@...`` of an entry.
+        """The subject; ``library`` is the folder or file that ``libggml`` stands for.
+
+        The kernels are ``recorded`` if an entry names them: ``libggml@...`` is then no place, and needs ``library``.
 
         Raises CandidateError, PairError, MissingKernelsError, ValueError (no such library): one line each.
         """
@@ -55,7 +58,7 @@ class Subject:
         def remember(name: str, failure: Failure) -> None:
             subject._failure = f"{name} {failure}"
 
-        names = [_located(name, library) for name in kernels]
+        names = [_located(name, library, recorded) for name in kernels]
         try:
             subject.target = with_pair(target, params, *names, candidate=candidate, on_failure=remember)
         except ImportError as error:
@@ -91,12 +94,12 @@ def unlocated(name: str) -> str:
     return f"{name}@{Path(path).name}" if at else name
 
 
-def _located(name: str, library: str | None) -> str:
-    base, at, path = name.partition("@")
+def _located(name: str, library: str | None, recorded: bool) -> str:
+    base, at, _ = name.partition("@")
     if base.partition(":")[0] != "libggml" or (library is None and not at):
         return name
     if library is not None:
         return f"{base}@{library}"
-    if not Path(path).exists():
+    if recorded:
         raise MissingKernelsError(f"kernels {name}: give the folder of that library with --library")
     return name

@@ -35,7 +35,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from diffuzz import forkserver
+from diffuzz import forkserver, interruption
 from diffuzz.forkserver import WorkerError
 from diffuzz.working import KINDS, Failure, Kind, array_at, one_line
 
@@ -43,8 +43,9 @@ __all__ = ["KINDS", "Failure", "Kind", "Ran", "RowsFailedError", "Worker", "Work
 
 # What one batch may fail with, row by row, before the rest of it is left alone.
 _FAILURES_PER_BATCH = 8
-# Opening may import a lot, and the first call compile a lot: they get this many times the timeout.
-_FIRST_CALL = 6
+# Opening may import a lot, and the first call compile a lot: they get this many times the timeout, up to so many
+# seconds, or the timeout if that is more.
+_FIRST_CALL, _MOST_FIRST = 6, 30.0
 # How often a process that was killed from outside is given another chance: code rarely does that to itself.
 _ATTEMPTS = 5
 # Once a row is known to hang, others get this many times what the slowest good call took, and at least so many seconds.
@@ -84,8 +85,8 @@ class RowsFailedError(RuntimeError):
 class Worker:
     """See the module's docstring. ``opener`` is ``module:function``; ``argument`` and requests are pickled.
 
-    ``timeout`` is in seconds for one call; ``memory`` in bytes of resident memory (where ``/proc`` tells), half of the
-    machine's by default. The process starts with the first batch.
+    ``timeout`` is in seconds for one call, of which the first, and opening, get more; ``memory`` in bytes of resident
+    memory (where ``/proc`` tells), half of the machine's by default. The process starts with the first batch.
     """
 
     opener: str
@@ -127,7 +128,11 @@ class Worker:
         start = 0
         while start < total:
             rows = slice(start, min(start + self._rows_per_call, total))
-            answer = self._call(request, {name: array[rows] for name, array in arrays.items()}, shape, dtype)
+            alone = rows.stop - rows.start == 1
+            answer: np.ndarray | tuple[int, Failure, np.ndarray] | None = None
+            if alone or not self._hangs:
+                # Where rows are known to hang, a batch would, too, before it is known which.
+                answer = self._call(request, {name: array[rows] for name, array in arrays.items()}, shape, dtype)
             if isinstance(answer, np.ndarray) and rows == slice(0, total):
                 # Nearly always, and then there is nothing to put together.
                 return Ran(answer, {})
@@ -138,10 +143,14 @@ class Worker:
                 start = rows.stop
                 continue
             before = len(failures)
+            if answer is not None and answer[1].kind == "hung" and alone:
+                # A row that was alone has had its time.
+                failures[start], self._hangs, start = answer[1], True, rows.stop
+                continue
             start = self._one_by_one(request, arrays, rows, result, failures)
             if start < rows.stop or len(failures) >= _FAILURES_PER_BATCH:
                 return Ran(result, failures, frozenset(range(start, total)), passing)
-            if len(failures) == before:
+            if answer is not None and len(failures) == before:
                 passing = answer[1]
                 if passing.kind in ("hung", "out of memory"):
                     self._rows_per_call = max(1, (rows.stop - rows.start) // 2)
@@ -187,11 +196,17 @@ class Worker:
             failures[row] = failure
         return start
 
+    @property
+    def _first_timeout(self) -> float:
+        return max(self.timeout, min(_FIRST_CALL * self.timeout, _MOST_FIRST))
+
     def _started(self) -> _Process:
         for attempt in range(_ATTEMPTS + 1):
-            started = _Process.start(self.opener, self.argument, _FIRST_CALL * self.timeout)
+            started = _Process.start(self.opener, self.argument, self._first_timeout)
             if isinstance(started, _Process):
                 return started
+            if started.kind == "hung":
+                raise WorkerError(f"{started} of loading")
             if not started.killed or attempt == _ATTEMPTS:
                 raise WorkerError(started.text if started.kind == "raised" else str(started))
         raise AssertionError
@@ -210,11 +225,15 @@ class Worker:
         if self._process is None:
             self.starts += 1
             self._process = self._started()
-        timeout = self.timeout
+        # What is said of a limit that is not the one of any call.
+        timeout, why = self.timeout, ""
         if self._hangs:
             timeout = min(timeout, max(_LEAST_PATIENCE, _PATIENCE * self._longest))
+            if timeout < self.timeout:
+                why = f" (less than the {self.timeout:.3g} s of a call, because it had hung before)"
         elif self.starts == 1 and first:
-            timeout *= _FIRST_CALL
+            timeout = self._first_timeout
+            why = " of the first call"
         started = time.monotonic()
         try:
             answer = self._process.call(request, arrays, shape, dtype, timeout, self.memory, one_by_one)
@@ -226,9 +245,12 @@ class Worker:
             if not one_by_one:
                 self._longest = max(self._longest, time.monotonic() - started)
             return answer
-        if answer[1].kind in ("crashed", "hung", "out of memory"):
+        done, failure, good = answer
+        if failure.kind in ("crashed", "hung", "out of memory"):
             self.close()
-        return answer
+        if failure.kind == "hung":
+            failure = attrs.evolve(failure, text=failure.text + why)
+        return done, failure, good
 
 
 @attrs.define
@@ -326,6 +348,7 @@ class _Process:
         """What the process says next; None if it has ended; a Failure if it takes too long or too much."""
         row, deadline = -1, math.inf
         while True:
+            interruption.check()
             # With a counter, each row has the whole time for itself.
             now_at = 0 if counter is None else int(counter[0])
             if now_at != row:

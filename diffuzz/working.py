@@ -24,6 +24,8 @@ Kind = Literal["crashed", "hung", "out of memory", "raised", "garbage"]
 # What answers a request: (request, arrays, room for the result) to the result, which may be that room.
 Function = Callable[[Any, dict[str, np.ndarray], np.ndarray], Any]
 KINDS: tuple[Kind, ...] = ("crashed", "hung", "out of memory", "raised", "garbage")
+# Characters of what an exception says.
+_LONGEST_TEXT = 400
 
 
 @attrs.frozen
@@ -136,6 +138,7 @@ def array_at(memory: mmap.mmap, dtype: str, shape: tuple[int, ...], offset: int)
 
 
 def one_line(error: BaseException) -> str:
-    """Type and message of an exception, without line breaks."""
+    """Type and message of an exception, without line breaks, and cut short if it goes on and on."""
     text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -311,7 +311,8 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(out, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
     (table,) = found["targets"]
     assert (0, 0.2, 4) == (code, found["budget_s"], len(table["runs"]))
-    assert {"target", "params", "measure", "bound", "best", "auto_level", "engines", "runs"} == set(table)
+    keys = {"target", "params", "measure", "bound", "best", "auto_level", "finished", "engines", "runs"}
+    assert (keys, True, False) == (set(table), table["finished"], found["interrupted"])
     assert [("auto", 0), ("auto", 1), ("random", 0), ("random", 1)] == [(r["engine"], r["seed"]) for r in table["runs"]]
     run = table["runs"][0]
     assert run["value"] == run["history"][-1][1]

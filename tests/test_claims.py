@@ -122,8 +122,21 @@ def test_json(settled: list[claims.Settled]) -> None:
     """The JSON has the fields of the contract, once for each published row, and is JSON."""
     stored = json.loads(json.dumps(claims.as_json(settled), allow_nan=False))
     assert [claim["id"] for claim in stored["claims"]] == list(VERDICTS)
+    assert stored["interrupted"] is False
     fields = {"id", "claim", "published", "reproduced", "found", "bound", "measure", "verdict", "witness"}
     assert all(set(claim) == fields for claim in stored["claims"] + stored["variants"])
+
+
+def test_any_figure_is_json() -> None:
+    """NaN and infinity of a model are strings, like everywhere."""
+    row = claims.ROWS[0]
+    one = claims.Settled(
+        row, {"a": np.nan, "same": True, "bits": "0x0", "layers": 2}, np.inf, np.nan, None, "CONFIRMED"
+    )
+    stored = json.loads(json.dumps(claims.as_json([one]), allow_nan=False))["claims"][0]
+    assert (stored["reproduced"], stored["found"], stored["bound"]) == (
+        {"a": "nan", "same": True, "bits": "0x0", "layers": 2}, "inf", "nan",
+    )  # fmt: skip
 
 
 def test_table(settled: list[claims.Settled]) -> None:

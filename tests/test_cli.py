@@ -341,7 +341,9 @@ def test_a_candidate_that_is_not_there(run: Run, specification: str, message: st
         (("replay", "missing"), "missing: there is no such file or folder"),
         (("replay",), "corpus: there is no such file or folder"),
         (("replay", "taken"), "no corpus entry (.json) there, so nothing was replayed"),
-        (("replay", "hostile.json", "--junit", "nowhere/report.xml"), "nowhere/report.xml"),
+        (("replay", "hostile.json", "--junit", "nowhere/report.xml"), "there is no folder nowhere; make it first"),
+        (("replay", "hostile.json", "--junit", "taken"), "taken"),
+        (("measure", "f8.safetensors", "--target", "dot-order"), "f8.safetensors: tensor a is F8_E4M3; a case has"),
         (("minimise", "missing.json"), "missing.json: No such file or directory"),
         (("minimise", "hostile.json", "--keep", "2"), "is not a share of the value"),
         (("claims", "--corpus", "file/below", "--budget", "1s"), "cannot be written"),
@@ -359,6 +361,8 @@ def test_bad_input(run: Run, arguments: tuple[str, ...], message: str) -> None:
     Path("nested.json").write_text("[" * 100_000)
     Path("taken").mkdir()
     Path("taken/dot-order").write_text("")
+    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    Path("f8.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"8")
     np.savez("case.npz", a=np.ones(8, np.float32))
     assert message in _complaint(run(*arguments))
     assert not Path("corpus").exists()
@@ -373,6 +377,26 @@ def test_a_missing_dependency(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     Path("case.safetensors").write_bytes(b"")
     line = _complaint(run("measure", "case.safetensors", "--target", "softmax"), code=3)
     assert "pip install safetensors" in line
+
+
+@pytest.mark.parametrize("kernels", [(), ("--kernels", "exact,xla")])
+def test_a_jax_that_does_not_start(run: Run, monkeypatch: pytest.MonkeyPatch, kernels: tuple[str, ...]) -> None:
+    """Exit 3, one line with what jax said, also where that is an assertion without words."""
+    import jax
+
+    from diffuzz.kernels import xla
+
+    def fail() -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    xla.start.cache_clear()
+    line = _complaint(run("search", "--target", "softmax", "--engine", "gradient", "--no-save", *kernels), code=3)
+    assert line == "diffuzz: jax does not start with JAX_PLATFORMS=cuda: unset it (AssertionError)"
+    monkeypatch.delenv("JAX_PLATFORMS")
+    line = _complaint(run("bench", "engines", "--target", "dot-order", "--engine", "random"), code=3)
+    assert line == "diffuzz: jax does not start (AssertionError)"
 
 
 def test_a_defect_is_not_a_witness(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,6 +483,26 @@ def test_replay(run: Run, entry: Counterexample, saved: Path) -> None:
     saved.write_text("{")
     code, out, err = run("replay", saved)
     assert (2, "", True) == (code, err, "not JSON" in out)
+
+
+def test_a_report_is_written_last(run: Run, saved: Path) -> None:
+    """A usage error leaves no empty report behind; one that cannot be written does not cost the results."""
+    assert "nothing: there is no such file" in _complaint(run("replay", "nothing", "--junit", "report.xml"))
+    assert not Path("report.xml").exists()
+    Path("report.xml").symlink_to("/dev/full")
+    code, out, err = run("replay", saved, "--junit", "report.xml")
+    assert (2, "diffuzz: --junit report.xml: cannot be written (No space left on device)\n") == (code, err)
+    assert "1 of 1 entries replayed as recorded" in out
+
+
+def test_a_folder_that_is_gone(run: Run) -> None:
+    """One line that says what is wrong and what to do."""
+    Path("gone").mkdir()
+    with contextlib.chdir("gone"):
+        os.rmdir("../gone")
+        line = _complaint(run("search", "--target", "softmax"))
+        os.chdir("/")
+    assert "the working directory cannot be used (No such file or directory): change to one that can" in line
 
 
 def test_replay_without_the_candidate(run: Run, entry: Counterexample) -> None:
@@ -556,6 +600,41 @@ def test_a_reader_that_goes_away(saved: Path) -> None:
         done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
         assert (code, "") == (done.returncode, done.stderr)
     os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "out", "err"),
+    [
+        (">&-", 2, "", "diffuzz: standard output is closed, so there is no place for results\n"),
+        ("2>&-", 0, "softmax", ""),
+        (">/dev/full", 2, "", "diffuzz: standard output: No space left on device\n"),
+    ],
+)
+def test_a_stream_that_is_closed(closed: str, code: int, out: str, err: str) -> None:
+    """One line where there is a place for it, and never a traceback."""
+    shell = ["sh", "-c", f'exec "$0" -m diffuzz targets {closed}', sys.executable]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert (code, err) == (done.returncode, done.stderr)
+    assert out in done.stdout
+
+
+def test_a_cache_that_cannot_be() -> None:
+    """A file in the place of its folder: jax would warn of it, in two lines."""
+    Path("file").write_text("")
+    command = (
+        "search",
+        "--target",
+        "softmax",
+        "--param",
+        "n=2",
+        "--engine",
+        "gradient",
+        "--budget",
+        "20s",
+        "--no-save",
+    )
+    done = _process(*command, env=os.environ | {"XDG_CACHE_HOME": os.path.abspath("file")})
+    assert (1, "") == (done.returncode, done.stderr)
 
 
 def test_a_search_in_a_process() -> None:

@@ -78,11 +78,7 @@ def test_a_candidate_may_be_one_of_them(capsys: pytest.CaptureFixture[str]) -> N
         (("--target", "softmax", "--kernels", "ggml,nobody"), 2, "has no kernels 'nobody'"),
         (("--target", "softmax", "--kernels", "ggml,candidate"), 2, "give --candidate"),
         (("--target", "dot-order", "--kernels", "ggml,apr"), 2, "compares no kernels"),
-        (
-            ("--target", "softmax", "--kernels", "ggml,libggml@nowhere"),
-            3,
-            "give the folder of that library with --library",
-        ),
+        (("--target", "softmax", "--kernels", "ggml,libggml@nowhere"), 2, "library nowhere: there is no such file or"),
         (("--target", "softmax", "--library", "nowhere"), 2, "nowhere"),
         (("--target", "softmax", "--library", "."), 2, "it stands for libggml, which is not one of the kernels"),
         (("--target", "softmax", "--kernels", "ggml,apr", "--candidate", "m.py:f"), 2, "name candidate as one of them"),
@@ -124,6 +120,9 @@ def test_an_entry_names_no_path(tmp_path: Path) -> None:
     path.write_text(dumps(attrs.evolve(entry, kernels=("apr", "libggml@build"))))
     with pytest.raises(MissingKernelsError, match="--library"):
         minimised(corpus.load(path), keep=0.9)
+    # Nor is a folder that happens to be called like it.
+    Path("build").mkdir()
+    assert replay_file(path).status == "needs kernels"
 
 
 def test_kernels_are_a_part_of_an_entry() -> None:
@@ -176,6 +175,15 @@ def test_matrix_of_an_operation_that_is_wrong(
         (("--target", "softmax", "--kernels", "apr"), 2, "two are needed"),
         (("--target", "softmax", "--kernels", "apr,nobody"), 2, "has no kernels 'nobody'"),
         (("--target", "softmax", "--kernels", "apr,ggml", "--corpus", "file/nowhere"), 2, "cannot be written"),
+        (("--target", "softmax", "--kernels", "apr,exact,apr"), 2, "kernels apr: the same implementation twice"),
+        (("--target", "softmax", "--kernels", ",,"), 2, "--kernels ,,: not a list of names"),
+        (("--target", "softmax", "--kernels", "apr,,ggml"), 2, "not a list of names"),
+        (("--target", "softmax", "--kernels", ""), 2, "not a list of names"),
+        (
+            ("--target", "softmax", "--kernels", "apr,exact,libggml@nowhere"),
+            2,
+            "library nowhere: there is no such file",
+        ),
     ],
 )
 def test_bad_matrix(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, message: str) -> None:

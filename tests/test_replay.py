@@ -78,6 +78,32 @@ def test_a_changed_verdict(entry: Counterexample, saved: Path) -> None:
     assert exit_code([replay_file(saved)]) == 1
 
 
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        ({"value": 15.1}, "; recorded the proven limit 15.1 (rounding 1e-09), now 15 (rounding 1e-09); see: "),
+        ({"rounding": 1e-3}, "; recorded the proven limit 15 (rounding 0.001), now 15 (rounding 1e-09); see: "),
+        (None, "; recorded the proven limit none, now 15 (rounding 1e-09); see: "),
+    ],
+)
+def test_a_changed_limit(entry: Counterexample, saved: Path, recorded: dict[str, float] | None, message: str) -> None:
+    """A proof that now says something else is a change, though value and verdict are as they were."""
+    assert entry.bound is not None
+    saved.write_text(dumps(attrs.evolve(entry, bound=None if recorded is None else dict(entry.bound) | recorded)))
+    result = replay_file(saved)
+    assert (result.status, result.verdict, exit_code([result])) == ("changed", entry.verdict, 1)
+    assert message in result.message
+    assert result.message.startswith(f"{entry.value:.9g} CONFIRMED;")
+
+
+def test_a_limit_within_float_noise(entry: Counterexample, saved: Path) -> None:
+    """Another machine's libm, and other words, are no change."""
+    assert entry.bound is not None
+    noisy = {"value": entry.bound["value"] * (1 + 1e-11), "because": "otherwise"}
+    saved.write_text(dumps(attrs.evolve(entry, bound=dict(entry.bound) | noisy)))
+    assert replay_file(saved).status == "as recorded"
+
+
 def test_infinity_is_recorded_as_such(entry: Counterexample, saved: Path) -> None:
     """A finite value is not an infinite one."""
     saved.write_text(dumps(attrs.evolve(entry, value=np.inf)))

@@ -22,7 +22,7 @@ from diffuzz.engines import UnknownEngineError
 from diffuzz.entry import Counterexample
 from diffuzz.objective import Found
 from diffuzz.replay import replay_file
-from diffuzz.search import MissingDependencyError, SearchResult, command_of, entry_of, minimised, search
+from diffuzz.search import MOST_HANGS, MissingDependencyError, SearchResult, command_of, entry_of, minimised, search
 from diffuzz.target import ParameterError, Target, evaluate
 from diffuzz.verdict import Verdict
 
@@ -193,6 +193,30 @@ def test_a_right_candidate(tmp_path: Path) -> None:
     result = _quick(SOFTMAX, {"n": 3}, candidate=_file(tmp_path, RIGHT))
     assert result.verdict is Verdict.UNRESOLVED
     assert 0 < result.value < 1
+
+
+def test_a_candidate_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minimising a hang ends after a few; the seconds are all that it took, those of the first call included."""
+    module = importlib.import_module("diffuzz.search")
+    hangs = []
+    made = module._failing_alike
+
+    def counted(*arguments: Any) -> Any:
+        evaluate = made(*arguments)
+
+        def evaluate_alike(*batch: Any) -> Any:
+            outcome = evaluate(*batch)
+            hangs.append(bool((outcome.detail.get("failure", np.zeros(1)) > 0).any()))
+            return outcome
+
+        return evaluate_alike
+
+    monkeypatch.setattr(module, "_failing_alike", counted)
+    name = _file(tmp_path, f"while len(calls) == 1 or (z > 8).any(): pass\n    {RIGHT}")
+    result = _quick(SOFTMAX, {"n": 3}, candidate=name, timeout=0.2)
+    assert (result.value, result.failure) == (math.inf, "hung: no result after 0.2 s")
+    assert result.seconds > 1.2
+    assert 1 < sum(hangs) <= MOST_HANGS
 
 
 def test_a_wrong_candidate(tmp_path: Path) -> None:

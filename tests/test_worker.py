@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from diffuzz import forkserver
 from diffuzz.worker import Failure, Ran, Worker, WorkerError
+from diffuzz.working import one_line
 
 BAD = 1e6
 SOURCE = """
@@ -175,6 +177,58 @@ def test_what_hangs_is_ended(how: str) -> None:
         assert ran.skipped == frozenset(range(18, 64))
         assert right(arrays, ran)
         assert right(batch(5), run(one, batch(5)))
+
+
+def test_what_a_hang_says() -> None:
+    """The limit that was applied, and why it was not that of a call; a row that was alone is not called again."""
+    with worker("loop", timeout=0.25) as one:
+        started = time.monotonic()
+        ran = run(one, batch(1, bad=(0,)))
+        assert ran.failures == {0: Failure("hung", "no result after 1.5 s of the first call")}
+        assert (one.starts, time.monotonic() - started < 3) == (1, True)
+        assert run(one, batch(1, bad=(0,))).failures == {0: Failure("hung", "no result after 0.25 s")}
+    with worker("loop", timeout=1.5) as one:
+        run(one, batch(3))
+        assert run(one, batch(1, bad=(0,))).failures == {0: Failure("hung", "no result after 1.5 s")}
+        started = time.monotonic()
+        text = "no result after 1 s (less than the 1.5 s of a call, because it had hung before)"
+        ran = run(one, batch(64, bad=(3,)))
+        assert ran.failures == {3: Failure("hung", text)}
+        # Row by row at once: the batch would only have hung as well.
+        assert time.monotonic() - started < 1.9
+
+
+@pytest.mark.parametrize(("timeout", "first"), [(0.5, 3.0), (10.0, 30.0), (60.0, 60.0)])
+def test_the_first_call_has_more_time(timeout: float, first: float) -> None:
+    """Six times as much, unless that is more than half a minute."""
+    assert worker("fine", timeout=timeout)._first_timeout == first
+
+
+def test_what_hangs_while_it_opens(tmp_path: Path) -> None:
+    """It is an error, of loading."""
+    (tmp_path / "never.py").write_text("while True: pass\n")
+    with Worker("never:opened", None, timeout=0.1) as one, pytest.raises(WorkerError, match=r"0\.6 s of loading"):
+        run(one, batch())
+
+
+def test_an_exception_that_goes_on_and_on() -> None:
+    """What it says is cut; a failure is one line that people read."""
+    assert len(one_line(ValueError("x" * 10**6))) < 500
+    assert one_line(ValueError("x" * 10**6)).endswith("xxx ...")
+
+
+def test_the_server_leaves_quietly() -> None:
+    """A client that has gone before it is answered is no error to print."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    code = f"from diffuzz.forkserver import serve; serve({theirs.fileno()})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True
+    ) as server:
+        theirs.close()
+        # No process of ours: answered at once, to nobody.
+        ours.send(b'["wait", 1]')
+        ours.close()
+        assert (server.communicate(timeout=60)[1], server.returncode) == ("", 0)
 
 
 def test_one_row_that_fails() -> None:

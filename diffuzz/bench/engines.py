@@ -31,7 +31,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from diffuzz import corpus, engines, report, sampling
+from diffuzz import corpus, engines, interruption, report, sampling
 from diffuzz.bench.peers import PEERS
 from diffuzz.objective import Budget, BudgetSpentError, Objective
 from diffuzz.screen import compile_screen, configured_jax
@@ -67,13 +67,19 @@ class Run:
 
 @attrs.frozen
 class Table:
-    """All runs on one target."""
+    """All runs on one target; ``planned`` is how many there were to be, if not so many."""
 
     target: str
     params: Params
     measure: str
     bound: Bound | None
     runs: tuple[Run, ...]
+    planned: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every run took place, so that competitors can be compared."""
+        return self.planned is None or len(self.runs) == self.planned
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -122,8 +128,8 @@ class Table:
 
     @property
     def level(self) -> bool | None:
-        """Whether auto is level with the best; None where it was not compared."""
-        return self.median("auto") >= LEVEL * self.best if self.of("auto") else None
+        """Whether auto is level with the best; None where it was not compared (with all)."""
+        return self.median("auto") >= LEVEL * self.best if self.of("auto") and self.finished else None
 
 
 def names() -> tuple[str, ...]:
@@ -173,10 +179,11 @@ def compare(
         competitors: some of ``names()``, all by default.
         on_table: called with each table.
 
-    Raises what ``check`` raises, and ParameterError, before anything runs.
+    Raises what ``check`` raises, ParameterError, and ImportError if jax does not start, before anything runs.
     """
     picked = check(competitors)
     settings = [target.params(given) for target in chosen]
+    configured_jax()
     tables = []
     for target, params in zip(chosen, settings, strict=True):
         runs: list[Run] = []
@@ -185,11 +192,13 @@ def compare(
             screens: Screens = {}
             for name in picked:
                 for seed in seeds:
+                    interruption.check()
                     runs.append(_run(name, target, params, seconds, seed, screens))
         except KeyboardInterrupt:
             interrupted = True
         if runs:
-            table = Table(target.name, params, target.measure(params), target.bound(params), tuple(runs))
+            planned = len(picked) * len(seeds)
+            table = Table(target.name, params, target.measure(params), target.bound(params), tuple(runs), planned)
             tables.append(table)
             if on_table:
                 on_table(table)
@@ -257,7 +266,6 @@ def _compiled(target: Target, params: Params, rows: int) -> tuple[Any, float]:
     # Importing is on nobody's clock either.
     for name in engines.names():
         engines.get(name)
-    configured_jax()
     started = time.monotonic()
     screen = compile_screen(target, params, rows)
     if screen is None:
@@ -294,12 +302,15 @@ def _compile_seconds() -> Iterator[Callable[[], float]]:
 # What is printed
 
 
-def as_json(tables: list[Table], seconds: float) -> dict[str, Any]:
-    """Everything that was measured: per target the medians, and every run with its history."""
+def as_json(tables: list[Table], seconds: float, *, interrupted: bool = False) -> dict[str, Any]:
+    """Everything that was measured: per target the medians, and every run with its history; ``interrupted`` if some
+    are missing.
+    """
     return {
         "budget_s": seconds,
         "targets": [_table_json(table) for table in tables],
         "summary": {"targets": len(tables), **_counts(tables)},
+        "interrupted": interrupted,
         "environment": corpus.environment() | corpus.device(),
     }
 
@@ -312,6 +323,7 @@ def _table_json(table: Table) -> dict[str, Any]:
         "bound": None if table.bound is None else report.json_number(table.bound.value),
         "best": report.json_number(table.best),
         "auto_level": table.level,
+        "finished": table.finished,
         "engines": [
             {
                 "engine": engine,
@@ -333,8 +345,8 @@ def _run_json(run: Run) -> dict[str, Any]:
 
 
 def _counts(tables: list[Table]) -> dict[str, int]:
-    """What auto reached, over the targets where it was compared."""
-    compared = [table for table in tables if table.of("auto")]
+    """What auto reached, over the targets where it was compared with all."""
+    compared = [table for table in tables if table.of("auto") and table.finished]
     limited = [table for table in compared if table.bound and table.bound.value > 0]
     return {
         "auto_compared": len(compared),
@@ -380,6 +392,8 @@ def _cells(table: Table, engine: str) -> list[str]:
 def _remarks(table: Table) -> list[str]:
     bound = table.bound
     lines = [f"limit {bound.value:.7g} ({bound.because})" if bound else "no limit is proven: fractions of the best"]
+    if not table.finished:
+        lines.append(f"interrupted after {len(table.runs)} of {table.planned} runs")
     if table.level is not None:
         leader = max(table.engines, key=table.median)
         share = 1.0 if table.median("auto") == table.best else table.median("auto") / table.best

@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from diffuzz import engines, report, simplicity, targets
+from diffuzz import engines, interruption, report, simplicity, targets
 from diffuzz.bench import ggml_criteria
 from diffuzz.bench.mutants import Mutant, mutants
 from diffuzz.candidate import named, with_candidate
@@ -73,22 +73,32 @@ def score(
     *,
     on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Search every mutant and control, or those whose name is in ``names``, ``seconds`` at most each.
+    """Search every mutant and control, or those whose name is in ``names``, ``seconds`` at most each; the rows that
+    are finished if the user interrupts.
 
     Raises ValueError for a name that there is not.
     """
+    rows: list[Row] = []
+    for mutant in named_mutants(names):
+        try:
+            interruption.check()
+            row = one(mutant, seconds, seed)
+        except KeyboardInterrupt:
+            break
+        rows.append(row)
+        if on_row:
+            on_row(row)
+    return rows
+
+
+def named_mutants(names: Iterable[str] | None) -> list[Mutant]:
+    """Those of these names, or all. Raises ValueError for a name that there is not."""
     known = {mutant.name: mutant for mutant in mutants()}
     chosen = list(known) if names is None else list(names)
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ValueError(f"name={unknown[0]!r}: no mutant or control has this name")
-    rows = []
-    for name in chosen:
-        row = one(known[name], seconds, seed)
-        rows.append(row)
-        if on_row:
-            on_row(row)
-    return rows
+    return [known[name] for name in chosen]
 
 
 def one(mutant: Mutant, seconds: float, seed: int) -> Row:
@@ -146,8 +156,10 @@ def _minimised(objective: Objective, found: Found) -> tuple[Case, Mapping[str, f
     """The simplest case that still shows the function to be wrong, and what it measures."""
     target, params = objective.target, objective.params
     limit = target.limit(params)
-    case = minimise(target, params, found.case, keep=KEEP, limit=limit, seconds=MINIMISING).case
-    return case, evaluate(target, params, case).detail
+    made = minimise(target, params, found.case, keep=KEEP, limit=limit, seconds=MINIMISING)
+    if made.interrupted:
+        raise KeyboardInterrupt
+    return made.case, evaluate(target, params, made.case).detail
 
 
 def _size(objective: Objective, case: Case) -> tuple[int, int]:
@@ -161,8 +173,8 @@ def _size(objective: Objective, case: Case) -> tuple[int, int]:
     )
 
 
-def as_json(rows: list[Row]) -> dict[str, Any]:
-    """The counts, and every row."""
+def as_json(rows: list[Row], *, interrupted: bool = False) -> dict[str, Any]:
+    """The counts, and every row; ``interrupted`` if some are missing."""
     wrong, right = _apart(rows)
     return {
         "mutants": len(wrong),
@@ -173,6 +185,7 @@ def as_json(rows: list[Row]) -> dict[str, Any]:
         "killed_by_test_backend_ops": sum(row.ops == RUNS for row in wrong),
         "killed_by_test_backend_ops_in_some_runs": sum(0 < row.ops < RUNS for row in wrong),
         "rows": [attrs.asdict(row) | {"value": report.json_number(row.value), "ops_runs": RUNS} for row in rows],
+        "interrupted": interrupted,
     }
 
 

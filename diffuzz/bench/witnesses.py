@@ -33,7 +33,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from diffuzz import corpus, engines, report, simplicity
+from diffuzz import corpus, engines, interruption, report, simplicity
 from diffuzz.bench import shrinking
 from diffuzz.case import Case
 from diffuzz.minimise import NOISE, PATIENCE, minimise
@@ -99,6 +99,7 @@ class Judge:
 
     def __call__(self, case: Case) -> bool:
         """Whether the case keeps what has to be kept."""
+        interruption.check()
         if time.monotonic() > self._deadline:
             raise _OverError
         if not self._space.admits(case):
@@ -169,6 +170,8 @@ def one(target: Target, params: Params, *, seconds: float, minimising: float, ke
     started = time.monotonic()
     ours = minimise(target, params, best.case, keep=keep, limit=target.limit(params), seconds=minimising)
     spent = time.monotonic() - started
+    if ours.interrupted:
+        raise KeyboardInterrupt
     size, share = simplicity.size_of(space, ours.case), _share(ours.value, best.value)
     rows.append(Row("diffuzz", size, share, spent, ours.evaluations, ours.finished))
     patience = max(minimising, spent)
@@ -251,8 +254,10 @@ def ddmin(items: np.ndarray, fails: Callable[[np.ndarray], bool]) -> np.ndarray:
 # What is printed
 
 
-def as_json(tables: Iterable[Table], *, seconds: float, minimising: float, keep: float, seed: int) -> dict[str, Any]:
-    """Everything that was measured."""
+def as_json(
+    tables: Iterable[Table], *, seconds: float, minimising: float, keep: float, seed: int, interrupted: bool = False
+) -> dict[str, Any]:
+    """Everything that was measured; ``interrupted`` if some targets are missing."""
     return {
         "budget_s": seconds,
         "minimising_s": minimising,
@@ -268,6 +273,7 @@ def as_json(tables: Iterable[Table], *, seconds: float, minimising: float, keep:
             }
             for table in tables
         ],
+        "interrupted": interrupted,
         "environment": corpus.environment() | corpus.device(),
     }
 

@@ -30,6 +30,8 @@ import importlib
 import importlib.util
 from typing import Any
 
+from diffuzz import interruption
+
 # A variant of a module is an attribute of it: "libggml:generic" is libggml.generic. These names differ from a module's.
 _NAMED = {"xla": ("xla", "compiled"), "gguf-py": ("gguf_py", ""), "libggml": ("libggml", "native")}
 
@@ -60,6 +62,7 @@ def get(name: str) -> Any:
     name, _, path = name.partition("@")
     module, _, variant = name.partition(":")
     module, variant = _NAMED.get(name, (module, variant))
-    found = importlib.import_module(f"{__name__}.{module}")
+    with interruption.held():
+        found = importlib.import_module(f"{__name__}.{module}")
     found = getattr(found, variant) if variant else found
     return found.at(path) if path else found

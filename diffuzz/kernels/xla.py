@@ -7,6 +7,8 @@ b + c`` and orders sums as it likes, so a value found with these counts only aft
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +16,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffuzz import formats
+from diffuzz import formats, interruption
 from diffuzz.kernels import fused
+from diffuzz.working import one_line
 
 # What code that is generic over array modules calls: kernels.xp is numpy in diffuzz.kernels.exact and jax.numpy here.
 xp = jnp
+
+
+@cache
+def start() -> None:
+    """Make sure that jax has a device. Raises ImportError, one line, with what jax said."""
+    try:
+        with interruption.held():
+            jax.devices()
+    except Exception as error:  # an assertion, for JAX_PLATFORMS=cuda without a GPU
+        chosen = os.environ.get("JAX_PLATFORMS")
+        where = f" with JAX_PLATFORMS={chosen}: unset it" if chosen else ""
+        raise ImportError(f"jax does not start{where} ({one_line(error)})") from error
 
 
 def rms_norm(x: Any, eps: float) -> Any:
@@ -92,6 +107,7 @@ def _float32(operation: Any, *static: str) -> Any:
     compiled = jax.jit(operation, static_argnames=static)
 
     def run(*arguments: Any) -> np.ndarray:
+        start()
         rows = max(len(a) for a in arguments if isinstance(a, np.ndarray))
         # Batches of all sizes share a few programs.
         room = 1 << (rows - 1).bit_length()
