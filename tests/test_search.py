@@ -350,7 +350,10 @@ def test_the_command_repeats_the_search(target: str, given: dict[str, Any], more
     )
     words = shlex.split(command_of(result))
     assert words[:4] == ["python", "-m", "diffuzz", "search"]
-    context = commands.commands["search"].make_context("search", words[4:])
+    # Below the group, whose settings the command takes over: click keeps the help option that it makes first.
+    context = commands.commands["search"].make_context(
+        "search", words[4:], parent=commands.make_context("diffuzz", words[3:])
+    )
     parsed = context.params
     assert found.params(dict(parsed["settings"])) == result.params
     assert (target, "auto", 3) == (parsed["target_name"], parsed["engine"], parsed["seed"])
