@@ -168,6 +168,19 @@ def test_shapes_leaves_no_small_length_out_for_long() -> None:
     assert set(range(1, shapes.SMALL + 1)) <= lengths
 
 
+def test_shapes_begins_with_the_smallest() -> None:
+    """Every length up to SMALLEST has its turn before most others have."""
+    lengths: list[int] = []
+
+    def seen(x: np.ndarray, eps: float) -> np.ndarray:
+        lengths.append(x.shape[1])
+        return right(x, eps)
+
+    target, params = judged(seen, {"candidate_n": 300})
+    some_rounds("shapes", Objective(target, params, Budget(math.inf)), 10)
+    assert set(range(1, shapes.SMALLEST + 1)) <= set(lengths)
+
+
 def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much noise a right function offers to climb, other shapes and fresh batches get their parts of the work;
     a search of the target's own question is another.
@@ -190,9 +203,8 @@ def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function(monkeypatch
     assert "sampling" not in engines_seen
 
 
-def test_few_shapes_where_each_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a function that compiles for each shape few are evaluated, and of any function fewer in the first second."""
-    monkeypatch.setattr(auto, "FIRST", 2**23)
+def test_few_shapes_where_each_is_compiled() -> None:
+    """Of a function that compiles for each shape few are evaluated, and of any function fewer at first."""
     calls_per_work = []
     for compiles, rounds in ((True, 60), (False, 10), (False, 200)):
         lengths: list[int] = []

@@ -27,10 +27,10 @@ MEMORY = 0.7
 PATIENCE = {"evolution": 1, "shapes": 4, "gradient": 4, "pbt": 8, "random": 16}
 MOST_PATIENCE = 2**20
 # Shares of the work in a contract: other shapes, and batches of the full shape that nobody has climbed to. In the first
-# second's work there are fewer shapes, since a function that compiles each of them would get to nothing else; and few
-# ever where that is known.
+# half of a second's work there are fewer shapes, since a function that compiles each of them would get to nothing else;
+# and few ever where that is known.
 FRESH = {"shapes": 0.3, "sampling": 0.25}
-FIRST, FIRST_SHAPES, COMPILED_SHAPES = 2**24, 0.1, 0.02
+FIRST, FIRST_SHAPES, COMPILED_SHAPES = 2**23, 0.1, 0.02
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:

@@ -20,8 +20,8 @@ from diffuzz.space import Dim, Space
 
 SHAPES_PER_ROUND, COMPILED_PER_ROUND = 8, 2
 LEAST_ROWS, MOST_ROWS = 4, 128
-# Steps of a dimension that are dealt from a deck.
-SMALL = 256
+# Steps of a dimension that are dealt from a deck, and those that are dealt first.
+SMALL, SMALLEST = 256, 32
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
@@ -53,7 +53,9 @@ def _size(dim: Dim, deck: list[int], rng: np.random.Generator) -> int:
     most, kind = dim.size // dim.step, rng.random()
     if kind < 5 / 8:
         if not deck:
-            deck += (rng.permutation(min(most, SMALL)) + 1).tolist()
+            sizes = rng.permutation(min(most, SMALL)) + 1
+            # From the end of the deck: the smallest, in a random order, then the others.
+            deck += sizes[np.argsort(sizes <= SMALLEST, kind="stable")].tolist()
         steps = deck.pop()
     elif kind < 7 / 8:
         steps = (1 << int(rng.integers(0, most.bit_length()))) + int(rng.integers(-1, 2))
