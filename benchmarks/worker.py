@@ -22,7 +22,7 @@ import click
 import numpy as np
 
 from diffuzz import kernels
-from diffuzz.kernels import libggml
+from diffuzz.kernels import libggml, libggml_process
 from diffuzz.worker import Worker
 
 N = 512
@@ -57,7 +57,11 @@ def medians(one: Callable[[], object], other: Callable[[], object], repeats: int
 
 
 def in_process(
-    loaded: libggml._Loaded, operation: str, arrays: dict[str, np.ndarray], shape: tuple[int, ...], **options: Any
+    loaded: libggml_process.Loaded,
+    operation: str,
+    arrays: dict[str, np.ndarray],
+    shape: tuple[int, ...],
+    **options: Any,
 ) -> Callable[[], object]:
     """A call of the library in this process."""
     own = {name: array.copy() for name, array in arrays.items()}
@@ -94,7 +98,7 @@ def main(rows: tuple[int, ...], repeats: int) -> None:
         sys.path.insert(0, folder)
         import bench_worker_kernels  # type: ignore[import-not-found]
 
-        loaded = None if kernels.missing("libggml") else libggml._Loaded(libggml._files(None), False)
+        loaded = None if kernels.missing("libggml") else libggml_process.Loaded(libggml.files(None), False)
         with Worker("bench_worker_kernels:opened", "") as worker:
             for count in rows:
                 x = rng.uniform(-9, 9, (count, N)).astype(np.float32)

@@ -15,7 +15,7 @@ arithmetic promises nothing (overflow; an infinite allowance) are not judged, an
 function may raise. It runs in a process of its own (see diffuzz.worker).
 
 A function of whole batches may mix up their rows. In a search every case has others beside it; a case that is evaluated
-alone is called twice, alone and between two other rows, and the worse of its results counts. So what was found in a
+alone is called twice, alone and beside two other rows, and the worst of its results counts. So what was found in a
 batch is found again where the case is measured, minimised or replayed, and does not depend on the batch it came from.
 """
 
@@ -41,6 +41,8 @@ GGML_NMSE_LIMIT = {"matvec": 5e-4, "softmax": 1e-6}
 GGML_DEFAULT_NMSE_LIMIT = 1e-7
 # Relative error of value itself: float64 against allowances of some 2^-24, with room for its own constants.
 _RELATIVE_NOISE = 1e-6
+# Places of a case in the batch that _in_company makes.
+_OWN = [1, 3]
 # Characters of what a function said that are shown.
 _MOST_TEXT = 400
 _LARGEST = float(np.finfo(np.float32).max)
@@ -210,10 +212,11 @@ def with_candidate(target: Target, params: Params, function: Candidate | Functio
         alone = judge_batch(p, arrays)
         if len(alone.value) > 1 or not contract.batched or np.isinf(alone.value[0]):
             return alone
-        between = judge_batch(p, _in_company(space(p), arrays))
-        if not between.value[1] > alone.value[0]:
+        beside = judge_batch(p, _in_company(space(p), arrays))
+        row = int(np.argmax(np.nan_to_num(beside.value[_OWN], nan=-np.inf, posinf=np.inf)))
+        if not beside.value[_OWN][row] > alone.value[0]:
             return alone
-        outcome = _row(between, 1)
+        outcome = _row(beside, _OWN[row])
         return attrs.evolve(outcome, detail={**outcome.detail, "alone": alone.value})
 
     return attrs.evolve(
@@ -233,17 +236,17 @@ def with_candidate(target: Target, params: Params, function: Candidate | Functio
 
 
 def _in_company(space: Space, arrays: Arrays) -> dict[str, np.ndarray]:
-    """A case between a row of the largest numbers there are and one of the least; integers, and so blocks, are 0 in
-    both, and what is one number in each case is the case's own.
+    """Four rows: of the largest numbers there are, the case, of the least, the case. Integers, and so blocks, are 0
+    beside it, and what is one number in each case is the case's own.
     """
 
-    def between(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
+    def beside(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
         if array.dtype.kind == "f" and array[0].size == 1:
-            return np.repeat(array, 3, axis=0)
+            return np.repeat(array, 4, axis=0)
         ends = (spec.high, spec.low) if array.dtype.kind == "f" else (0, 0)
-        return np.concatenate([np.full_like(array, ends[0]), array, np.full_like(array, ends[1])])
+        return np.concatenate([np.full_like(array, ends[0]), array, np.full_like(array, ends[1]), array])
 
-    return {name: between(space[name], array) for name, array in arrays.items()}
+    return {name: beside(space[name], array) for name, array in arrays.items()}
 
 
 def _row(outcome: Outcome, row: int) -> Outcome:

@@ -119,7 +119,7 @@ def search_command(
 ) -> int:
     """Search for the largest value, minimise the case that has it, judge the claim, save the witness."""
     from diffuzz import corpus as store
-    from diffuzz import printing, targets
+    from diffuzz import printing, printing_search, targets
     from diffuzz.search import entry_of, search
     from diffuzz.verdict import Verdict
 
@@ -151,9 +151,9 @@ def search_command(
             # What was found is printed all the same.
             failure = str(error)
     if as_json:
-        print_json(printing.search_json(result, path))
+        print_json(printing_search.search_json(result, path))
     else:
-        print_text(printing.search_text(result, path))
+        print_text(printing_search.search_text(result, path))
     if failure is None and result.evaluations == 0 and result.verdict is Verdict.UNRESOLVED and not interrupted:
         failure = f"{budget:g} s were over before the first evaluation; compiling alone takes seconds: try --budget 10s"
     if failure is not None:
@@ -174,7 +174,7 @@ def measure_command(
 ) -> int:
     """Measure one case: a corpus entry (.json), or named arrays (.npz, .safetensors)."""
     from diffuzz import corpus as store
-    from diffuzz import printing, targets
+    from diffuzz import printing_search, targets
     from diffuzz.target import evaluate
     from diffuzz.verdict import Verdict, judge
 
@@ -198,9 +198,9 @@ def measure_command(
     limit = target.limit(params) if limit is None else limit
     verdict = judge(limit, measured.value, measured.noise, target.bound(params))
     if as_json:
-        print_json(printing.measurement_json(target, params, measured, limit, verdict))
+        print_json(printing_search.measurement_json(target, params, measured, limit, verdict))
     else:
-        print_text(printing.measurement_text(target, params, measured, limit, verdict))
+        print_text(printing_search.measurement_text(target, params, measured, limit, verdict))
     return CONFIRMED if verdict is Verdict.CONFIRMED else 0
 
 

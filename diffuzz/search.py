@@ -162,10 +162,6 @@ def search(
         objective.enough = limit if first else None
         interrupted = _run(objective, rounds, np.random.default_rng(seed))
         case, measurement, hurried = _witness(objective, limit, keep, hurried=interrupted)
-        unsteady = objective.unsteady
-        if unsteady is not None and measurement.value - measurement.noise <= limit < unsteady.found.value:
-            case = unsteady.found.case
-            measurement = Measurement(unsteady.found.value, unsteady.found.noise, target.measure(params))
         libraries = subject.environment()
     failed = any(measurement.detail.get(name) for name in FAILURES)
     return SearchResult(
@@ -189,7 +185,7 @@ def search(
         first=first,
         failure=subject.failure if failed else None,
         passing=subject.passing,
-        unsteady=unsteady,
+        unsteady=objective.unsteady,
         interrupted=interrupted or hurried,
     )
 
@@ -234,9 +230,14 @@ def _run(objective: Objective, rounds: engines.Rounds, rng: np.random.Generator)
 
 
 def _witness(objective: Objective, limit: float, keep: float, hurried: bool) -> tuple[Case | None, Measurement, bool]:
-    """The best case, minimised, and what it measures; True if the user interrupted that."""
+    """The best case, minimised, and what it measures, or else what was above the limit once; True if the user
+    interrupted that.
+    """
     target, params = objective.target, objective.params
-    best = objective.best
+    best, unsteady = objective.best, objective.unsteady
+    if unsteady is not None and unsteady.found.value > limit and not (best and best.value - best.noise > limit):
+        found = unsteady.found
+        return found.case, Measurement(found.value, found.noise, target.measure(params)), False
     if best is None:
         return None, Measurement(0.0, 0.0, target.measure(params)), False
     try:

@@ -74,6 +74,21 @@ def norm_of_length(n: int) -> Function:
     return rows.rms_norm(total=lambda s: rows.fold(s[..., :-1] if s.shape[-1] == n else s))
 
 
+def first(x: Array) -> Array:
+    """The first row in the place of all rows of a batch."""
+    return np.broadcast_to(x[:1], x.shape)
+
+
+def last_lost(function: Function) -> Function:
+    """The result with the last row of several as 0."""
+    return spoilt(function, lambda x, *_: (np.arange(len(x)) == max(len(x) - 1, 1))[:, None], 0.0)
+
+
+def first_scale(blocks: Array) -> Array:
+    """q8_0 blocks, all with the scale of the first one."""
+    return np.concatenate([first(blocks[:, :2]), blocks[:, 2:]], axis=1)
+
+
 def lane_lost(function: Function, lane: int) -> Function:
     """The result with element ``lane`` of each row as 0."""
     return spoilt(function, lambda x, *_: np.arange(x.shape[-1]) == lane, 0.0)
@@ -201,6 +216,13 @@ TABLE: tuple[tuple[str, str, dict[str, Any], Function, str], ...] = (
      "sum of squares saturates like an f16"),
     ("norm-flush", "rmsnorm", {}, fed(_NORM, flushed_below(1e-20)), "x below 1e-20 as 0"),
     ("norm-lane", "rmsnorm", {}, lane_lost(_NORM, 77), "element 77 not written"),
+    ("batch-maximum", "softmax", {}, rows.soft_max(peak=lambda z: first(z.max(axis=1, keepdims=True))),
+     "the first row's maximum for all rows"),
+    ("batch-norm", "rmsnorm", {}, rows.rms_norm(total=lambda s: first(rows.fold(s))), "the first row's norm for all"),
+    ("batch-position", "rope", {}, rows.rope(position=first), "the first row's position for all rows"),
+    ("batch-tail", "swiglu", {}, last_lost(_SWIGLU), "the last row of several not written"),
+    ("batch-scale/q8_0", "dequantize", {"format": "q8_0"}, fed(dequantiser("q8_0", right), first_scale),
+     "the first block's scale for all blocks"),
     ("silu-seam", "swiglu", {}, spoilt(_SWIGLU, lambda g, u: (g > 5) & (g < 5.001)), "gates of 5 to 5.001"),
     ("silu-byte", "swiglu", {}, fed(_SWIGLU, lambda g: np.clip(g, -127, 127)), "gates saturate at 127"),
     ("silu-exp-86", "swiglu", {}, spoilt(_SWIGLU, lambda g, u: g < -86, 0.0), "0 for gates below -86"),

@@ -259,7 +259,7 @@ def test_rows_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_library
 def test_another_build_can_be_named(tmp_path: Path) -> None:
     """A folder with the same library behaves the same; a file will do; a folder without one is an error of one line."""
-    folder = Path(libggml._files(None)[0]).parent
+    folder = Path(libggml.files(None)[0]).parent
     for file in folder.iterdir():
         (tmp_path / file.name).symlink_to(file)
     x = numbers((10, 32))
