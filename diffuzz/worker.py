@@ -20,14 +20,13 @@ import contextlib
 import math
 import mmap
 import os
-import select
 import signal
 import socket
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -37,7 +36,7 @@ import numpy as np
 
 from diffuzz import forkserver, interruption
 from diffuzz.forkserver import WorkerError
-from diffuzz.working import KINDS, Failure, Kind, array_at, one_line
+from diffuzz.working import KINDS, Failure, Kind, array_at, one_line, readiness
 
 __all__ = ["KINDS", "Failure", "Kind", "Ran", "RowsFailedError", "Worker", "WorkerError"]
 
@@ -262,12 +261,10 @@ class _Process:
     file: int
     output: int
     memory: mmap.mmap
-    # Connection.poll makes a new one for each call, which takes as long as a small batch.
-    _ready: select.poll = attrs.field(init=False)
+    _ready: Callable[[float], bool] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._ready = select.poll()
-        self._ready.register(self.connection.fileno(), select.POLLIN)
+        self._ready = readiness(self.connection)
 
     @classmethod
     def start(cls, opener: str, argument: Any, timeout: float) -> _Process | Failure:
@@ -353,7 +350,7 @@ class _Process:
             now_at = 0 if counter is None else int(counter[0])
             if now_at != row:
                 row, deadline = now_at, time.monotonic() + timeout
-            if self._ready.poll(1000 * _GLANCE):
+            if self._ready(_GLANCE):
                 try:
                     return self.connection.recv()
                 except (EOFError, ConnectionResetError):

@@ -11,8 +11,10 @@ import ctypes
 import importlib
 import mmap
 import os
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -42,6 +44,30 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
+
+
+# How long either side asks again before it sleeps, in seconds: to wake a processor takes as long as a small batch.
+AWAKE = 2e-4
+
+
+def readiness(connection: Connection) -> Callable[[float], bool]:
+    """A function that waits so many seconds for a message, at first without sleeping: whether there is one.
+
+    Connection.poll makes a new select.poll for each call, which takes as long as a small batch.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+
+    def ready(seconds: float) -> bool:
+        until = time.perf_counter() + min(AWAKE, seconds)
+        while time.perf_counter() < until:
+            if poll.poll(0):
+                return True
+            # Whoever is to write the message may be waiting for this very processor.
+            os.sched_yield()
+        return bool(poll.poll(1000 * seconds))
+
+    return ready
 
 
 def work(connection_file: int, memory_file: int, output_file: int) -> None:
@@ -77,7 +103,9 @@ def work(connection_file: int, memory_file: int, output_file: int) -> None:
         return
     connection.send(True)
     memory = mmap.mmap(memory_file, 0)
+    ready = readiness(connection)
     while True:
+        ready(AWAKE)
         try:
             request, layout, result, size, timeout, one_by_one = connection.recv()
         except EOFError:
