@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -212,7 +212,7 @@ def with_candidate(target: Target, params: Params, function: Candidate | Functio
         alone = judge_batch(p, arrays)
         if len(alone.value) > 1 or not contract.batched or np.isinf(alone.value[0]):
             return alone
-        beside = judge_batch(p, _in_company(space(p), arrays))
+        beside = judge_batch(p, _in_company(space(p), arrays, contract.scalars))
         row = int(np.argmax(np.nan_to_num(beside.value[_OWN], nan=-np.inf, posinf=np.inf)))
         if not beside.value[_OWN][row] > alone.value[0]:
             return alone
@@ -235,13 +235,13 @@ def with_candidate(target: Target, params: Params, function: Candidate | Functio
     )
 
 
-def _in_company(space: Space, arrays: Arrays) -> dict[str, np.ndarray]:
+def _in_company(space: Space, arrays: Arrays, scalars: Collection[str]) -> dict[str, np.ndarray]:
     """Four rows: of the largest numbers there are, the case, of the least, the case. Integers, and so blocks, are 0
-    beside it, and what is one number in each case is the case's own.
+    beside it, and scalar arguments are the case's own, so that all rows are in one call.
     """
 
     def beside(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
-        if array.dtype.kind == "f" and array[0].size == 1:
+        if spec.name in scalars:
             return np.repeat(array, 4, axis=0)
         ends = (spec.high, spec.low) if array.dtype.kind == "f" else (0, 0)
         return np.concatenate([np.full_like(array, ends[0]), array, np.full_like(array, ends[1]), array])

@@ -207,8 +207,9 @@ class Contract:
     is the space of the cases where it is not that of the target, and ``starts(params, rng, count)`` then makes
     constructions for it.
 
-    ``batched``: the function is given a batch of cases in one call, whose rows it may mix up. ``result_format(params)``
-    is the block format of a result that is bytes of blocks.
+    ``batched``: the function is given a batch of cases in one call, whose rows it may mix up; ``scalars`` are arrays
+    that stand for a scalar argument, one for each such call. ``result_format(params)`` is the block format of a result
+    that is bytes of blocks.
     """
 
     signature: str
@@ -222,6 +223,7 @@ class Contract:
     space: Callable[[Params], Space] | None = None
     starts: Callable[[Params, np.random.Generator, int], dict[str, np.ndarray]] | None = None
     batched: bool = True
+    scalars: tuple[str, ...] = ()
     result_format: Callable[[Params], str] | None = None
 
     def exact(self, params: Params, arrays: Arrays) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -181,6 +182,30 @@ def test_a_row_of_which_nothing_is_promised_may_raise(tmp_path: Path) -> None:
         masked, refused = np.full((2, 3), -120, np.float32), np.array([[0, 1, 2]], np.float32)
         assert np.isnan(target.question.evaluate(params, {"z": masked}).value).all()
         assert target.question.evaluate(params, {"z": refused}).value.tolist() == [np.inf]
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "function"),
+    [
+        ("rmsnorm", {"eps_exponent": [[2]]}, lambda x, eps: x / np.sqrt((x[:1] ** 2).mean() + np.float32(eps))),
+        ("rope", {"base_exponent": [[1]], "positions": [[7]]}, lambda x, p, *_: x * np.float32(p[0] == 0)),
+    ],
+)
+def test_a_case_stands_beside_others_in_one_call(target: str, given: dict[str, Any], function: Any) -> None:
+    """Whatever its scalar arguments are: the first row's norm, or position, is another than its own."""
+    found = with_candidate(targets.get(target), targets.get(target).params(), function)
+    params = targets.get(target).params()
+    shapes = {spec.name: spec.array_shape() for spec in found.space(params).tensors}
+    arrays = {name: np.array(value, np.int32)[0] for name, value in given.items()}
+    case = Case({"x": np.full(shapes["x"], 0.5, np.float32), **arrays})
+    seen: list[int] = []
+
+    def counted(x: np.ndarray, *more: Any) -> np.ndarray:
+        seen.append(len(x))
+        return np.asarray(function(x, *more))
+
+    evaluate(with_candidate(targets.get(target), params, counted), params, case)
+    assert seen == [1, 4]
 
 
 def test_candidates_get_copies() -> None:

@@ -183,6 +183,7 @@ TARGET = Target(
         signature="f(x: float32[b, n], eps: float) -> float32[b, n]",
         call=_call,
         run=_run,
+        scalars=("eps_exponent",),
         kernels=lambda p: ("apr", "exact", "gguf", "ggml", "xla", "libggml"),
         allowance=allowance,
         space=candidate_space,

@@ -237,6 +237,7 @@ TARGET = Target(
         signature="f(x: float32[b, heads, head_dim], positions: int32[b], base: float, mode: str) -> float32 like x",
         call=_call,
         run=lambda p, arrays, kernels: np.asarray(_call(p, kernels.rope, arrays)),
+        scalars=("base_exponent",),
         kernels=lambda p: ("apr", "exact", "ggml", "ggml:zen", "xla", "libggml"),
         allowance=allowance,
         space=candidate_space,
