@@ -26,6 +26,7 @@ LENGTH = Parameter(
     "largest length that a candidate is called with (one more with tail, where it is even)",
     low=1,
     high=65536,
+    of_candidate=True,
     recorded=False,
 )
 TAIL = Parameter(
@@ -33,6 +34,7 @@ TAIL = Parameter(
     True,
     f"a candidate is called with every length, odd ones too; false: multiples of {WHOLE}, or candidate_n alone where "
     "that is none",
+    of_candidate=True,
 )
 
 
@@ -41,7 +43,7 @@ def largest(
 ) -> Parameter:
     """The parameter ``candidate_max_abs``, of the array or arrays ``what``."""
     text = f"largest |{what}| that a candidate is called with"
-    return Parameter("candidate_max_abs", default, text, low=low, high=high, recorded=recorded)
+    return Parameter("candidate_max_abs", default, text, low=low, high=high, of_candidate=True, recorded=recorded)
 
 
 def row(p: Params) -> Dim:

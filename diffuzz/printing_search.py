@@ -34,6 +34,11 @@ def params_text(params: Params) -> str:
     return ", ".join(f"{name}={plain(value)}" for name, value in params.items())
 
 
+def _asked(target: Target, params: Params, contract: bool) -> Params:
+    """The parameters that the question is about: without those that only say how a candidate is called, if none is."""
+    return {one.name: params[one.name] for one in target.parameters if contract or not one.of_candidate}
+
+
 def plain(value: Any) -> str:
     """A parameter as it is given on the command line."""
     if isinstance(value, bool):
@@ -89,6 +94,7 @@ def bound_json(bound: Bound | None) -> dict[str, Any]:
 def search_text(result: SearchResult, witness: Path | None) -> str:
     """The report of a search: verdict, value beside limit and bound, witness, how to repeat it."""
     contract = result.candidate is not None or result.kernels is not None
+    asked = params_text(_asked(result.target, result.params, contract))
     lines = [
         _candidate_headline(result)
         if result.candidate is not None and result.verdict is Verdict.UNRESOLVED
@@ -97,7 +103,7 @@ def search_text(result: SearchResult, witness: Path | None) -> str:
         f"  largest found  {number(result.value)}{_share(result)}",
         *([] if contract else [f"  proven limit   {bound_text(result.bound)}"]),
         f"  measure        {result.measurement.measure}",
-        f"  {'parameters' if contract else 'domain    '}     {params_text(result.params)}",
+        f"  {'parameters' if contract else 'domain    '}     {asked}",
         *([f"  domain         {report.space_text(result.target.space(result.params))}"] if contract else []),
     ]
     if result.measurement.detail and result.candidate is None and result.kernels is None:
@@ -282,7 +288,7 @@ def measurement_text(target: Target, params: Params, measured: Measurement, limi
         f"  value         {number(measured.value)}  (known to within {measured.noise:.1e})",
         f"  proven limit  {bound_text(target.bound(params))}",
         f"  measure       {measured.measure}",
-        f"  domain        {params_text(params)}",
+        f"  domain        {params_text(_asked(target, params, contract=False))}",
     ]
     lines += [f"  {name:13} {number(value)}" for name, value in measured.detail.items()]
     return "\n".join(lines) + "\n"

@@ -37,8 +37,8 @@ class ParameterError(ValueError):
 class Parameter:
     """A parameter of a target: its name, default (whose type is the parameter's), range or choices, and meaning.
 
-    One that is not ``recorded`` says how a candidate is called and nothing else: an entry of the corpus has it only
-    where a candidate, or a pair of kernels, was judged.
+    One ``of_candidate`` says how a candidate is called, and is no part of the target's own question. One that is not
+    ``recorded``, either, is in an entry of the corpus only where a candidate, or a pair of kernels, was judged.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Parameter:
     low: float | None = attrs.field(default=None, kw_only=True)
     high: float | None = attrs.field(default=None, kw_only=True)
     choices: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    of_candidate: bool = attrs.field(default=False, kw_only=True)
     recorded: bool = attrs.field(default=True, kw_only=True)
 
     def parse(self, value: Any) -> Any:

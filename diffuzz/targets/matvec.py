@@ -86,6 +86,7 @@ PARAMETERS = (
         "largest k that a candidate is called with, made an odd number of blocks, at least five",
         low=32,
         high=65536,
+        of_candidate=True,
         recorded=False,
     ),
 )

@@ -49,7 +49,13 @@ PARAMETERS = (
     ),
     Parameter("max_abs", 16.0, "largest |x|", low=1e-9, high=8e6),
     Parameter("smallest_peak", 0.01, "least max|x| of a block", low=1e-9, high=8e6),
-    Parameter("ties", "even", "codes of a candidate: ggml's (halves to even), or any nearest", choices=("even", "any")),
+    Parameter(
+        "ties",
+        "even",
+        "codes of a candidate: ggml's (halves to even), or any nearest",
+        choices=("even", "any"),
+        of_candidate=True,
+    ),
     calls.largest("x", low=1e-9, high=8e6),
 )
 

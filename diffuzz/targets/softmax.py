@@ -64,7 +64,12 @@ PARAMETERS = (
     Parameter("perturbation", "l1", "model of the perturbation", choices=("l1", "componentwise")),
     calls.LENGTH,
     calls.largest("z", 120.0, high=1e4, recorded=True),
-    Parameter("masked", True, "for a candidate a logit at -candidate_max_abs stands for -inf, a masked one"),
+    Parameter(
+        "masked",
+        True,
+        "for a candidate a logit at -candidate_max_abs stands for -inf, a masked one",
+        of_candidate=True,
+    ),
     calls.TAIL,
 )
 
