@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from diffuzz.target import evaluate
 from diffuzz.verdict import judge
 
 pytest_plugins = ["pytester"]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a script, or under nohup: tests interrupt themselves, and what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
