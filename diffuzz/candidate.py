@@ -35,6 +35,7 @@ from diffuzz import measure, sampling, targets
 from diffuzz.space import Space, TensorSpec
 from diffuzz.target import Arrays, Contract, Drift, Outcome, Params, Target
 from diffuzz.worker import KINDS, Failure, Worker, WorkerError
+from diffuzz.working import one_line
 
 # max_nmse_err in ggml's tests/test-backend-ops.cpp: of MUL_MAT and SOFT_MAX, and the default of other operations.
 GGML_NMSE_LIMIT = {"matvec": 5e-4, "softmax": 1e-6}
@@ -43,8 +44,6 @@ GGML_DEFAULT_NMSE_LIMIT = 1e-7
 _RELATIVE_NOISE = 1e-6
 # Places of a case in the batch that _in_company makes.
 _OWN = [1, 3]
-# Characters of what a function said that are shown.
-_MOST_TEXT = 400
 _LARGEST = float(np.finfo(np.float32).max)
 
 # How Candidate.run counts an exception.
@@ -102,7 +101,7 @@ class Candidate:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in batch.items())
             verb = "raises " if self.failure.kind == "raised" else ""
             raise CandidateError(
-                f"candidate {self.name} {verb}{self.failure.text[:_MOST_TEXT]} (called with {shapes}; "
+                f"candidate {self.name} {verb}{self.failure.text} (called with {shapes}; "
                 f"its signature: {contract.signature})"
             )
 
@@ -170,7 +169,7 @@ def load(specification: str) -> Function:
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise CandidateError(f"candidate {specification}: {path} fails to load: {_one_line(error)}") from error
+        raise CandidateError(f"candidate {specification}: {path} fails to load: {one_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         kind = "no function" if function is None else f"a {type(function).__name__}, not a function,"
@@ -295,7 +294,7 @@ def _called(
     try:
         result = np.asarray(contract.call(p, function, given))
     except (Exception, SystemExit) as error:
-        raise CandidateError(f"candidate {name} raises {_one_line(error)} (called with {shapes})") from error
+        raise CandidateError(f"candidate {name} raises {one_line(error)} (called with {shapes})") from error
     if result.shape != like.shape or result.dtype != like.dtype:
         raise CandidateError(
             f"candidate {name} returns {result.dtype}{list(result.shape)}, where {like.dtype}{list(like.shape)} is "
@@ -383,8 +382,3 @@ def named(detail: Mapping[str, float], value: float, limit: float) -> Named | No
 
 def _flat(array: np.ndarray) -> np.ndarray:
     return np.asarray(array).reshape(len(array), -1).astype(np.float64)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

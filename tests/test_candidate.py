@@ -193,18 +193,18 @@ def test_a_row_of_which_nothing_is_promised_may_raise(tmp_path: Path) -> None:
 )
 def test_a_case_stands_beside_others_in_one_call(target: str, given: dict[str, Any], function: Any) -> None:
     """Whatever its scalar arguments are: the first row's norm, or position, is another than its own."""
-    found = with_candidate(targets.get(target), targets.get(target).params(), function)
-    params = targets.get(target).params()
-    shapes = {spec.name: spec.array_shape() for spec in found.space(params).tensors}
-    arrays = {name: np.array(value, np.int32)[0] for name, value in given.items()}
-    case = Case({"x": np.full(shapes["x"], 0.5, np.float32), **arrays})
-    seen: list[int] = []
+    one, seen = targets.get(target), []
 
     def counted(x: np.ndarray, *more: Any) -> np.ndarray:
         seen.append(len(x))
         return np.asarray(function(x, *more))
 
-    evaluate(with_candidate(targets.get(target), params, counted), params, case)
+    params = one.params()
+    judged = with_candidate(one, params, counted)
+    arrays = {name: np.array(value, np.int32)[0] for name, value in given.items()}
+    x = np.full(judged.space(params)["x"].array_shape(), 0.5, np.float32)
+    measured = evaluate(judged, params, Case({"x": x, **arrays}))
+    assert measured.value > judged.limit(params)
     assert seen == [1, 4]
 
 
