@@ -17,20 +17,21 @@ import click
 import numpy as np
 from throughput import best_of
 
-from diffuzz import sampling, targets
-from diffuzz.objective import Budget, Objective
-from diffuzz.screen import compile_screen, configured_jax, traceable
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.judging.problem import open_problem
+from diffuzz.searching.screen import compile_screen, configured_jax, traceable
 
 
 def measure(jax: Any, name: str, n: int | None, rows: int, seconds: float) -> dict[str, Any] | None:
     """One line of the table; None for a target without a screen."""
     target = targets.get(name)
-    params = target.params({} if n is None else {"n": n})
-    space = Objective(target, params, Budget(1.0)).space
-    screen = compile_screen(target, params, rows)
+    problem = open_problem(target, {} if n is None else {"n": n})
+    space = problem.space
+    screen = compile_screen(problem, rows)
     if screen is None:
         return None
-    batch = sampling.structured(space, np.random.default_rng(0), rows)
+    batch = draws.structured(space, np.random.default_rng(0), rows)
     with np.errstate(all="ignore"):
         values, refined = screen(batch)()
         whole = best_of(lambda: screen(batch)(), seconds)
@@ -38,7 +39,7 @@ def measure(jax: Any, name: str, n: int | None, rows: int, seconds: float) -> di
             there = {key: jax.device_put(array) for key, array in batch.items()}
             into = best_of(lambda: [jax.device_put(array).block_until_ready() for array in batch.values()], seconds / 4)
             # The same on arrays that are there already, without fetching what comes of it.
-            compiled = jax.jit(traceable(jax, target, params))
+            compiled = jax.jit(traceable(jax, problem))
             jax.block_until_ready(compiled(there))
             computing = best_of(lambda: jax.block_until_ready(compiled(there)), seconds)
     moved = sum(a.nbytes for a in batch.values()) + values.nbytes

@@ -18,9 +18,11 @@ import click
 import numpy as np
 from throughput import best_of
 
-from diffuzz import sampling, targets
-from diffuzz.objective import Budget, Objective
-from diffuzz.screen import configured_jax
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.judging.problem import open_problem
+from diffuzz.searching.objective import Budget, Objective
+from diffuzz.searching.screen import configured_jax
 
 
 def rates(jax: Any, seconds: float) -> tuple[float, float]:
@@ -40,13 +42,12 @@ def rates(jax: Any, seconds: float) -> tuple[float, float]:
 
 def measure(jax: Any, name: str, rate: tuple[float, float], seconds: float) -> str | None:
     """One line of the table; None for a target without a screen."""
-    target = targets.get(name)
-    params = target.params()
-    value = target.question.screen(params) if target.question.screen else None
+    problem = open_problem(targets.get(name))
+    value = problem.screen()
     if value is None:
         return None
-    objective = Objective(target, params, Budget(1.0))
-    batch = sampling.structured(objective.space, np.random.default_rng(0), objective.rows)
+    objective = Objective(problem, Budget(1.0))
+    batch = draws.structured(objective.space, np.random.default_rng(0), objective.rows)
     with jax.enable_x64(True):
         given = {key: jax.numpy.asarray(array) for key, array in batch.items()}
         compiled = jax.jit(value).lower(given).compile()

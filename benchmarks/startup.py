@@ -24,11 +24,11 @@ import attrs
 import click
 import numpy as np
 
-from diffuzz import corpus, targets
-from diffuzz.case import Case
-from diffuzz.search import entry_of, search
-from diffuzz.target import evaluate
-from diffuzz.verdict import judge
+from diffuzz import targets
+from diffuzz.cases.case import Case
+from diffuzz.corpus import files
+from diffuzz.corpus.record import record
+from diffuzz.searching.search import search
 
 ENTRIES = 1000
 COMPILED = ("softmax", "rmsnorm", "matvec", "chain")
@@ -44,16 +44,16 @@ print(first[0])
 COMPILE = """
 import time
 from diffuzz import targets
-from diffuzz.objective import Budget, Objective
-from diffuzz.sampling import structured
-from diffuzz.screen import compile_screen
+from diffuzz.cases.draws import structured
+from diffuzz.judging.problem import open_problem
+from diffuzz.searching.objective import Budget, Objective
+from diffuzz.searching.screen import compile_screen
 import numpy as np
-target = targets.get({name!r}); params = target.params({{}})
-objective = Objective(target, params, Budget(1.0))
+objective = Objective(open_problem(targets.get({name!r})), Budget(1.0))
 batch = structured(objective.space, np.random.default_rng(0), objective.rows)
 import jax
 started = time.perf_counter()
-compile_screen(target, params, objective.rows)(batch)()
+compile_screen(objective.problem, objective.rows)(batch)()
 print(time.perf_counter() - started)
 """
 REPLAY = """
@@ -91,14 +91,14 @@ def a_corpus(folder: Path) -> None:
     """ENTRIES entries: one witness at as many scales of its activation."""
     target = targets.get("matvec")
     found = search(target, seconds=1, seed=0)
-    entry = entry_of(found)
+    entry = record(found)
     for number in range(ENTRIES):
         x = entry.case["x"] / np.abs(entry.case["x"]).max() * np.float32(1 + 15 * number / ENTRIES)
         case = Case(dict(entry.case.arrays) | {"x": x})
-        measured = evaluate(target, entry.params, case)
-        verdict = judge(entry.limit, measured.value, measured.noise, target.bound(entry.params))
+        measured = found.problem.measured(case)
+        verdict = found.problem.verdict(measured)
         other = attrs.evolve(entry, case=case, value=measured.value, noise=measured.noise, verdict=verdict)
-        corpus.save(other, folder, always=True)
+        files.save(other, folder, always=True)
 
 
 def measurements(repeats: int) -> dict[str, tuple[float, float]]:

@@ -19,12 +19,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import click
 import numpy as np
 
-from diffuzz import engines, sampling, targets
-from diffuzz.objective import Budget, Objective
-from diffuzz.screen import compile_screen
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.judging.problem import open_problem
+from diffuzz.searching import engines
+from diffuzz.searching.objective import Budget, Objective
+from diffuzz.searching.screen import compile_screen
 
 
 def best_of(call: Callable[[], Any], seconds: float) -> float:
@@ -39,14 +43,13 @@ def best_of(call: Callable[[], Any], seconds: float) -> float:
 
 def measure(name: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One line of the table."""
-    target = targets.get(name)
-    params = target.params(given)
-    objective = Objective(target, params, Budget(1e9))
-    batch = sampling.structured(objective.space, np.random.default_rng(0), objective.rows)
+    problem = open_problem(targets.get(name), given)
+    objective = Objective(problem, Budget(1e9))
+    batch = draws.structured(objective.space, np.random.default_rng(0), objective.rows)
     with np.errstate(all="ignore"):
-        exact = objective.rows / best_of(lambda: target.question.evaluate(params, batch), seconds)
+        exact = objective.rows / best_of(lambda: problem.evaluate(batch), seconds)
         started = time.perf_counter()
-        screen = compile_screen(target, params, objective.rows)
+        screen = compile_screen(problem, objective.rows)
         if screen is not None:
             screen(batch)()
         compiled = time.perf_counter() - started
@@ -66,13 +69,11 @@ def measure(name: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 def evolution(name: str, given: dict[str, Any], seconds: float) -> float:
     """Evaluations per second of the evolutionary engine, moves and confirmation included, without stopping at the
-    limit.
+    bound.
     """
-    target = targets.get(name)
-    params = target.params(given)
-    objective = Objective(target, params, Budget(math.inf))
-    objective.bound = None
-    objective.screen = compile_screen(target, params, objective.rows)
+    problem = attrs.evolve(open_problem(targets.get(name), given), bound=None)
+    objective = Objective(problem, Budget(math.inf))
+    objective.use_screen(compile_screen(problem, objective.rows))
     rounds = engines.get("evolution")(objective, np.random.default_rng(0))
     next(rounds)
     done, started = objective.evaluations, time.perf_counter()

@@ -22,8 +22,9 @@ import click
 import numpy as np
 
 from diffuzz import kernels
-from diffuzz.kernels import libggml, libggml_process
-from diffuzz.worker import Worker
+from diffuzz.kernels.libggml import files
+from diffuzz.kernels.process.libggml import Loaded
+from diffuzz.kernels.process.worker import Worker
 
 N = 512
 # Rows of 4096 weights in q4_K, 144 bytes for each 256.
@@ -57,7 +58,7 @@ def medians(one: Callable[[], object], other: Callable[[], object], repeats: int
 
 
 def in_process(
-    loaded: libggml_process.Loaded,
+    loaded: Loaded,
     operation: str,
     arrays: dict[str, np.ndarray],
     shape: tuple[int, ...],
@@ -98,7 +99,7 @@ def main(rows: tuple[int, ...], repeats: int) -> None:
         sys.path.insert(0, folder)
         import bench_worker_kernels  # type: ignore[import-not-found]
 
-        loaded = None if kernels.missing("libggml") else libggml_process.Loaded(libggml.files(None), False)
+        loaded = None if kernels.missing("libggml") else Loaded(files(None), False)
         with Worker("bench_worker_kernels:opened", "") as worker:
             for count in rows:
                 x = rng.uniform(-9, 9, (count, N)).astype(np.float32)

@@ -12,38 +12,54 @@ Importing it loads neither jax nor hypothesis; a search does. The strategies for
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffuzz import formats, kernels, targets
+    from diffuzz.cases.case import Case
+    from diffuzz.corpus.replay import replay
+    from diffuzz.judging.problem import evaluate, open_problem
+    from diffuzz.judging.question import Claim, Compare, Judge
+    from diffuzz.judging.verdict import Verdict
+    from diffuzz.minimising.minimise import minimise
+    from diffuzz.searching.search import search
+    from diffuzz.targets.outcome import Bound
 
 __version__ = "0.1.0"
 
-__all__ = ["Case", "Verdict", "evaluate", "formats", "replay", "search", "targets"]
+__all__ = [
+    "Bound",
+    "Case",
+    "Claim",
+    "Compare",
+    "Judge",
+    "Verdict",
+    "evaluate",
+    "formats",
+    "kernels",
+    "minimise",
+    "open_problem",
+    "replay",
+    "search",
+    "targets",
+]
 
 _HOMES = {
-    "Case": "diffuzz.case",
-    "Verdict": "diffuzz.verdict",
-    "evaluate": "diffuzz.target",
-    "replay": "diffuzz.replay",
-    "search": "diffuzz.search",
+    "Bound": "diffuzz.targets.outcome",
+    "Case": "diffuzz.cases.case",
+    "Claim": "diffuzz.judging.question",
+    "Compare": "diffuzz.judging.question",
+    "Judge": "diffuzz.judging.question",
+    "Verdict": "diffuzz.judging.verdict",
+    "evaluate": "diffuzz.judging.problem",
+    "minimise": "diffuzz.minimising.minimise",
+    "open_problem": "diffuzz.judging.problem",
+    "replay": "diffuzz.corpus.replay",
+    "search": "diffuzz.searching.search",
 }
 
 
-class _Package(ModuleType):
-    """This package: ``diffuzz.search`` and ``diffuzz.replay`` are the functions, whatever has been imported before.
-
-    Python binds an imported submodule to its name in the package, so the functions would otherwise be hidden.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        hides = isinstance(value, ModuleType) and name in _HOMES
-        super().__setattr__(name, getattr(value, name) if hides else value)
-
-
-sys.modules[__name__].__class__ = _Package
-
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Late, so that the pytest plugin and `diffuzz --help` pay for what they use only.
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,6 +1,6 @@
 """``python -m diffuzz``."""
 
-from diffuzz.cli import main
+from diffuzz.cli.main import main
 
 if __name__ == "__main__":
     main()

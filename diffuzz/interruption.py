@@ -1,15 +1,17 @@
-"""Ctrl-C at safe places: the command line's SIGINT sets a flag, and whoever is at a good place to stop looks at it.
+"""Ctrl-C at safe places: the handler of SIGINT sets a flag, which the program checks where it can stop.
 
     with deferred():
         ...
         check()             raises KeyboardInterrupt if Ctrl-C was pressed
 
-Python raises KeyboardInterrupt wherever it happens to be. Halfway through an import of jax that leaves a module which
-cannot be imported again (or crashes the process), and in a callback of the garbage collector it is printed and lost.
-A second Ctrl-C before a safe place has come is raised at once all the same, so that nothing is without an end; where
-that would break what cannot be mended (``held``), the fifth.
+Without this, Python raises KeyboardInterrupt at an arbitrary place. In the middle of an import of jax that leaves a
+module which cannot be imported again, or crashes the process; in a callback of the garbage collector the exception is
+printed and lost.
 
-Where nobody has asked for this, as in a library, SIGINT does what it did, and ``check`` does nothing.
+The second Ctrl-C is raised at once, even if no safe place has been reached, so that every program can be ended. Within
+``held``, for what must not be left half done, it is the fifth.
+
+Outside ``deferred``, as in a library, SIGINT is not touched and ``check`` does nothing.
 """
 
 from __future__ import annotations
@@ -19,20 +21,19 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
-# How many are raised where they come, as a rule and within ``held``.
+# The number of the Ctrl-C that is raised at once: outside and within ``held``.
 _IMPATIENT, _DESPERATE = 2, 5
-# Of Ctrl-C, since the last that was raised by ``check``.
+# Ctrl-C pressed since ``check`` last raised.
 _presses = 0
 _held = 0
 
 
 @contextlib.contextmanager
 def deferred(afterwards: signal.Handlers | None = None) -> Iterator[None]:
-    """Ctrl-C is raised by ``check``, by the second one at the latest; then SIGINT does what it did, or ``afterwards``.
+    """A context in which the first Ctrl-C is raised by ``check``; then SIGINT has its old handler, or ``afterwards``.
 
-    Nothing changes where SIGINT is ignored (as under nohup) or somebody else's, and outside the main thread.
+    Nothing changes where SIGINT is ignored (as under nohup) or has a handler of its own, and outside the main thread.
     """
     global _presses
     before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
@@ -44,7 +45,7 @@ def deferred(afterwards: signal.Handlers | None = None) -> Iterator[None]:
     except ValueError:
         yield
         return
-    # One that is lost in a callback is not lost: ``check`` raises another.
+    # A KeyboardInterrupt in a callback need not be printed, because ``check`` raises another.
     sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else hook(lost)
     try:
         yield
@@ -54,7 +55,7 @@ def deferred(afterwards: signal.Handlers | None = None) -> Iterator[None]:
         _presses = 0
 
 
-def _remember(number: int, frame: FrameType | None) -> Any:
+def _remember(number: int, frame: FrameType | None) -> None:
     global _presses
     _presses += 1
     if _presses >= (_DESPERATE if _held else _IMPATIENT):
@@ -63,7 +64,7 @@ def _remember(number: int, frame: FrameType | None) -> Any:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """For what must not be left half done, such as the import of jax."""
+    """A context for what must not be left half done, such as the import of jax."""
     global _held
     _held += 1
     try:
@@ -73,7 +74,7 @@ def held() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt, once, if Ctrl-C was pressed."""
+    """Raise KeyboardInterrupt if Ctrl-C was pressed since the last call that raised."""
     global _presses
     if _presses:
         _presses = 0

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for the inputs of inference kernels; usable in any test, with or without the rest of diffuzz.
+"""Hypothesis strategies for the inputs of inference kernels, for use in any test.
 
     from hypothesis import given
     from strategies import activations, blocks
@@ -8,9 +8,9 @@
         ...     # x: float32[4096], weights: uint8[1, 2304]
 
 Each strategy draws a small descriptor (a family, a scale, a seed, a few edits) and expands it to an array. So it works
-at any length (Hypothesis's choices are limited to 8 KiB, which element-wise arrays exceed near 1 000 elements), and it
-shrinks to something a person can read: a constant with one element changed rather than thousands of arbitrary numbers.
-``described_activations`` and so on give the descriptors themselves, so that a failing example prints as what it is:
+at any length, where element-wise arrays exceed Hypothesis's limit of 8 KiB of choices near 1 000 elements. And it
+shrinks to something a person can read: a constant with one changed element, not thousands of arbitrary numbers.
+``described_activations`` and the like give the descriptors themselves, so that a failing example is printed as one:
 
     @given(described_activations(4096, max_abs=100))
     def test_my_norm(drawn):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from jaxtyping import Float16, Int32
 
 LARGEST_HALF = 65504.0
 
 
 def _half_bits(allow_nonfinite: bool) -> st.SearchStrategy[int]:
-    """Bit patterns of positive f16 numbers, simplest first: 1, powers of two, normal, subnormal, 0, the ends."""
+    """Bit patterns of positive f16 numbers, simplest first: 1, powers of two, normal, subnormal, 0, extremes."""
     finite = st.one_of(
         st.just(0x3C00),
         st.integers(1, 30).map(lambda exponent: exponent << 10),
@@ -25,29 +29,30 @@ def _half_bits(allow_nonfinite: bool) -> st.SearchStrategy[int]:
 def half_scales(
     count: int, *, largest: float = LARGEST_HALF, allow_nonfinite: bool = False
 ) -> st.SearchStrategy[np.ndarray]:
-    """float16[count], |d| <= largest: one to three patterns of either sign, repeated.
+    """float16[count] with |d| <= largest: one to three numbers of either sign, repeated.
 
-    Subnormal, zero and negative scales included; infinities and NaN with ``allow_nonfinite``. Shrinks towards 1 (or the
-    largest admissible power of two). Raises ValueError unless count >= 1 and largest > 0.
+    They include zero and subnormal numbers and, with ``allow_nonfinite``, infinities and NaN. Shrinks towards 1, or the
+    largest power of two that is admissible. Raises ValueError unless count >= 1 and largest > 0.
     """
     if count < 1 or not largest > 0:
         raise ValueError(f"count={count}, largest={largest}: count >= 1 and a positive largest are needed")
 
-    def scaled(patterns: Sequence[tuple[int, bool]]) -> np.ndarray:
+    def scaled(patterns: Sequence[tuple[int, bool]]) -> Float16[np.ndarray, " count"]:
         bits = np.array([pattern | (0x8000 if negative else 0) for pattern, negative in patterns], np.uint16)
         halves = bits.view(np.float16)
         with np.errstate(invalid="ignore"):
             wide = halves.astype(np.float64)
-            # Too large a scale is halved until it fits; its significand, which is what matters, stays.
+            # A scale that is too large is halved until it fits, which keeps its significand.
             excess = np.where(np.isfinite(wide) & (np.abs(wide) > largest), np.abs(wide) / largest, 1.0)
             fitted = (wide * 2.0 ** -np.ceil(np.log2(excess))).astype(np.float16)
-        return np.resize(fitted, count)
+        repeated: Float16[np.ndarray, " count"] = np.resize(fitted, count)
+        return repeated
 
     return st.lists(st.tuples(_half_bits(allow_nonfinite), st.booleans()), min_size=1, max_size=3).map(scaled)
 
 
 def sub_scales(groups: int, low: int, high: int) -> st.SearchStrategy[np.ndarray]:
-    """int32[groups] in [low, high]: constant, a ramp, only the upper half, a single bit, one odd one out, or by seed.
+    """int32[groups] in [low, high]: constant, a ramp, only the upper half, one different, a single bit, or random.
 
     Shrinks towards ``high`` everywhere. Raises ValueError unless groups >= 1 and low <= high.
     """
@@ -59,16 +64,16 @@ def sub_scales(groups: int, low: int, high: int) -> st.SearchStrategy[np.ndarray
 
     bits = (high - low).bit_length()
 
-    def expand(shape: str, first: int, second: int, place: int, bit: int, seed: int) -> np.ndarray:
-        values = {
+    def expand(shape: str, first: int, second: int, place: int, bit: int, seed: int) -> Int32[np.ndarray, " groups"]:
+        patterns: dict[str, Callable[[], np.ndarray]] = {
             "constant": lambda: np.full(groups, first),
             "ramp": lambda: low + (i * (high - low)) // max(1, groups - 1),
             "upper half": lambda: np.where(i >= groups // 2, first, zero),
             "one": lambda: np.where(i == place, first, second),
             "single bit": lambda: np.where(i == place, single_bit(bit, low, high), zero),
             "random": lambda: np.random.default_rng(seed).integers(low, high + 1, groups),
-        }[shape]()
-        return np.clip(values, low, high).astype(np.int32)
+        }
+        return np.asarray(np.clip(patterns[shape](), low, high), np.int32)
 
     return st.builds(
         expand,
@@ -82,6 +87,6 @@ def sub_scales(groups: int, low: int, high: int) -> st.SearchStrategy[np.ndarray
 
 
 def single_bit(bit: int, low: int, high: int) -> int:
-    """The number in [low, high] of which only ``bit`` is set; the highest bit of a signed field is its sign."""
+    """The number in [low, high] with only ``bit`` set; the highest bit of a signed field is its sign."""
     value = 1 << bit
     return value if value <= high else max(low, value - (1 << (high - low).bit_length()))

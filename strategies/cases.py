@@ -1,29 +1,33 @@
-"""Cases of a space: every tensor from the strategy of its kind, together admissible."""
+"""Admissible cases of a space, whose tensors are drawn from the strategies of their kinds."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
 
 from diffuzz import formats
-from diffuzz.case import Case
-from diffuzz.sampling import clip
-from diffuzz.space import Dim, Space, TensorSpec
+from diffuzz.cases.case import Case
+from diffuzz.cases.ranges import clip
+from diffuzz.cases.space import Dim, Space, TensorSpec
 from strategies.activations import activations
 from strategies.logits import logits
 from strategies.perturbations import directions, signs_of
 from strategies.positions import positions
 from strategies.weights import blocks
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64
+
 
 def cases(space: Space, *, smaller_shapes: bool = False) -> st.SearchStrategy[Case]:
-    """Admissible cases of ``space``: each tensor by its kind, within its range.
+    """Admissible cases of ``space``: each tensor is drawn by its kind, within its range.
 
-    An activation that meets weights (TensorSpec.against) sometimes takes their signs, and the direction of a
-    perturbation those of what it perturbs, or the opposite ones. Shapes are the largest ones; with ``smaller_shapes``
-    also smaller admissible ones. Shrinks towards the simplest case of each tensor's strategy.
+    Sometimes activations take the signs of the weights that they are multiplied with (TensorSpec.against), or the
+    opposite ones, and a direction those of the array that it perturbs. Shapes are the largest ones; with
+    ``smaller_shapes`` smaller admissible ones are drawn too. Shrinks towards the simplest array of each tensor.
     """
     dims = {dim.name: dim for spec in space.tensors for dim in spec.shape}
     if not smaller_shapes:
@@ -40,7 +44,7 @@ def _size(dim: Dim) -> st.SearchStrategy[int]:
 
 def _with_sizes(space: Space, sizes: dict[str, int]) -> st.SearchStrategy[Case]:
     tensors = {spec.name: _tensor(spec, [sizes[dim.name] for dim in spec.shape]) for spec in space.tensors}
-    # +1 and -1 give a tensor the signs of another, or the opposite ones; None leaves it as drawn.
+    # +1 gives a tensor the signs of another, -1 the opposite ones; None leaves it as drawn.
     signed = {target: st.sampled_from([None, 1, -1]) for target in _sign_givers(space)}
 
     def together(arrays: dict[str, np.ndarray], signs: dict[str, int | None]) -> Case:
@@ -54,21 +58,24 @@ def _with_sizes(space: Space, sizes: dict[str, int]) -> st.SearchStrategy[Case]:
 
 
 def _sign_givers(space: Space) -> dict[str, str]:
-    """Names of the tensors whose signs may matter relative to another's: activation to weights, direction to input."""
+    """Tensors that may take the signs of another: the weights of activations, the array of a direction, by name."""
     names = {spec.name for spec in space.tensors}
     met = {spec.name: spec.against for spec in space.of_kind("activations") if spec.against in names}
     moved = {spec.name: spec.name.removesuffix("_direction") for spec in space.of_kind("direction")}
     return {name: giver for name, giver in (met | moved).items() if giver in names}
 
 
-def _with_signs(space: Space, arrays: dict[str, np.ndarray], target: str, giver: str, sign: int) -> np.ndarray:
-    """The array ``target`` with the signs of ``giver`` (of the first row, where that is weights) times ``sign``."""
+def _with_signs(
+    space: Space, arrays: dict[str, np.ndarray], target: str, giver: str, sign: int
+) -> Float32[np.ndarray, " ..."]:
+    """The array ``target`` with the signs of ``giver`` times ``sign``; of weights those of the first row count."""
     spec, values = space[giver], arrays[giver]
     if spec.kind == "blocks":
         fmt = formats.get(spec.format or "")
         values = fmt.dequantize(values.reshape(-1, fmt.type_size)).reshape(-1)[: arrays[target].size]
     signs = sign * signs_of(values).reshape(arrays[target].shape)
-    return clip(space[target], (np.abs(arrays[target]) * signs)[None])[0]
+    signed: Float32[np.ndarray, " ..."] = clip(space[target], (np.abs(arrays[target]) * signs)[None])[0]
+    return signed
 
 
 def _tensor(spec: TensorSpec, shape: list[int]) -> st.SearchStrategy[np.ndarray]:
@@ -90,13 +97,14 @@ def _tensor(spec: TensorSpec, shape: list[int]) -> st.SearchStrategy[np.ndarray]
     return flat.map(lambda x: clip(spec, x.reshape(1, *shape))[0])
 
 
-def _gains(n: int, low: float, high: float) -> st.SearchStrategy[np.ndarray]:
-    """One to three levels in [low, high], drawn by exponent, in runs or scattered by seed."""
+def _gains(n: int, low: float, high: float) -> st.SearchStrategy[Float64[np.ndarray, " n"]]:
+    """One to three levels in [low, high], drawn by their logarithm, in runs or scattered."""
 
-    def expand(levels: list[float], share: float, seed: int) -> np.ndarray:
+    def expand(levels: list[float], share: float, seed: int) -> Float64[np.ndarray, " n"]:
         rng = np.random.default_rng(seed)
         picked = np.where(rng.random(n) < share, rng.integers(0, len(levels), n), 0)
-        return np.array(levels)[np.sort(picked) if seed % 2 == 0 else picked]
+        drawn: Float64[np.ndarray, " n"] = np.array(levels)[np.sort(picked) if seed % 2 == 0 else picked]
+        return drawn
 
     log = st.floats(math.log(low), math.log(high)).map(math.exp)
     level = st.one_of(st.sampled_from([high, low]), log)

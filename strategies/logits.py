@@ -1,22 +1,27 @@
-"""Logits: what softmax sees. Ties, saturated ends, one spike, and the usual bells."""
+"""Logits, the inputs of softmax: ties, ends of the range, one spike, and normally distributed ones."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 from hypothesis import strategies as st
 
-from diffuzz.sampling import clip
-from diffuzz.space import TensorSpec
+from diffuzz.cases.ranges import clip
+from diffuzz.cases.space import TensorSpec
 from strategies.activations import LARGEST_FLOAT32
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 
 @attrs.frozen
 class Logits:
     """Descriptor of n logits in [-max_abs, max_abs].
 
-    ``ties`` are (count, level) pairs: the first count elements are tied at level, the next pair follows them, what is
-    left is at ``rest``. A ``seed`` above 0 shuffles them; ``jitter`` times N(0, 1) is added.
+    ``ties`` are pairs (count, level): count elements at level, those of the next pair after them; all others are at
+    ``rest``. A ``seed`` above 0 shuffles the elements; ``jitter`` times N(0, 1) is added.
     """
 
     n: int
@@ -26,19 +31,21 @@ class Logits:
     seed: int
     max_abs: float
 
-    def expand(self) -> np.ndarray:
-        """The logits: float32[n]."""
+    def expand(self) -> Float32[np.ndarray, " n"]:
+        """The logits."""
         rng = np.random.default_rng(self.seed)
         tied = np.concatenate([np.full(min(count, self.n), level) for count, level in self.ties])[: self.n]
         z = np.concatenate([tied, np.full(self.n - len(tied), self.rest)])
         if self.seed:
             z = rng.permutation(z)
         z = z + self.jitter * rng.standard_normal(self.n)
-        return clip(TensorSpec("z", kind="logits", shape=(), low=-self.max_abs, high=self.max_abs), z[None])[0]
+        spec = TensorSpec("z", kind="logits", shape=(), low=-self.max_abs, high=self.max_abs)
+        clipped: Float32[np.ndarray, " n"] = clip(spec, z[None])[0]
+        return clipped
 
 
 def described_logits(n: int, *, max_abs: float = 10.0) -> st.SearchStrategy[Logits]:
-    """Descriptors of logits; see ``logits``."""
+    """Descriptors of logits, with the arguments of ``logits``."""
     if n < 1 or not 0 < max_abs <= LARGEST_FLOAT32:
         raise ValueError(f"n={n}, max_abs={max_abs}: n >= 1 and 0 < max_abs <= 3.4e38 are needed")
     ends = st.one_of(st.sampled_from([max_abs, -max_abs, 0.0]), st.floats(-max_abs, max_abs))
@@ -56,9 +63,9 @@ def described_logits(n: int, *, max_abs: float = 10.0) -> st.SearchStrategy[Logi
 
 
 def logits(n: int, *, max_abs: float = 10.0) -> st.SearchStrategy[np.ndarray]:
-    """float32[n] within [-max_abs, max_abs]: one to three groups of tied elements, the others at one level, a jitter.
+    """float32[n] in [-max_abs, max_abs]: one to three groups of tied elements, the others at one level, plus a jitter.
 
-    Equal logits, one spike, saturation and plain Gaussian rows are all special cases. Shrinks towards one logit at
-    max_abs and the others at -max_abs. Raises ValueError unless n >= 1 and 0 < max_abs <= 3.4e38.
+    Equal logits, one spike, logits at the ends of the range and Gaussian rows are special cases. Shrinks towards one
+    logit at max_abs and the others at -max_abs. Raises ValueError unless n >= 1 and 0 < max_abs <= 3.4e38.
     """
     return described_logits(n, max_abs=max_abs).map(Logits.expand)

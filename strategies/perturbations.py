@@ -1,18 +1,26 @@
-"""Directions of perturbations: the shape t in [-1, 1]^n that diffuzz.perturb turns into an admissible move."""
+"""Directions of perturbations: t in [-1, 1]^n, which diffuzz.targets.perturbations turns into an admissible move."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Float64
 
 SHAPES = ("all up", "all down", "alternating", "first half", "one coordinate", "prefix", "random signs", "gaussian")
 
 
 @attrs.frozen
 class Direction:
-    """Descriptor of a direction of n elements, the largest of magnitude ``step``; ``place`` says where "one coordinate"
-    is and where "prefix" ends, ``seed`` draws "random signs" and "gaussian".
+    """Descriptor of a direction of n elements, of which the largest has magnitude ``step``.
+
+    ``place`` is the index of "one coordinate" and the last one of "prefix"; ``seed`` is for "random signs" and
+    "gaussian".
     """
 
     n: int
@@ -21,11 +29,11 @@ class Direction:
     seed: int
     step: float
 
-    def expand(self) -> np.ndarray:
-        """The direction: float32[n]."""
+    def expand(self) -> Float32[np.ndarray, " n"]:
+        """The direction."""
         n, i = self.n, np.arange(self.n)
         rng = np.random.default_rng(self.seed)
-        t = {
+        shapes: dict[str, Callable[[], Float64[np.ndarray, " n"]]] = {
             "all up": lambda: np.ones(n),
             "all down": lambda: -np.ones(n),
             "alternating": lambda: np.where(i % 2 == 0, 1.0, -1.0),
@@ -34,13 +42,14 @@ class Direction:
             "prefix": lambda: np.where(i <= self.place, 1.0, -1.0),
             "random signs": lambda: np.where(rng.random(n) < 0.5, 1.0, -1.0),
             "gaussian": lambda: rng.standard_normal(n),
-        }[self.shape]()
-        # Of length 1 in its largest element, so that ``step`` alone says how far the move goes.
+        }
+        t = shapes[self.shape]()
+        # The largest element is scaled to 1, so that the size of the move depends on ``step`` alone.
         return np.asarray(self.step * t / np.abs(t).max(), np.float32)
 
 
 def described_directions(n: int) -> st.SearchStrategy[Direction]:
-    """Descriptors of directions; see ``directions``."""
+    """Descriptors of directions. Raises ValueError unless n >= 1."""
     if n < 1:
         raise ValueError(f"n={n}: at least 1 is needed")
     return st.builds(
@@ -54,10 +63,10 @@ def described_directions(n: int) -> st.SearchStrategy[Direction]:
 
 
 def directions(n: int, *, like: np.ndarray | None = None) -> st.SearchStrategy[np.ndarray]:
-    """float32[n] in [-1, 1], not zero. With ``like`` [n] also its signs, and the opposite ones.
+    """float32[n] in [-1, 1], not zero; with ``like`` [n] also the signs of that array and their opposites.
 
-    A direction shorter than 1 makes a smaller step. Shrinks towards +1 everywhere. Raises ValueError unless n >= 1 and
-    ``like`` has n elements.
+    A direction whose largest element is below 1 makes a smaller step. Shrinks towards +1 everywhere. Raises ValueError
+    unless n >= 1 and ``like`` has n elements.
     """
     shaped = described_directions(n).map(Direction.expand)
     if like is None:
@@ -68,6 +77,6 @@ def directions(n: int, *, like: np.ndarray | None = None) -> st.SearchStrategy[n
     return st.one_of(shaped, st.sampled_from([signs, -signs]))
 
 
-def signs_of(x: np.ndarray) -> np.ndarray:
-    """+1 where x >= 0, else -1: float32, same shape."""
+def signs_of(x: Float[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
+    """+1 where x >= 0, else -1."""
     return np.where(np.asarray(x) >= 0, 1, -1).astype(np.float32)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 
 def positions(shape: int | tuple[int, ...], *, low: int = 0, high: int = 131072) -> st.SearchStrategy[np.ndarray]:
-    """int32 arrays with elements in [low, high]. Shrinks towards ``low`` everywhere.
+    """int32 arrays of this shape with elements in [low, high]: one to four positions, repeated.
 
-    A descriptor of one to four positions is repeated over the array. Raises ValueError unless low <= high, both int32.
+    Shrinks towards ``low`` everywhere. Raises ValueError unless low <= high, both in int32.
     """
     if not -(2**31) <= low <= high < 2**31:
         raise ValueError(f"low={low}, high={high}: -2^31 <= low <= high < 2^31 is needed")

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffuzz import corpus, kernels, targets
-from diffuzz.case import Case
-from diffuzz.entry import Counterexample
+from diffuzz import kernels, targets
+from diffuzz.cases.case import Case
+from diffuzz.corpus import files
+from diffuzz.corpus.entry import Counterexample
+from diffuzz.corpus.environment import environment
+from diffuzz.judging.problem import evaluate
+from diffuzz.judging.verdict import judge
 from diffuzz.kernels import ggml
-from diffuzz.target import evaluate
-from diffuzz.verdict import judge
 
 pytest_plugins = ["pytester"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -33,7 +35,7 @@ def _softmax_entry(z: tuple[float, ...] = (9.5, 9.5, -10.0)) -> Counterexample:
     target = targets.get("softmax")
     params = target.params({"n": 3})
     case = Case({"z": np.array(z, np.float32), "z_direction": np.array([1.0, -1.0, -1.0], np.float32)})
-    measured, bound, limit = evaluate(target, params, case), target.bound(params), target.limit(params)
+    measured, bound, threshold = evaluate(target, params, case), target.bound(params), target.threshold(params)
     assert bound is not None
     return Counterexample(
         target="softmax",
@@ -42,12 +44,12 @@ def _softmax_entry(z: tuple[float, ...] = (9.5, 9.5, -10.0)) -> Counterexample:
         measure=measured.measure,
         value=measured.value,
         noise=measured.noise,
-        limit=limit,
-        bound={"value": bound.value, "rounding": bound.rounding, "because": bound.because},
-        verdict=judge(limit, measured.value, measured.noise, bound),
+        threshold=threshold,
+        bound=bound,
+        verdict=judge(threshold, measured.value, measured.noise, bound),
         tolerance=target.tolerance,
         found={"engine": "hand", "seed": 7, "evaluations": 1, "command": "none"},
-        environment=corpus.environment(),
+        environment=environment(),
     )
 
 
@@ -66,7 +68,7 @@ def entry() -> Counterexample:
 @pytest.fixture
 def saved(entry: Counterexample, tmp_path: Path) -> Path:
     """The file of ``entry`` in the corpus ``tmp_path / "corpus"``."""
-    return corpus.save(entry, tmp_path / "corpus")
+    return files.save(entry, tmp_path / "corpus")
 
 
 @pytest.fixture(scope="session")

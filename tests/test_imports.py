@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import diffuzz
-from diffuzz import corpus
-from diffuzz.entry import Counterexample
+from diffuzz.corpus import files
+from diffuzz.corpus.entry import Counterexample
 
 REPORT = "import sys; print(sorted({name.split('.')[0] for name in sys.modules} & {'jax', 'hypothesis', 'numpy'}))"
 
@@ -25,34 +25,67 @@ def _loaded(code: str, folder: Path) -> str:
 @pytest.mark.parametrize(
     ("code", "loaded"),
     [
-        ("import diffuzz, diffuzz.pytest_plugin", "[]"),
-        ("from diffuzz import cli; cli._run(['--help'])", "[]"),
-        ("from diffuzz import cli; cli._run(['search', '--help'])", "[]"),
-        ("from diffuzz import cli; cli._run(['targets'])", "['numpy']"),
-        ("from diffuzz import cli; assert cli._run(['replay', 'corpus']) == 0", "['numpy']"),
+        ("import diffuzz, diffuzz.corpus.pytest_plugin", "[]"),
+        ("from diffuzz.cli import main; main._run(['--help'])", "[]"),
+        ("from diffuzz.cli import main; main._run(['search', '--help'])", "[]"),
+        ("from diffuzz.cli import main; main._run(['targets'])", "['numpy']"),
+        ("from diffuzz.cli import main; assert main._run(['replay', 'corpus']) == 0", "['numpy']"),
         ("from diffuzz import Case, Verdict, evaluate, formats, replay, search, targets", "['numpy']"),
-        ("import diffuzz.claims, diffuzz.printing, diffuzz.engines.auto, diffuzz.engines.random", "['numpy']"),
+        (
+            "import diffuzz.studies.claims.settling, diffuzz.cli.claims, diffuzz.searching.engines.auto, "
+            "diffuzz.searching.engines.random",
+            "['numpy']",
+        ),
     ],
 )
 def test_imports_are_light(code: str, loaded: str, entry: Counterexample, tmp_path: Path) -> None:
     """Of the heavy packages only those are loaded that are needed."""
-    corpus.save(entry, tmp_path / "corpus")
+    files.save(entry, tmp_path / "corpus")
     assert loaded == _loaded(code, tmp_path)
 
 
+COMMANDS = (
+    "targets", "search", "matrix", "measure", "minimise", "show", "replay", "claims",
+    "bench", "bench mutants", "bench engines", "bench witnesses",
+)  # fmt: skip
+
+
+def test_help_is_light(tmp_path: Path) -> None:
+    """--help of every command exits 0, says what it is about, and loads nothing heavy."""
+    from diffuzz.cli import bench, main
+
+    assert set(main.COMMANDS) == {name for name in COMMANDS if " " not in name}
+    assert set(bench.command.commands) == {name.split()[1] for name in COMMANDS if " " in name}
+    code = f"""
+import contextlib, io
+from diffuzz.cli import main
+for name in {COMMANDS!r}:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main._run([*name.split(), "--help"]) == 0, name
+    assert f"Usage: python -m diffuzz {{name}} " in out.getvalue(), name
+    assert len(out.getvalue().splitlines()) > 4, name
+"""
+    assert _loaded(code, tmp_path) == "[]"
+
+
 @pytest.mark.parametrize(
-    "first", ["", "import diffuzz.search, diffuzz.replay", "import diffuzz.cli; import diffuzz.claims"]
+    "first",
+    [
+        "",
+        "import diffuzz.searching.search, diffuzz.corpus.replay",
+        "import diffuzz.cli.search; import diffuzz.cli.replay; import diffuzz.minimising.minimise",
+    ],
 )
 def test_public_names(first: str, tmp_path: Path) -> None:
     """Functions are functions, also those called like their module, whatever has been imported before."""
     code = f"""
 {first}
 from diffuzz import Case, Verdict, evaluate, formats, replay, search, targets
-import diffuzz.search, diffuzz.replay
+import diffuzz.searching.search, diffuzz.corpus.replay
 assert [type(each).__name__ for each in (evaluate, replay, search)] == ["function"] * 3
 assert [type(each).__name__ for each in (diffuzz.replay, diffuzz.search)] == ["function"] * 2
 assert [type(each).__name__ for each in (formats, targets)] == ["module"] * 2
-from diffuzz.search import SearchResult, search as again
+from diffuzz.searching.search import SearchResult, search as again
 assert again is search
 """
     _loaded(code, tmp_path)

@@ -1,37 +1,69 @@
-"""Block formats of ggml, one file each, found by name: ``formats.get("q4_K")`` is in ``q4_k.py``.
+"""Block formats of ggml, one file each: ``formats.get("q4_K")`` is in ``q4_k.py``.
 
 fmt = formats.get("q4_K")
 fmt.dequantize(blocks)          # uint8[b, 144] -> float32[b, 256], bit-exact with ggml
 fmt.unpack(blocks)["scales"]    # the 6-bit sub-block scales, int32[b, 8]
+
+A module of this folder that defines ``FORMAT`` is one; those of other packages and of files are found by
+:mod:`diffuzz.registry`, and ``of_ggml(name)`` is False for them.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
-import re
-from functools import cache
+import numpy as np
 
 from diffuzz.formats.bits import half_to_float
 from diffuzz.formats.format import Fields, Format, Parts
+from diffuzz.registry import Registry
 
-__all__ = ["Fields", "Format", "Parts", "get", "half_to_float", "names"]
-
-
-@cache
-def names() -> tuple[str, ...]:
-    """Names of all formats: the legacy ones first, then the K formats, then those whose codes stand for levels."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    found = [name.replace("_k", "_K") for name in modules if re.fullmatch(r"q\d_[\dk]|iq\d_nl|mxfp\d", name)]
-    return tuple(sorted(found, key=lambda name: (name[0] != "q", name.endswith("K"), name)))
+__all__ = [
+    "REGISTRY", "Fields", "Format", "Parts", "built_in", "get", "half_to_float", "load", "names", "of_ggml",
+]  # fmt: skip
 
 
-def get(name: str) -> Format:
-    """The format called ``name``. Raises ValueError, one line, for an unknown one."""
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"there is no format {name!r}{hint} (formats: {', '.join(names())})")
-    found: Format = importlib.import_module(f"{__name__}.{name.lower()}").FORMAT
+def _check(found: object) -> Format:
+    if not isinstance(found, Format):
+        raise TypeError(f"a diffuzz.formats.Format is needed, it is a {type(found).__name__}")
+    if not isinstance(found.block_size, int) or found.block_size < 1:
+        raise TypeError(f"a block_size of at least 1 is needed, it is {found.block_size!r}")
+    if not isinstance(found.layout, np.dtype) or not set(found.scale_fields) <= set(found.layout.names or ()):
+        raise TypeError(f"a layout with the fields {', '.join(found.scale_fields)} is needed, it is {found.layout!r}")
     return found
+
+
+# Blocks of random bytes that show whether a layout, decode, unpack and pack belong together.
+_PROBES = 16
+
+
+def _inspect(format: Format) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, (_PROBES, format.type_size), np.uint8)
+    with np.errstate(all="ignore"):
+        decoded, fields = format.decode(raw), format.unpack(raw)
+        again = format.unpack(format.pack(fields))
+    if not isinstance(decoded, Parts):
+        raise TypeError(f"decode gives a {type(decoded).__name__}, where diffuzz.formats.Parts are needed")
+    shape = np.shape(decoded.code)
+    if shape != (_PROBES, format.block_size):
+        raise TypeError(f"decode gives codes {shape} of {_PROBES} blocks of {format.block_size} elements")
+    for name, numbers in fields.items():
+        if name not in again or again[name].tobytes() != numbers.tobytes():
+            raise TypeError(f"pack is not the inverse of unpack: the field {name} is not what it was")
+
+
+def _order(name: str) -> tuple[bool, bool, str]:
+    """The legacy formats first, then the K formats, then those whose codes stand for levels."""
+    return (name[0] != "q", name.endswith("K"), name)
+
+
+REGISTRY = Registry(
+    "format",
+    "diffuzz.formats",
+    _check,
+    folder=__name__,
+    attribute="FORMAT",
+    name_of=lambda format: format.name,
+    inspect=_inspect,
+    order=_order,
+)
+names, get, load = REGISTRY.names, REGISTRY.get, REGISTRY.load
+built_in, of_ggml = REGISTRY.built_in, REGISTRY.is_built_in

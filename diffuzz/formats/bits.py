@@ -1,16 +1,23 @@
-"""Bit fields that several formats share; every function takes and gives arrays of numpy or jax.numpy."""
+"""Bit fields that several formats share. A function with an argument ``xp`` works on arrays of that module."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffuzz.formats.arrays import AnyArray, ArrayModule
 
-def half_to_float(low: Any, high: Any, xp: Any = np) -> Any:
-    """float32 of the f16 whose bytes are ``low`` and ``high``; exact, subnormals, infinities and NaN included.
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int32, Integer, UInt8
 
-    In integer arithmetic, because an array that JAX traces has no view of other dtype across its bytes.
+
+def half_to_float(
+    low: UInt8[AnyArray, " ..."], high: UInt8[AnyArray, " ..."], xp: ArrayModule = np
+) -> Float32[AnyArray, " ..."]:
+    """The f16 numbers with these low and high bytes, as float32: exact, with subnormals, infinities and NaN.
+
+    It is integer arithmetic because JAX cannot view the bytes of a traced array as another dtype.
     """
     bits = low.astype(xp.int32) | (high.astype(xp.int32) << 8)
     sign = xp.where((bits & 0x8000) != 0, xp.float32(-1), xp.float32(1))
@@ -22,81 +29,84 @@ def half_to_float(low: Any, high: Any, xp: Any = np) -> Any:
     return (sign * magnitude).astype(xp.float32)
 
 
-def half_at(blocks: Any, offset: int, xp: Any) -> Any:
-    """The f16 at a byte offset of each block, float32[b]."""
+def half_at(blocks: UInt8[AnyArray, "b type_size"], offset: int, xp: ArrayModule) -> Float32[AnyArray, " b"]:
+    """The f16 number at byte ``offset`` of each block, as float32."""
     return half_to_float(blocks[:, offset], blocks[:, offset + 1], xp)
 
 
-def e8m0_to_float(byte: Any, xp: Any = np) -> Any:
-    """float32 of an exponent byte in ggml's convention: 2^(byte - 128), the subnormal 2^-128 and 2^-127 included."""
+def e8m0_to_float(byte: UInt8[AnyArray, " ..."], xp: ArrayModule = np) -> Float32[AnyArray, " ..."]:
+    """``2^(byte - 128)``, ggml's reading of an exponent byte; the bytes 0 and 1 are subnormal numbers."""
     return xp.ldexp(xp.float32(1), byte.astype(xp.int32) - 128)
 
 
-def e8m0_below(scale: np.ndarray) -> np.ndarray:
-    """uint8: the byte of the largest power of two not above |scale|; 0 for what is below all of them, and for NaN."""
+def e8m0_below(scale: Float[np.ndarray, " ..."]) -> UInt8[np.ndarray, " ..."]:
+    """The byte of the largest power of two that is not above |scale|; 0 where there is none, and for NaN."""
     size = np.nan_to_num(np.abs(scale.astype(np.float64)), nan=0.0, posinf=2.0**127)
     return np.where(size == 0, 0, np.clip(np.frexp(size)[1] + 127, 0, 255)).astype(np.uint8)
 
 
-def integers(array: Any, xp: Any) -> Any:
-    """int32 of unsigned bytes."""
+def integers(array: UInt8[AnyArray, " ..."], xp: ArrayModule) -> Int32[AnyArray, " ..."]:
+    """Bytes as int32, 0..255."""
     return array.astype(xp.int32)
 
 
-def signed(array: Any, xp: Any) -> Any:
-    """int32 of bytes that hold int8."""
+def signed(array: UInt8[AnyArray, " ..."], xp: ArrayModule) -> Int32[AnyArray, " ..."]:
+    """Bytes that hold int8, as int32, -128..127."""
     value = array.astype(xp.int32)
     return xp.where(value > 127, value - 256, value)
 
 
-def nibbles(array: Any, group: int, xp: Any) -> Any:
-    """[b, k] bytes to [b, 2 k] codes: of each ``group`` bytes first all low nibbles, then all high ones."""
+def nibbles(array: UInt8[AnyArray, "b k"], group: int, xp: ArrayModule) -> Int32[AnyArray, "b 2*k"]:
+    """Codes of four bits: for each ``group`` bytes first all low nibbles, then all high ones."""
     rows, width = array.shape
     value = integers(array, xp).reshape(rows, width // group, group)
     return xp.stack([value & 15, value >> 4], axis=2).reshape(rows, 2 * width)
 
 
-def pack_nibbles(codes: np.ndarray, group: int) -> np.ndarray:
-    """Inverse of ``nibbles``: uint8[b, k]."""
+def pack_nibbles(codes: Integer[np.ndarray, "b 2*k"], group: int) -> UInt8[np.ndarray, "b k"]:
+    """Inverse of ``nibbles``."""
     rows, width = codes.shape
     value = codes.astype(np.uint8).reshape(rows, width // (2 * group), 2, group)
     return ((value[:, :, 0] & 15) | (value[:, :, 1] << 4)).reshape(rows, width // 2)
 
 
-def pairs_of_bits(array: Any, xp: Any) -> Any:
-    """[b, 32 h] bytes to [b, 128 h] codes of two bits: of each 32 bytes first all lowest pairs, then the next, and so
-    on.
-    """
+def pairs_of_bits(array: UInt8[AnyArray, "b 32*h"], xp: ArrayModule) -> Int32[AnyArray, "b 128*h"]:
+    """Codes of two bits: for each 32 bytes first all lowest pairs of bits, then all next ones, and so on."""
     rows, width = array.shape
     value = integers(array, xp).reshape(rows, width // 32, 1, 32)
     return ((value >> (2 * xp.arange(4, dtype=xp.int32)[None, None, :, None])) & 3).reshape(rows, 4 * width)
 
 
-def pack_pairs_of_bits(codes: np.ndarray) -> np.ndarray:
-    """Inverse of ``pairs_of_bits``: uint8[b, 32 h]."""
+def pack_pairs_of_bits(codes: Integer[np.ndarray, "b 128*h"]) -> UInt8[np.ndarray, "b 32*h"]:
+    """Inverse of ``pairs_of_bits``."""
     rows, width = codes.shape
     value = codes.astype(np.uint8).reshape(rows, width // 128, 4, 32)
     shifted = value << (2 * np.arange(4, dtype=np.uint8))[None, None, :, None]
-    return np.bitwise_or.reduce(shifted, axis=2).reshape(rows, width // 4)
+    packed: UInt8[np.ndarray, "b h 32"] = np.bitwise_or.reduce(shifted, axis=2)
+    return packed.reshape(rows, width // 4)
 
 
-def planes(array: Any, xp: Any) -> Any:
-    """[b, 32] bytes to [b, 256] bits: bit j of byte l belongs to element 32 j + l."""
+def planes(array: UInt8[AnyArray, "b 32"], xp: ArrayModule) -> Int32[AnyArray, "b 256"]:
+    """Codes of one bit: bit j of byte l belongs to element 32 j + l."""
     value = integers(array, xp)[:, None, :]
     return ((value >> xp.arange(8, dtype=xp.int32)[None, :, None]) & 1).reshape(len(array), 256)
 
 
-def pack_planes(bits: np.ndarray) -> np.ndarray:
-    """Inverse of ``planes``: uint8[b, 32]."""
+def pack_planes(bits: Integer[np.ndarray, "b 256"]) -> UInt8[np.ndarray, "b 32"]:
+    """Inverse of ``planes``."""
     value = bits.astype(np.uint8).reshape(len(bits), 8, 32) << np.arange(8, dtype=np.uint8)[None, :, None]
-    return np.bitwise_or.reduce(value, axis=1)
+    packed: UInt8[np.ndarray, "b 32"] = np.bitwise_or.reduce(value, axis=1)
+    return packed
 
 
-def six_bit_pairs(array: Any, xp: Any) -> tuple[Any, Any]:
-    """The 12 bytes of q4_K and q5_K to eight 6-bit scales and eight 6-bit minimums, int32[b, 8] each.
+def six_bit_pairs(
+    array: UInt8[AnyArray, "b 12"], xp: ArrayModule
+) -> tuple[Int32[AnyArray, "b 8"], Int32[AnyArray, "b 8"]]:
+    """(scales, minimums) of q4_K and q5_K: eight of each, of 6 bits, in 12 bytes.
 
-    Bytes 0-3 and 4-7 hold scales and minimums 0-3 in their low six bits, and in their top two bits the upper bits of
-    scales and minimums 4-7, whose lower bits are the nibbles of bytes 8-11.
+    The low six bits of bytes 0-3 are scales 0-3, those of bytes 4-7 minimums 0-3. Scales 4-7 have their upper two bits
+    in the top of bytes 0-3 and their lower four in the low nibbles of bytes 8-11; minimums 4-7 have them in the top of
+    bytes 4-7 and in the high nibbles of bytes 8-11.
     """
     value = integers(array, xp)
     first, second, third = value[:, 0:4], value[:, 4:8], value[:, 8:12]
@@ -105,8 +115,10 @@ def six_bit_pairs(array: Any, xp: Any) -> tuple[Any, Any]:
     return scales, minimums
 
 
-def pack_six_bit_pairs(scales: np.ndarray, minimums: np.ndarray) -> np.ndarray:
-    """Inverse of ``six_bit_pairs``: uint8[b, 12]."""
+def pack_six_bit_pairs(
+    scales: Integer[np.ndarray, "b 8"], minimums: Integer[np.ndarray, "b 8"]
+) -> UInt8[np.ndarray, "b 12"]:
+    """Inverse of ``six_bit_pairs``."""
     s, m = scales.astype(np.uint8), minimums.astype(np.uint8)
     first = (s[:, :4] & 63) | ((s[:, 4:] >> 4) << 6)
     second = (m[:, :4] & 63) | ((m[:, 4:] >> 4) << 6)

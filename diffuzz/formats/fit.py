@@ -1,22 +1,29 @@
-"""Quantisers of weights for the K formats: one rule for those with minimums, one for those without.
+"""Quantisers of weights for the K formats: one rule for formats with minimums, one for those without.
 
-They are ours, plain and vectorised, so that a distribution of weights can be drawn and quantised; ggml's own search for
-better scales gives other bytes for the same weights, and decoding does not care.
+They are simple and vectorised, and make blocks out of drawn weights. ggml searches for better scales, so it gives other
+bytes for the same weights; both are valid blocks.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64
 
-def with_minimums(values: np.ndarray, groups: int, top: int, levels: int) -> dict[str, np.ndarray]:
-    """Fields d, dmin, scales, minimums, codes of super-blocks float32[b, 256] with ``groups`` sub-blocks.
 
-    Of each sub-block [least, most], least <= 0: minimum = -least and scale = (most - least) / top, divided by the f16
-    dmin and d that give the largest of them ``levels``, the scale rounded up, the minimum to nearest; code =
-    clip(rint((x + dmin minimum) / (d scale)), 0, top). The error is at most d scale / 2 inside the range, and up to
-    dmin / 2 more at its ends, where a rounded minimum clips, as long as no f16 overflows (max|x| < 9e5 at least).
-    Raises ValueError for NaN and infinities.
+def with_minimums(values: Float32[np.ndarray, "b 256"], groups: int, top: int, levels: int) -> dict[str, np.ndarray]:
+    """Fields d, dmin, scales, minimums and codes of super-blocks with ``groups`` sub-blocks and codes 0..top.
+
+    A sub-block with values from least (at most 0) to most wants the minimum -least and the scale (most - least) / top.
+    The f16 numbers dmin and d are chosen so that the largest minimum and the largest scale of a super-block become
+    ``levels``; in units of d, scales are rounded up, and in units of dmin, minimums to nearest. Then code =
+    clip(rint((x + dmin minimum) / (d scale)), 0, top).
+
+    The error is at most d scale / 2 inside the range, and up to dmin / 2 more at its ends, where a rounded minimum
+    clips, provided that no f16 overflows (max|x| < 9e5 is enough). Raises ValueError for NaN and infinities.
     """
     x = _finite(values).reshape(len(values), groups, -1)
     least = np.minimum(x.min(axis=2), 0)
@@ -35,13 +42,13 @@ def with_minimums(values: np.ndarray, groups: int, top: int, levels: int) -> dic
     }
 
 
-def symmetric(values: np.ndarray, groups: int, lowest: int, levels: int) -> dict[str, np.ndarray]:
-    """Fields d, scales, codes of super-blocks float32[b, 256]; codes from ``lowest`` to -lowest - 1, scales up to
-    ``levels``.
+def symmetric(values: Float32[np.ndarray, "b 256"], groups: int, lowest: int, levels: int) -> dict[str, np.ndarray]:
+    """Fields d, scales and codes of super-blocks with ``groups`` sub-blocks and codes from lowest to -lowest - 1.
 
-    scale = max|x| / (-lowest - 1), divided by the f16 d that gives the largest of them ``levels`` and rounded up; the
-    error is at most d scale / 2, as long as d does not overflow (max|x| < 6e6 at least). The codes come without the
-    format's offset. Raises ValueError for NaN and infinities.
+    A sub-block wants the scale max|x| / (-lowest - 1). The f16 d is chosen so that the largest scale of a super-block
+    becomes ``levels``; in units of d, scales are rounded up. The codes are without the format's offset. The error is at
+    most d scale / 2, provided that d does not overflow (max|x| < 6e6 is enough). Raises ValueError for NaN and
+    infinities.
     """
     x = _finite(values).reshape(len(values), groups, -1)
     d, scales = _shared(np.abs(x).max(axis=2) / (-lowest - 1), levels, np.ceil)
@@ -54,15 +61,17 @@ def symmetric(values: np.ndarray, groups: int, lowest: int, levels: int) -> dict
     }
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    """float64 of ``values``."""
+def _finite(values: Float32[np.ndarray, "b n"]) -> Float64[np.ndarray, "b n"]:
+    """``values`` in float64. Raises ValueError unless all are finite."""
     if not np.isfinite(values).all():
         raise ValueError(f"values: {values[~np.isfinite(values)][0]}, where finite weights are needed")
     return values.astype(np.float64)
 
 
-def _shared(wanted: np.ndarray, levels: int, rounding: np.ufunc) -> tuple[np.ndarray, np.ndarray]:
-    """A float64 that is an f16 for each row, and integers up to ``levels`` that times it come close to ``wanted``."""
+def _shared(
+    wanted: Float64[np.ndarray, "b groups"], levels: int, rounding: np.ufunc
+) -> tuple[Float64[np.ndarray, " b"], Float64[np.ndarray, "b groups"]]:
+    """An f16 number for each row, and whole numbers up to ``levels``, whose products are close to ``wanted``."""
     exact = wanted.max(axis=1) / levels
     half = exact.astype(np.float16)
     # Never below the exact scale, so that the largest sub-block still fits.

@@ -9,55 +9,66 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import numpy as np
 
 from diffuzz.formats import bits
+from diffuzz.formats.arrays import AnyArray, ArrayModule
 
-Fields = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int32, UInt8
+
+# The logical fields of b blocks by name: scales float[b], sub-block scales int32[b, groups], codes int32[b, n].
+Fields: TypeAlias = dict[str, np.ndarray]
+# b blocks as one structured array [b], of the dtype ``Format.layout``.
+Records: TypeAlias = np.ndarray
 
 
 @attrs.frozen
 class Parts:
-    """A decoded batch of blocks, expanded to one entry per element: value = f32(f32(scale * code) - minimum).
+    """A decoded batch of b blocks, with one entry for each of their n elements.
 
-    scale        float32[b, n]           f32(d * sub_scale)
-    code         int32[b, n]             signed: the format's offset is already taken off
-    minimum      float32[b, n] or None   f32(dmin * sub_minimum); q4_1 and q5_1 add their m, so theirs is -m
-    d, dmin      float32[b] (or None)    the block's floating-point scales; for q4_1 and q5_1 dmin = -m
-    sub_scale    int32[b, n]             1 where a format has no sub-blocks
-    sub_minimum  int32[b, n] or None
+        value = f32(f32(scale * code) - minimum)
+
+    scale        f32(d * sub_scale)
+    code         signed: the format's offset is already subtracted
+    minimum      f32(dmin * sub_minimum); q4_1 and q5_1 add their m, so theirs is -m
+    d, dmin      the block's floating-point scales; for q4_1 and q5_1 dmin = -m
+    sub_scale    1 where a format has no sub-blocks
+
+    For a format without minimums ``minimum``, ``dmin`` and ``sub_minimum`` are None. Either all of them are, or none.
     """
 
-    scale: Any
-    code: Any
-    minimum: Any
-    d: Any
-    dmin: Any
-    sub_scale: Any
-    sub_minimum: Any
+    scale: Float32[AnyArray, "b n"]
+    code: Int32[AnyArray, "b n"]
+    minimum: Float32[AnyArray, "b n"]
+    d: Float32[AnyArray, " b"]
+    dmin: Float32[AnyArray, " b"]
+    sub_scale: Int32[AnyArray, "b n"]
+    sub_minimum: Int32[AnyArray, "b n"]
 
 
 @attrs.frozen(eq=False)
 class Format:
-    """One block format. ``decode``, ``unpack`` and ``pack`` are inverse views of the same bytes.
+    """One block format. ``unpack`` gives the fields that the bytes store, ``pack`` is its inverse, and ``decode`` gives
+    the numbers that the values are computed from.
 
     ``activation`` names the format that ggml quantises activations to before it multiplies them with these weights.
     ``half_fields`` names the f16 scale fields; without any, ``d`` is float32 (q8_K) or a power of two in a byte
-    (mxfp4). ``decode(blocks, xp)`` works in NumPy and, traced, in jax.numpy.
+    (mxfp4).
     """
 
     name: str
     block_size: int
-    layout: np.dtype[Any]
+    layout: np.dtype[np.void]
     activation: str | None
     half_fields: tuple[str, ...]
-    _decode: Callable[[Any, Any], Parts]
-    _unpack: Callable[[np.ndarray], Fields]
-    _pack: Callable[[Fields], np.ndarray]
-    _quantise: Callable[[np.ndarray], np.ndarray] | None = None
+    _decode: Callable[[UInt8[AnyArray, "b type_size"], ArrayModule], Parts]
+    _unpack: Callable[[Records], Fields]
+    _pack: Callable[[Fields], Records]
+    _quantise: Callable[[Float32[np.ndarray, "b block_size"]], UInt8[np.ndarray, "b type_size"]] | None = None
 
     @property
     def type_size(self) -> int:
@@ -66,40 +77,44 @@ class Format:
 
     @property
     def scale_fields(self) -> tuple[str, ...]:
-        """Names of the floating-point scale fields, of whatever width."""
+        """Names of the fields that hold floating-point scales, of 8, 16 or 32 bits."""
         return self.half_fields or ("d",)
 
-    def scales(self, blocks: np.ndarray) -> Fields:
-        """The scale fields of ``blocks`` uint8[b, type_size], float32[b] by name."""
+    def scales(self, blocks: UInt8[np.ndarray, "b type_size"]) -> dict[str, Float32[np.ndarray, " b"]]:
+        """The floating-point scale fields of ``blocks``, by name."""
         records = np.ascontiguousarray(blocks).view(self.layout).reshape(-1)
         return {name: _scale(records[name]) for name in self.scale_fields}
 
-    def with_scales(self, blocks: np.ndarray, scales: Fields) -> np.ndarray:
-        """``blocks`` with other numbers (float[b] by name) in these scale fields, as ``stored_scale`` has them."""
+    def with_scales(
+        self, blocks: UInt8[np.ndarray, "b type_size"], scales: dict[str, Float[np.ndarray, " b"]]
+    ) -> UInt8[np.ndarray, "b type_size"]:
+        """``blocks`` with these numbers, by name, in their scale fields, rounded as ``stored_scale`` says."""
         records = np.ascontiguousarray(blocks).view(self.layout).reshape(-1).copy()
         for name, values in scales.items():
             records[name] = bits.e8m0_below(values) if records[name].dtype.kind == "u" else values
         return records.view(np.uint8).reshape(blocks.shape)
 
-    def stored_scale(self, values: np.ndarray) -> np.ndarray:
-        """What scale fields hold of ``values``: f16 or float32 numbers, or powers of two (rounded down, as float32)."""
+    def stored_scale(self, values: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
+        """``values`` rounded to what a scale field can store: to float16, to float32, or down to a power of two (as
+        float32).
+        """
         kind = self.layout["d"]
         return bits.e8m0_to_float(bits.e8m0_below(values)) if kind.kind == "u" else values.astype(kind)
 
-    def decode(self, blocks: Any, xp: Any = np) -> Parts:
-        """Parts of ``blocks`` uint8[b, type_size]; ``xp`` is numpy or jax.numpy.
+    def decode(self, blocks: UInt8[AnyArray, "b type_size"], xp: ArrayModule = np) -> Parts:
+        """The parts that the values of ``blocks`` are computed from, as arrays of ``xp``, numpy or jax.numpy.
 
-        The same bits in both, except that XLA on a CPU flushes float32 subnormals, which only the d of q8_K and mxfp4
-        can be. Raises ValueError for another shape or dtype.
+        The bits are the same in both, except that XLA on a CPU replaces float32 subnormals by 0, which only the d of
+        q8_K and mxfp4 can be. Raises ValueError for another shape or dtype.
         """
         blocks = self._checked(np.ascontiguousarray(blocks) if xp is np else blocks)
         with np.errstate(all="ignore"):
             return self._decode(blocks, xp)
 
-    def dequantize(self, blocks: np.ndarray) -> np.ndarray:
-        """The numbers that ``blocks`` uint8[b, type_size] stand for, float32[b, block_size], bit-exact with ggml.
+    def dequantize(self, blocks: UInt8[np.ndarray, "b type_size"]) -> Float32[np.ndarray, "b block_size"]:
+        """The values of ``blocks``, ``f32(f32(scale * code) - minimum)``, bit-exact with ggml.
 
-        Every product and the subtraction are rounded separately. Raises ValueError for another shape or dtype.
+        Raises ValueError for another shape or dtype.
         """
         parts = self.decode(blocks)
         with np.errstate(all="ignore"):
@@ -107,13 +122,16 @@ class Format:
             return np.asarray(scaled if parts.minimum is None else scaled - parts.minimum)
 
     @property
-    def quantize(self) -> Callable[[np.ndarray], np.ndarray] | None:
-        """``float32[b, block_size] -> uint8[b, type_size]``, or None; see the format's module for the rule."""
+    def quantize(self) -> Callable[[Float32[np.ndarray, "b block_size"]], UInt8[np.ndarray, "b type_size"]] | None:
+        """The quantiser, or None if the format has none; the rule is that of ``quantise`` in the format's module.
+
+        The function raises ValueError for another shape or dtype.
+        """
         quantise = self._quantise
         if quantise is None:
             return None
 
-        def checked(values: np.ndarray) -> np.ndarray:
+        def checked(values: Float32[np.ndarray, "b block_size"]) -> UInt8[np.ndarray, "b type_size"]:
             values = np.ascontiguousarray(values)
             if values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != self.block_size:
                 raise ValueError(
@@ -126,15 +144,18 @@ class Format:
 
         return checked
 
-    def unpack(self, blocks: np.ndarray) -> Fields:
-        """The logical fields of ``blocks``: f16 scales with their bits, sub-block scales and codes as integers."""
+    def unpack(self, blocks: UInt8[np.ndarray, "b type_size"]) -> Fields:
+        """The stored fields of ``blocks``: f16 scales as float16, sub-block scales and codes as int32.
+
+        Raises ValueError for another shape or dtype.
+        """
         return self._unpack(self._checked(np.ascontiguousarray(blocks)).view(self.layout).reshape(-1))
 
-    def pack(self, fields: Fields) -> np.ndarray:
-        """``uint8[b, type_size]`` from the fields that ``unpack`` gives.
+    def pack(self, fields: Fields) -> UInt8[np.ndarray, "b type_size"]:
+        """Blocks with these fields; the inverse of ``unpack``.
 
-        Raises ValueError for a missing or unknown field, and for one that the bytes cannot hold: of another shape, a
-        code or a sub-block scale out of its range, a d that is no f16 number.
+        Raises ValueError for a missing or unknown field, and for one that the bytes cannot store: an array of another
+        shape, a code or a sub-block scale out of range, a d that is not a float16 number.
         """
         extremes = _extremes(self)
         if set(fields) != set(extremes):
@@ -146,19 +167,22 @@ class Format:
         return records.view(np.uint8).reshape(len(records), self.type_size)
 
     def field_at(self, byte: int) -> str:
-        """What a byte of a block belongs to: ``d``, or ``qs[3]`` in a field of several numbers."""
+        """Name of the stored field that holds a byte of a block: ``d``, or ``qs[3]`` in a field of several numbers.
+
+        Raises ValueError for a byte outside the block.
+        """
         for name, (dtype, offset) in ((name, field[:2]) for name, field in (self.layout.fields or {}).items()):
             if offset <= byte < offset + dtype.itemsize:
                 return name if dtype.shape == () else f"{name}[{(byte - offset) // dtype.base.itemsize}]"
         raise ValueError(f"byte {byte}: a block of {self.name} has bytes 0..{self.type_size - 1}")
 
-    def _checked(self, blocks: Any) -> Any:
+    def _checked(self, blocks: AnyArray) -> UInt8[AnyArray, "b type_size"]:
         if blocks.dtype != np.uint8 or blocks.ndim != 2 or blocks.shape[1] != self.type_size:
             raise ValueError(f"blocks: {blocks.dtype}{list(blocks.shape)}, where uint8[b, {self.type_size}] is needed")
         return blocks
 
 
-def _scale(stored: np.ndarray) -> np.ndarray:
+def _scale(stored: np.ndarray) -> Float32[np.ndarray, " b"]:
     return np.asarray(bits.e8m0_to_float(stored) if stored.dtype.kind == "u" else stored.astype(np.float32))
 
 
@@ -189,8 +213,11 @@ def _check_field(what: str, given: np.ndarray, rows: int, extreme: np.ndarray) -
         raise ValueError(f"{what}: {given[(given < low) | (given > high)][0]}, where {low}..{high} are stored")
 
 
-def table(size: int, **fields: Any) -> np.dtype[Any]:
-    """A packed little-endian layout from field types in order; raises TypeError unless it has ``size`` bytes."""
+def table(size: int, **fields: str | tuple[str, int]) -> np.dtype[np.void]:
+    """A layout of packed fields, each of a NumPy type such as "<f2", or of a type and a count.
+
+    Raises TypeError unless it has ``size`` bytes, so that a layout is checked where it is written down.
+    """
     layout = np.dtype(list(fields.items()))
     if layout.itemsize != size:
         raise TypeError(f"layout of {layout.itemsize} bytes, where {size} are specified")

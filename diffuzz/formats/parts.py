@@ -1,14 +1,23 @@
-"""Parts of legacy blocks (one scale) and of super-blocks (sub-block scales), as the format modules make them."""
+"""Parts of blocks with one scale, and of super-blocks, whose sub-blocks have a scale each."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from diffuzz.formats.arrays import AnyArray, ArrayModule
 from diffuzz.formats.format import Parts
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32
 
-def of_block(d: Any, minimum: Any, code: Any, xp: Any) -> Parts:
-    """value = d * code - minimum with one scale, and one minimum or None, for each block of 32."""
+
+def of_block(
+    d: Float32[AnyArray, " b"],
+    minimum: Float32[AnyArray, " b"] | None,
+    code: Int32[AnyArray, "b n"],
+    xp: ArrayModule,
+) -> Parts:
+    """Parts of ``value = d * code - minimum``, with one scale, and one minimum or none, for each block."""
     ones = xp.ones(code.shape, xp.int32)
     wide = ones.astype(xp.float32)
     return Parts(
@@ -22,12 +31,22 @@ def of_block(d: Any, minimum: Any, code: Any, xp: Any) -> Parts:
     )
 
 
-def of_super_block(d: Any, dmin: Any, scales: Any, minimums: Any, code: Any, xp: Any) -> Parts:
-    """value = f32(d * scale) * code - f32(dmin * minimum), each sub-block scale standing for 256 / len(scales)
-    elements.
+def of_super_block(
+    d: Float32[AnyArray, " b"],
+    dmin: Float32[AnyArray, " b"] | None,
+    scales: Int32[AnyArray, "b groups"],
+    minimums: Int32[AnyArray, "b groups"] | None,
+    code: Int32[AnyArray, "b 256"],
+    xp: ArrayModule,
+) -> Parts:
+    """Parts of ``value = f32(d * scale) * code - f32(dmin * minimum)``; a sub-block has 256 / groups elements.
+
+    ``dmin`` and ``minimums`` are None for formats without minimums.
     """
     size = code.shape[1] // scales.shape[1]
-    minimum = None if minimums is None else xp.repeat(dmin[:, None] * minimums.astype(xp.float32), size, axis=1)
+    minimum = None
+    if dmin is not None and minimums is not None:
+        minimum = xp.repeat(dmin[:, None] * minimums.astype(xp.float32), size, axis=1)
     return Parts(
         scale=xp.repeat(d[:, None] * scales.astype(xp.float32), size, axis=1),
         code=code,

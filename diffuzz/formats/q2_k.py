@@ -11,17 +11,21 @@ value = f32(d scale) code - f32(dmin minimum)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffuzz.formats import bits, fit, parts
-from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.format import Fields, Format, Parts, Records, table
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
 
 LAYOUT = table(84, scales=("u1", 16), qs=("u1", 64), d="<f2", dmin="<f2")
 
 
-def decode(blocks: Any, xp: Any) -> Parts:
+def decode(blocks: UInt8[AnyArray, "b 84"], xp: ArrayModule) -> Parts:
     """Codes as stored."""
     packed = bits.integers(blocks[:, :16], xp)
     codes = bits.pairs_of_bits(blocks[:, 16:80], xp)
@@ -29,7 +33,7 @@ def decode(blocks: Any, xp: Any) -> Parts:
     return parts.of_super_block(d, dmin, packed & 15, packed >> 4, codes, xp)
 
 
-def unpack(records: np.ndarray) -> Fields:
+def unpack(records: Records) -> Fields:
     """d, dmin float16[b]; scales, minimums int32[b, 16] in 0..15; codes int32[b, 256] in 0..3."""
     packed = records["scales"].astype(np.int32)
     codes = bits.pairs_of_bits(records["qs"], np)
@@ -42,7 +46,7 @@ def unpack(records: np.ndarray) -> Fields:
     }
 
 
-def pack(fields: Fields) -> np.ndarray:
+def pack(fields: Fields) -> Records:
     """Inverse of ``unpack``."""
     records = np.zeros(len(fields["d"]), LAYOUT)
     records["d"], records["dmin"] = fields["d"], fields["dmin"]
@@ -51,8 +55,8 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def quantise(values: np.ndarray) -> np.ndarray:
-    """Scales and minimums by diffuzz.formats.fit.with_minimums, 4 bits each; 2-bit codes."""
+def quantise(values: Float32[np.ndarray, "b 256"]) -> UInt8[np.ndarray, "b 84"]:
+    """Scales and minimums of 4 bits and codes of 2 bits by ``diffuzz.formats.fit.with_minimums``."""
     return pack(fit.with_minimums(values, groups=16, top=3, levels=15)).view(np.uint8).reshape(len(values), -1)
 
 

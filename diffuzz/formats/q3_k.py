@@ -13,34 +13,38 @@ value = f32(d scale) (code - 4)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffuzz.formats import bits, fit, parts
-from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.format import Fields, Format, Parts, Records, table
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32, UInt8
 
 LAYOUT = table(110, hmask=("u1", 32), qs=("u1", 64), scales=("u1", 12), d="<f2")
 
 
-def _codes(hmask: Any, qs: Any, xp: Any) -> Any:
+def _codes(hmask: UInt8[AnyArray, "b 32"], qs: UInt8[AnyArray, "b 64"], xp: ArrayModule) -> Int32[AnyArray, "b 256"]:
     return bits.pairs_of_bits(qs, xp) | (bits.planes(hmask, xp) << 2)
 
 
-def _scales(packed: Any, xp: Any) -> Any:
+def _scales(packed: UInt8[AnyArray, "b 12"], xp: ArrayModule) -> Int32[AnyArray, "b 16"]:
     value = bits.integers(packed, xp)
     low = xp.concatenate([value[:, :8] & 15, value[:, :8] >> 4], axis=1)
     high = xp.concatenate([(value[:, 8:] >> (2 * j)) & 3 for j in range(4)], axis=1)
     return (low | (high << 4)) - 32
 
 
-def decode(blocks: Any, xp: Any) -> Parts:
+def decode(blocks: UInt8[AnyArray, "b 110"], xp: ArrayModule) -> Parts:
     """Codes minus 4."""
     codes = _codes(blocks[:, :32], blocks[:, 32:96], xp) - 4
     return parts.of_super_block(bits.half_at(blocks, 108, xp), None, _scales(blocks[:, 96:108], xp), None, codes, xp)
 
 
-def unpack(records: np.ndarray) -> Fields:
+def unpack(records: Records) -> Fields:
     """d float16[b]; scales int32[b, 16] in -32..31; codes int32[b, 256] in 0..7."""
     return {
         "d": records["d"].copy(),
@@ -49,7 +53,7 @@ def unpack(records: np.ndarray) -> Fields:
     }
 
 
-def pack(fields: Fields) -> np.ndarray:
+def pack(fields: Fields) -> Records:
     """Inverse of ``unpack``."""
     records = np.zeros(len(fields["d"]), LAYOUT)
     records["d"] = fields["d"]
@@ -62,8 +66,8 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def quantise(values: np.ndarray) -> np.ndarray:
-    """Scales by diffuzz.formats.fit.symmetric, up to 31; codes -4..3 plus 4."""
+def quantise(values: Float32[np.ndarray, "b 256"]) -> UInt8[np.ndarray, "b 110"]:
+    """Scales up to 31 and codes -4..3 by ``diffuzz.formats.fit.symmetric``; stored codes are 4 larger."""
     fields = fit.symmetric(values, groups=16, lowest=-4, levels=31)
     return pack(fields | {"codes": fields["codes"] + 4}).view(np.uint8).reshape(len(values), -1)
 

@@ -11,24 +11,28 @@ value = f32(d scale) code - f32(dmin minimum)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffuzz.formats import bits, fit, parts
-from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.format import Fields, Format, Parts, Records, table
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
 
 LAYOUT = table(144, d="<f2", dmin="<f2", scales=("u1", 12), qs=("u1", 128))
 
 
-def decode(blocks: Any, xp: Any) -> Parts:
+def decode(blocks: UInt8[AnyArray, "b 144"], xp: ArrayModule) -> Parts:
     """Codes as stored."""
     scales, minimums = bits.six_bit_pairs(blocks[:, 4:16], xp)
     codes = bits.nibbles(blocks[:, 16:144], 32, xp)
     return parts.of_super_block(bits.half_at(blocks, 0, xp), bits.half_at(blocks, 2, xp), scales, minimums, codes, xp)
 
 
-def unpack(records: np.ndarray) -> Fields:
+def unpack(records: Records) -> Fields:
     """d, dmin float16[b]; scales, minimums int32[b, 8] in 0..63; codes int32[b, 256] in 0..15."""
     scales, minimums = bits.six_bit_pairs(records["scales"], np)
     codes = bits.nibbles(records["qs"], 32, np)
@@ -41,7 +45,7 @@ def unpack(records: np.ndarray) -> Fields:
     }
 
 
-def pack(fields: Fields) -> np.ndarray:
+def pack(fields: Fields) -> Records:
     """Inverse of ``unpack``."""
     records = np.zeros(len(fields["d"]), LAYOUT)
     records["d"], records["dmin"] = fields["d"], fields["dmin"]
@@ -50,8 +54,8 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def quantise(values: np.ndarray) -> np.ndarray:
-    """Scales and minimums by diffuzz.formats.fit.with_minimums, 6 bits each; 4-bit codes."""
+def quantise(values: Float32[np.ndarray, "b 256"]) -> UInt8[np.ndarray, "b 144"]:
+    """Scales and minimums of 6 bits and codes of 4 bits by ``diffuzz.formats.fit.with_minimums``."""
     return pack(fit.with_minimums(values, groups=8, top=15, levels=63)).view(np.uint8).reshape(len(values), -1)
 
 

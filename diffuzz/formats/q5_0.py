@@ -10,18 +10,22 @@ value = d (code - 16)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffuzz.formats import bits, parts
-from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.format import Fields, Format, Parts, Records, table
 from diffuzz.formats.rounding import first_largest, to_int8
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
 
 LAYOUT = table(22, d="<f2", qh="<u4", qs=("u1", 16))
 
 
-def decode(blocks: Any, xp: Any) -> Parts:
+def decode(blocks: UInt8[AnyArray, "b 22"], xp: ArrayModule) -> Parts:
     """Codes minus 16."""
     qh = bits.integers(blocks[:, 2:6], xp)
     high = ((qh[:, :, None] >> xp.arange(8, dtype=xp.int32)) & 1).reshape(len(blocks), 32)
@@ -29,14 +33,14 @@ def decode(blocks: Any, xp: Any) -> Parts:
     return parts.of_block(bits.half_at(blocks, 0, xp), None, codes - 16, xp)
 
 
-def unpack(records: np.ndarray) -> Fields:
+def unpack(records: Records) -> Fields:
     """d as float16[b], codes int32[b, 32] in 0..31."""
     high = (records["qh"][:, None] >> np.arange(32, dtype=np.uint32)) & 1
     codes = bits.nibbles(records["qs"], 16, np) | (high.astype(np.int32) << 4)
     return {"d": records["d"].copy(), "codes": codes}
 
 
-def pack(fields: Fields) -> np.ndarray:
+def pack(fields: Fields) -> Records:
     """Inverse of ``unpack``."""
     records = np.zeros(len(fields["d"]), LAYOUT)
     records["d"], records["qs"] = fields["d"], bits.pack_nibbles(fields["codes"] & 15, 16)
@@ -45,8 +49,8 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def quantise(values: np.ndarray) -> np.ndarray:
-    """The value of largest magnitude, with its sign, becomes code 0 (ggml's reference quantiser, bit for bit).
+def quantise(values: Float32[np.ndarray, "b 32"]) -> UInt8[np.ndarray, "b 22"]:
+    """The value of largest magnitude, m with its sign, becomes code 0; the same bits as ggml's reference quantiser.
 
     d = m / -16; code = min(31, trunc(x f32(1 / d) + 16.5)); stored d rounded to f16. The error is at most |d| / 2 (one
     d at the far end, where code 31 stands in for 32), plus the f16 rounding of d.

@@ -11,18 +11,22 @@ value = d code + m
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffuzz.formats import bits, parts
-from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.format import Fields, Format, Parts, Records, table
 from diffuzz.formats.rounding import least_and_most, to_int8
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
 
 LAYOUT = table(24, d="<f2", m="<f2", qh="<u4", qs=("u1", 16))
 
 
-def decode(blocks: Any, xp: Any) -> Parts:
+def decode(blocks: UInt8[AnyArray, "b 24"], xp: ArrayModule) -> Parts:
     """Codes as stored; the minimum is -m."""
     qh = bits.integers(blocks[:, 4:8], xp)
     high = ((qh[:, :, None] >> xp.arange(8, dtype=xp.int32)) & 1).reshape(len(blocks), 32)
@@ -30,14 +34,14 @@ def decode(blocks: Any, xp: Any) -> Parts:
     return parts.of_block(bits.half_at(blocks, 0, xp), -bits.half_at(blocks, 2, xp), codes, xp)
 
 
-def unpack(records: np.ndarray) -> Fields:
+def unpack(records: Records) -> Fields:
     """d and m as float16[b], codes int32[b, 32] in 0..31."""
     high = (records["qh"][:, None] >> np.arange(32, dtype=np.uint32)) & 1
     codes = bits.nibbles(records["qs"], 16, np) | (high.astype(np.int32) << 4)
     return {"d": records["d"].copy(), "m": records["m"].copy(), "codes": codes}
 
 
-def pack(fields: Fields) -> np.ndarray:
+def pack(fields: Fields) -> Records:
     """Inverse of ``unpack``."""
     records = np.zeros(len(fields["d"]), LAYOUT)
     records["d"], records["m"] = fields["d"], fields["m"]
@@ -47,8 +51,8 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def quantise(values: np.ndarray) -> np.ndarray:
-    """From the least value m to the greatest (ggml's reference quantiser, bit for bit).
+def quantise(values: Float32[np.ndarray, "b 32"]) -> UInt8[np.ndarray, "b 24"]:
+    """Codes span the range from the least value m to the greatest; the same bits as ggml's reference quantiser.
 
     d = (max - m) / 31; code = trunc((x - m) f32(1 / d) + 0.5); d and m rounded to f16. The error is at most d / 2
     plus the f16 rounding of d and m.

@@ -12,28 +12,32 @@ value = f32(d scale) code - f32(dmin minimum)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffuzz.formats import bits, fit, parts
-from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.format import Fields, Format, Parts, Records, table
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32, UInt8
 
 LAYOUT = table(176, d="<f2", dmin="<f2", scales=("u1", 12), qh=("u1", 32), qs=("u1", 128))
 
 
-def _codes(qh: Any, qs: Any, xp: Any) -> Any:
+def _codes(qh: UInt8[AnyArray, "b 32"], qs: UInt8[AnyArray, "b 128"], xp: ArrayModule) -> Int32[AnyArray, "b 256"]:
     return bits.nibbles(qs, 32, xp) | (bits.planes(qh, xp) << 4)
 
 
-def decode(blocks: Any, xp: Any) -> Parts:
+def decode(blocks: UInt8[AnyArray, "b 176"], xp: ArrayModule) -> Parts:
     """Codes as stored."""
     scales, minimums = bits.six_bit_pairs(blocks[:, 4:16], xp)
     codes = _codes(blocks[:, 16:48], blocks[:, 48:176], xp)
     return parts.of_super_block(bits.half_at(blocks, 0, xp), bits.half_at(blocks, 2, xp), scales, minimums, codes, xp)
 
 
-def unpack(records: np.ndarray) -> Fields:
+def unpack(records: Records) -> Fields:
     """d, dmin float16[b]; scales, minimums int32[b, 8] in 0..63; codes int32[b, 256] in 0..31."""
     scales, minimums = bits.six_bit_pairs(records["scales"], np)
     codes = _codes(records["qh"], records["qs"], np)
@@ -46,7 +50,7 @@ def unpack(records: np.ndarray) -> Fields:
     }
 
 
-def pack(fields: Fields) -> np.ndarray:
+def pack(fields: Fields) -> Records:
     """Inverse of ``unpack``."""
     records = np.zeros(len(fields["d"]), LAYOUT)
     records["d"], records["dmin"] = fields["d"], fields["dmin"]
@@ -56,8 +60,8 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def quantise(values: np.ndarray) -> np.ndarray:
-    """Scales and minimums by diffuzz.formats.fit.with_minimums, 6 bits each; 5-bit codes."""
+def quantise(values: Float32[np.ndarray, "b 256"]) -> UInt8[np.ndarray, "b 176"]:
+    """Scales and minimums of 6 bits and codes of 5 bits by ``diffuzz.formats.fit.with_minimums``."""
     return pack(fit.with_minimums(values, groups=8, top=31, levels=63)).view(np.uint8).reshape(len(values), -1)
 
 

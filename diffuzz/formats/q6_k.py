@@ -11,34 +11,38 @@ value = f32(d scale) (code - 32)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffuzz.formats import bits, fit, parts
-from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.format import Fields, Format, Parts, Records, table
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32, UInt8
 
 LAYOUT = table(210, ql=("u1", 128), qh=("u1", 64), scales=("i1", 16), d="<f2")
 
 
-def _codes(ql: Any, qh: Any, xp: Any) -> Any:
+def _codes(ql: UInt8[AnyArray, "b 128"], qh: UInt8[AnyArray, "b 64"], xp: ArrayModule) -> Int32[AnyArray, "b 256"]:
     return bits.nibbles(ql, 64, xp) | (bits.pairs_of_bits(qh, xp) << 4)
 
 
-def decode(blocks: Any, xp: Any) -> Parts:
+def decode(blocks: UInt8[AnyArray, "b 210"], xp: ArrayModule) -> Parts:
     """Codes minus 32."""
     codes = _codes(blocks[:, :128], blocks[:, 128:192], xp) - 32
     scales = bits.signed(blocks[:, 192:208], xp)
     return parts.of_super_block(bits.half_at(blocks, 208, xp), None, scales, None, codes, xp)
 
 
-def unpack(records: np.ndarray) -> Fields:
+def unpack(records: Records) -> Fields:
     """d float16[b]; scales int32[b, 16] in -128..127; codes int32[b, 256] in 0..63."""
     codes = _codes(records["ql"], records["qh"], np)
     return {"d": records["d"].copy(), "scales": records["scales"].astype(np.int32), "codes": codes}
 
 
-def pack(fields: Fields) -> np.ndarray:
+def pack(fields: Fields) -> Records:
     """Inverse of ``unpack``."""
     records = np.zeros(len(fields["d"]), LAYOUT)
     records["d"], records["scales"] = fields["d"], fields["scales"]
@@ -47,8 +51,8 @@ def pack(fields: Fields) -> np.ndarray:
     return records
 
 
-def quantise(values: np.ndarray) -> np.ndarray:
-    """Scales by diffuzz.formats.fit.symmetric, up to 127; codes -32..31 plus 32."""
+def quantise(values: Float32[np.ndarray, "b 256"]) -> UInt8[np.ndarray, "b 210"]:
+    """Scales up to 127 and codes -32..31 by ``diffuzz.formats.fit.symmetric``; stored codes are 32 larger."""
     fields = fit.symmetric(values, groups=16, lowest=-32, levels=127)
     return pack(fields | {"codes": fields["codes"] + 32}).view(np.uint8).reshape(len(values), -1)
 

@@ -1,9 +1,9 @@
-"""q8_K: 256 activations in 292 bytes, for the K formats.
+"""q8_K: 256 activations in 292 bytes, for weights of the K formats.
 
     field  width     meaning
     d      f32       scale, signed: the element of largest magnitude has code -127
     qs     256 int8  codes
-    bsums  16 int16  sums of 16 codes each, which minimums are multiplied with
+    bsums  16 int16  sums of 16 codes each, the factors of the weights' minimums
 
 value = d code
 
@@ -12,21 +12,25 @@ aprender quantises to the same codes up to sign and ties, but with the unsigned 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffuzz.formats import parts
-from diffuzz.formats.format import Fields, Format, Parts, table
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.format import Fields, Format, Parts, Records, table
 from diffuzz.formats.q8_0 import quantise_realizar as _realizar
 from diffuzz.formats.rounding import first_largest, quotient, words
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32, UInt8
 
 LAYOUT = table(292, d="<f4", qs=("i1", 256), bsums=("<i2", 16))
 
 
-def decode(blocks: Any, xp: Any) -> Parts:
+def decode(blocks: UInt8[AnyArray, "b 292"], xp: ArrayModule) -> Parts:
     """Codes as stored."""
-    d: Any
+    d: Float32[AnyArray, " b"]
     if xp is np:
         d = np.ascontiguousarray(blocks[:, :4]).view("<f4")[:, 0].astype(np.float32)
     else:
@@ -37,7 +41,7 @@ def decode(blocks: Any, xp: Any) -> Parts:
     return parts.of_block(d, None, xp.where(codes > 127, codes - 256, codes), xp)
 
 
-def unpack(records: np.ndarray) -> Fields:
+def unpack(records: Records) -> Fields:
     """d float32[b], codes int32[b, 256], bsums int32[b, 16]."""
     return {
         "d": records["d"].astype(np.float32),
@@ -46,41 +50,45 @@ def unpack(records: np.ndarray) -> Fields:
     }
 
 
-def pack(fields: Fields) -> np.ndarray:
+def pack(fields: Fields) -> Records:
     """Inverse of ``unpack``."""
     records = np.zeros(len(fields["d"]), LAYOUT)
     records["d"], records["qs"], records["bsums"] = fields["d"], fields["codes"], fields["bsums"]
     return records
 
 
-def quantise_ggml(values: Any, xp: Any = np) -> tuple[Any, Any]:
-    """ggml's quantiser (x86 and portable C alike): (d float32[b], codes int32[b, 256]).
+def quantise_ggml(
+    values: Float32[AnyArray, "b 256"], xp: ArrayModule = np
+) -> tuple[Float32[AnyArray, " b"], Int32[AnyArray, "b 256"]]:
+    """ggml's quantiser, the same on x86 and in portable C: (d, codes).
 
-    m the first element of largest magnitude, with its sign; iscale = f32(-127 / m); code = min(127,
+    m is the first element of largest magnitude, with its sign; iscale = f32(-127 / m); code = min(127,
     round-half-even(f32(iscale x))); d = f32(1 / iscale). An all-zero block has d = 0 and codes 0. A NaN is never m; its
-    code is min(127, its low 22 bits), so 0 for the usual one.
+    code is min(127, its low 22 bits), so that of the default NaN is 0.
     """
     peak = first_largest(values, xp)
     empty = peak == 0
     inverse = quotient(xp.float32(-127), xp.where(empty, xp.float32(1), peak), xp)
     product = values * inverse[:, None]
     finite = xp.isfinite(product)
-    # The conversion by a magic constant leaves the low bits of what is no number: 0, but for a NaN with a payload.
+    # ggml converts by adding a magic constant, which keeps the low bits of NaN: 0 unless the NaN has a payload.
     whole = xp.where(finite, xp.round(xp.where(finite, product, 0)), 0).astype(xp.int32)
     codes = xp.minimum(xp.where(finite, whole, words(product, xp) & 0x3FFFFF), 127)
     d = quotient(xp.float32(1), inverse, xp)
     return xp.where(empty, xp.float32(0), d), xp.where(empty[:, None], 0, codes)
 
 
-def quantise_realizar(values: Any, xp: Any = np) -> tuple[Any, Any]:
-    """aprender's quantiser: (d = max|x| / 127, or 1/127 up to 1e-10; codes int32[b, 256], half away from zero)."""
+def quantise_realizar(
+    values: Float32[AnyArray, "b 256"], xp: ArrayModule = np
+) -> tuple[Float32[AnyArray, " b"], Int32[AnyArray, "b 256"]]:
+    """aprender's quantiser: (d, codes), as that of q8_0 (``diffuzz.formats.q8_0.quantise_realizar``)."""
     return _realizar(values, xp)
 
 
-def quantise(values: np.ndarray) -> np.ndarray:
-    """ggml's quantiser, bit-exact, NaN and infinities included.
+def quantise(values: Float32[np.ndarray, "b 256"]) -> UInt8[np.ndarray, "b 292"]:
+    """ggml's quantiser, bit-exact for NaN and infinities too.
 
-    Of an all-zero block ggml leaves the bsums unwritten, so they hold what the memory held; here they are 0.
+    ggml does not write the bsums of an all-zero block, so they hold what was in memory before; here they are 0.
     """
     d, codes = quantise_ggml(values)
     fields = {"d": d, "codes": codes, "bsums": codes.reshape(len(values), 16, 16).sum(axis=2)}

@@ -1,27 +1,36 @@
 """The float32 arithmetic of quantisers, in NumPy and, traced, in jax.numpy: quotients, roundings, conversions.
 
-What a C program does with NaN and with numbers that its integers cannot hold is part of its bits. These functions
-follow x86: the conversion to int32 answers -2^31 (cvtps2dq, cvttss2si), and a C cast to int8 keeps its lowest byte.
+The bits of a quantiser include what C makes of NaN and of numbers that an integer type cannot hold. These functions
+follow x86: a conversion to int32 then gives -2^31 (cvtps2dq, cvttss2si), and a C cast to int8 keeps its lowest byte.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from diffuzz.formats.arrays import AnyArray, ArrayModule
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32
 
 _LEAST = -(2**31)
 
 
-def quotient(a: Any, b: Any, xp: Any) -> Any:
+def quotient(a: Float32[AnyArray, " ..."], b: Float32[AnyArray, " ..."], xp: ArrayModule) -> Float32[AnyArray, " ..."]:
     """f32(a / b), rounded once.
 
-    XLA multiplies by the reciprocal of a constant divisor, turns 1 / (a / b) into b / a, and divides float32 on a GPU
-    to within 2 ULP, each of which moves the last bit. Where float64 is enabled, q = a (1 / b) and one correction by its
-    remainder are rounded to float32 instead (not a / b: LLVM makes a float32 division of it): a quotient of float32
-    numbers is no midpoint of two others, and at least 2^-49 from one, relatively. In float32 a divisor that seems to
-    depend on the data stops the rewriting. A result that seems to depend on itself keeps its rounding where it is used
-    in float64 again. NaN only ever stands where the quotient is NaN. (On a GPU the sign of 1 / -0 was seen to be lost.)
+    A plain division in JAX may be off in the last bit: XLA multiplies by the reciprocal of a constant divisor, turns
+    1 / (a / b) into b / a, and on a GPU divides float32 to within 2 ULP only.
+
+    Where JAX has float64, q = a (1 / b) is computed there, corrected once by its remainder, and rounded to float32.
+    That is exact, because a quotient of two float32 numbers is never a midpoint of two others and differs from each by
+    at least 2^-49, relatively. (a / b in float64 would not do: LLVM turns it into a float32 division.) Where JAX has
+    float32 only, the divisor is made to look as if it depended on the data, which stops the rewriting; likewise a
+    result that looks as if it depended on itself stays rounded when it is used in float64 again.
+
+    The result is NaN only where the quotient is. On a GPU the sign of 1 / -0 was seen to be lost.
     """
     if xp is not np:
         inverse = 1 / xp.asarray(b).astype(float)
@@ -34,17 +43,17 @@ def quotient(a: Any, b: Any, xp: Any) -> Any:
     return a / xp.where((a == a) & (b == b), b, xp.float32(np.nan))
 
 
-def through_half(x: Any, xp: Any) -> Any:
-    """float32 rounded to f16 and back (ties to even; from 65520 on infinite).
+def through_half(x: Float32[AnyArray, " ..."], xp: ArrayModule) -> Float32[AnyArray, " ..."]:
+    """x rounded to f16, as float32; ties to even, and infinite from 65520 on.
 
-    Traced, in integers: XLA takes the two conversions for one that it may leave out, and on a GPU does.
+    In JAX this is integer arithmetic, because XLA on a GPU leaves out a conversion to f16 and back.
     """
     if xp is np:
         return x.astype(np.float16).astype(np.float32)
     from jax import lax
 
     word = words(x, xp)
-    # To 10 bits of mantissa; a carry goes into the exponent, as it should.
+    # Round to 10 bits of mantissa; a carry into the exponent is right, it makes the next power of two.
     rounded = (word + 0xFFF + ((word >> 13) & 1)) & ~0x1FFF
     normal = lax.bitcast_convert_type(rounded, xp.float32)
     subnormal = xp.round(x * xp.float32(2.0**24)) * xp.float32(2.0**-24)
@@ -54,8 +63,8 @@ def through_half(x: Any, xp: Any) -> Any:
     return xp.where(x == x, finite, xp.float32(np.nan))
 
 
-def words(x: Any, xp: Any) -> Any:
-    """The bits of float32, as int32."""
+def words(x: Float32[AnyArray, " ..."], xp: ArrayModule) -> Int32[AnyArray, " ..."]:
+    """The bits of float32 numbers, as int32."""
     if xp is np:
         return np.ascontiguousarray(x).view(np.int32)
     from jax import lax
@@ -63,31 +72,31 @@ def words(x: Any, xp: Any) -> Any:
     return lax.bitcast_convert_type(x, xp.int32)
 
 
-def round_half_away(x: Any, xp: Any) -> Any:
-    """C's roundf: the nearest integer, an exact half away from zero."""
+def round_half_away(x: Float32[AnyArray, " ..."], xp: ArrayModule) -> Float32[AnyArray, " ..."]:
+    """C's roundf: the nearest integer, halves away from zero."""
     whole = xp.trunc(x)
     size, least = xp.abs(x), xp.abs(whole)
-    # Not x - whole >= 0.5: where x is a product, XLA would fuse the two and see the unrounded product.
+    # Not ``x - whole >= 0.5``: where x is a product, XLA would fuse it with the subtraction and not round it.
     up = (size >= least + xp.float32(0.5)) & (size > least)
     return whole + xp.where(up, xp.where(x >= 0, 1, -1), 0).astype(xp.float32)
 
 
-def to_int32(whole: Any, xp: Any) -> Any:
-    """int32 of float32 integers; -2^31 for NaN and for what does not fit."""
+def to_int32(whole: Float32[AnyArray, " ..."], xp: ArrayModule) -> Int32[AnyArray, " ..."]:
+    """int32 of whole float32 numbers; -2^31 for NaN and for numbers outside int32."""
     fits = (whole >= xp.float32(_LEAST)) & (whole < xp.float32(-_LEAST))
     return xp.where(fits, xp.where(fits, whole, 0).astype(xp.int32), xp.int32(_LEAST))
 
 
-def to_int8(whole: Any, xp: Any) -> Any:
-    """C's ``(int8_t) x`` of float32 integers, as int32 in -128..127: the lowest byte of ``to_int32``, so NaN is 0."""
+def to_int8(whole: Float32[AnyArray, " ..."], xp: ArrayModule) -> Int32[AnyArray, " ..."]:
+    """C's ``(int8_t) x`` of whole float32 numbers, as int32: the lowest byte of ``to_int32``, so 0 for NaN."""
     low = to_int32(whole, xp) & 255
     return low - ((low & 128) << 1)
 
 
-def first_largest(values: Any, xp: Any) -> Any:
-    """float32[b]: of each row the first element of largest magnitude, with its sign.
+def first_largest(values: Float32[AnyArray, "b n"], xp: ArrayModule) -> Float32[AnyArray, " b"]:
+    """The first element of largest magnitude of each row, with its sign.
 
-    NaN is passed over, as a C comparison does; +0 where no element is larger.
+    NaN is skipped, as a loop with a C comparison does; +0 for a row of zeros and NaN.
     """
     magnitude = xp.where(xp.isnan(values), xp.float32(-1), xp.abs(values))
     first = xp.argmax(magnitude, axis=1)[:, None]
@@ -95,10 +104,12 @@ def first_largest(values: Any, xp: Any) -> Any:
     return xp.where(xp.abs(peak) > 0, peak, xp.float32(0))
 
 
-def least_and_most(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32[b, 1] each: the least and the largest element of a row as C loops from FLT_MAX and -FLT_MAX find them.
+def least_and_most(
+    values: Float32[np.ndarray, "b n"],
+) -> tuple[Float32[np.ndarray, "b 1"], Float32[np.ndarray, "b 1"]]:
+    """The least and the largest element of each row, as C loops that start at FLT_MAX and -FLT_MAX find them.
 
-    They pass over NaN, and keep the first of two zeros of different sign.
+    The loops skip NaN, and keep the first of two zeros of different sign.
     """
     limit = np.finfo(np.float32).max
     low = np.where(values <= limit, values, limit)

@@ -1,6 +1,6 @@
-"""aprender's APR path: weights dequantised to float32, everything in float32, in the order of its source.
+"""aprender's APR path: weights dequantised to float32, all arithmetic in float32, in the order of its source.
 
-What it does to a whole operation, where f32() is one rounding and sums run from the left unless stated:
+The operations, where f32() is one rounding and sums run from the left unless stated:
 
     vec_dot     dequantise, then order="fold": a left fold of f32 products; order="simd": the 8 lanes of ``dot_lanes``
     rms_norm    f32(f32(x / rms) * w), rms = f32 sqrt(f32(f32(S / n) + eps)), S a left fold of f32(x x)
@@ -9,9 +9,9 @@ What it does to a whole operation, where f32() is one rounding and sums run from
                 f32(f32(x0 sin) + f32(x1 cos)), nothing fused
     silu        f32(x / f32(1 + expf(-x)))
 
-Source: paiml/aprender, crates/aprender-serve/src/apr_transformer (read, not executed); the published bits of its tests
-are reproduced (FFN-GGUF-006, 007, 008). Bits of ``rope`` depend on the C library's powf, sinf and cosf, all others on
-nothing.
+Source: paiml/aprender, crates/aprender-serve/src/apr_transformer, which was read and not run; this module reproduces
+the bits that its tests publish (FFN-GGUF-006, 007, 008). The bits of ``rope`` depend on powf, sinf and cosf of the C
+library; those of the other operations are the same on every machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from diffuzz import formats
 from diffuzz.kernels import arguments, libm
 from diffuzz.kernels.fma import fma
 from diffuzz.kernels.realizar import dequantize
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int, UInt8
 
 __all__ = [
     "dequantize",
@@ -46,28 +50,31 @@ __all__ = [
 ]
 
 _LANES = 8
-# Results from which on a step of all folds at once is cheaper than all steps of one fold.
+# From this number of results on, it is faster to advance all folds step by step than to run one fold after another.
 _MANY = 4096
 # Elements of the products held at a time in a batched dot product.
 _CHUNK = 1 << 22
 _ONE, _ZERO = np.float32(1), np.float32(0)
 
 
-def dot_fold(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``f32(... f32(f32(a0 b0) + f32(a1 b1)) + ...)`` along the last axis, broadcasting the others: float32."""
+def dot_fold(a: Float32[np.ndarray, "... k"], b: Float32[np.ndarray, "... k"]) -> Float32[np.ndarray, " ..."]:
+    """``f32(... f32(f32(a0 b0) + f32(a1 b1)) + ...)`` along the last axis; the other axes broadcast."""
     with np.errstate(all="ignore"):
-        # accumulate is a left fold, where sum() is pairwise; it starts at the first product, so adding +0 last turns -0
-        # into +0.
-        return np.add.accumulate(np.multiply(a, b, dtype=np.float32), axis=-1)[..., -1] + _ZERO
+        # Not sum(), which is pairwise. The source starts its fold at +0, this one at the first product; adding +0 at
+        # the end makes the two agree where the sum is -0.
+        total: Float32[np.ndarray, " ..."] = (
+            np.add.accumulate(np.multiply(a, b, dtype=np.float32), axis=-1)[..., -1] + _ZERO
+        )
+        return total
 
 
-def folds(w: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """``dot_fold`` of every row of float32[m, k] with every row of float32[b, k]: float32[m, b]."""
+def folds(w: Float32[np.ndarray, "m k"], x: Float32[np.ndarray, "b k"]) -> Float32[np.ndarray, "m b"]:
+    """``dot_fold`` of every row of w with every row of x."""
     if len(w) * len(x) < _MANY:
         return dot_fold(w[:, None, :], x[None])
     w, x = np.ascontiguousarray(w.T)[:, :, None], np.ascontiguousarray(x.T)[:, None]
     with np.errstate(all="ignore"):
-        total = w[0] * x[0]
+        total: Float32[np.ndarray, "m b"] = w[0] * x[0]
         product = np.empty_like(total)
         for one, other in zip(w[1:], x[1:], strict=True):
             np.multiply(one, other, out=product)
@@ -76,8 +83,8 @@ def folds(w: np.ndarray, x: np.ndarray) -> np.ndarray:
     return total
 
 
-def dot_lanes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The AVX2 dot product along the last axis, broadcasting the others: float32.
+def dot_lanes(a: Float32[np.ndarray, "... k"], b: Float32[np.ndarray, "... k"]) -> Float32[np.ndarray, " ..."]:
+    """The AVX2 dot product along the last axis; the other axes broadcast.
 
     Eight lanes acc_l = fma(a[8 j + l], b[8 j + l], acc_l), then r_i = f32(acc_i + acc_{i+4}), f32(f32(r0 + r1) + f32(r2
     + r3)), and the products of the last n mod 8 elements added one by one, each rounded. Below eight elements it is
@@ -100,32 +107,41 @@ def dot_lanes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 _DOTS = {"fold": dot_fold, "simd": dot_lanes}
 
 
-def vec_dot(format: str, weights: np.ndarray, x: np.ndarray, *, order: str = "fold") -> np.ndarray:
-    """Every row with every x: float32[m, b]. ``order``: ``"fold"`` (the published path A) or ``"simd"``."""
+def vec_dot(
+    format: str, weights: UInt8[np.ndarray, "m row_bytes"], x: Float32[np.ndarray, "b k"], *, order: str = "fold"
+) -> Float32[np.ndarray, "m b"]:
+    """Every row with every x. ``order`` is "fold" (path A of the published claims) or "simd".
+
+    Raises ValueError for wrong arguments.
+    """
     rows, array = arguments.dot(format, weights, x, paired=False)
     return _product(_dequantised(format, rows), array, order)
 
 
-def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray, *, order: str = "fold") -> np.ndarray:
-    """Row i with x i: float32[b]. ``order`` as in ``vec_dot``."""
+def vec_dot_rows(
+    format: str, weights: UInt8[np.ndarray, "b row_bytes"], x: Float32[np.ndarray, "b k"], *, order: str = "fold"
+) -> Float32[np.ndarray, " b"]:
+    """Row i with x i; ``order`` as in ``vec_dot``. Raises ValueError for wrong arguments."""
     rows, array = arguments.dot(format, weights, x, paired=True)
     return _dot(order)(_dequantised(format, rows), array)
 
 
-# The variant "apr:simd" (diffuzz.kernels.get): dot products of the dequantised weights in eight lanes.
+# The variant "apr:simd" of diffuzz.kernels.get: dot products of the dequantised weights in eight lanes.
 simd = SimpleNamespace(vec_dot=partial(vec_dot, order="simd"), vec_dot_rows=partial(vec_dot_rows, order="simd"))
 
 
-def matmul(w: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """``sum_k w[m, k] x[b, k]`` of float32 matrices by ``dot_lanes``: float32[m, b]."""
+def matmul(w: Float32[np.ndarray, "m k"], x: Float32[np.ndarray, "b k"]) -> Float32[np.ndarray, "m b"]:
+    """``sum_k w[m, k] x[b, k]`` by ``dot_lanes``. Raises ValueError for wrong arguments."""
     one, other = arguments.vector("w", w), arguments.vector("x", x)
     if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
         raise ValueError(f"w has shape {one.shape} and x {other.shape}: [m, k] and [b, k] are needed")
     return _product(one, other, "simd")
 
 
-def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.ndarray:
-    """``f32(f32(x / rms) * weight)``, the Divide form."""
+def rms_norm(
+    x: Float32[np.ndarray, "... n"], eps: float, weight: Float32[np.ndarray, "... n"] | None = None
+) -> Float32[np.ndarray, "... n"]:
+    """``f32(f32(x / rms) * weight)``, the form that divides. Raises ValueError for wrong arguments."""
     array, gain = arguments.norm(x, eps, weight)
     with np.errstate(all="ignore"):
         rms = np.sqrt(mean_square(array) + np.float32(eps))
@@ -133,42 +149,49 @@ def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.
         return np.asarray(y if gain is None else y * gain)
 
 
-def mean_square(x: np.ndarray) -> np.ndarray:
-    """``f32(S / n)``, S the left fold of the squares: float32[..., 1]."""
+def mean_square(x: Float32[np.ndarray, "... n"]) -> Float32[np.ndarray, "... 1"]:
+    """``f32(S / n)``, S the left fold of the squares."""
     with np.errstate(all="ignore"):
         return np.asarray(dot_fold(x, x)[..., None] / np.float32(x.shape[-1]))
 
 
-def soft_max(x: np.ndarray) -> np.ndarray:
-    """``f32(e / sum e)``, the Divide form."""
+def soft_max(x: Float32[np.ndarray, "... n"]) -> Float32[np.ndarray, "... n"]:
+    """``f32(e / sum e)``, the form that divides. Raises ValueError for wrong arguments."""
     e, total = exponentials(arguments.vector("x", x))
     with np.errstate(all="ignore"):
         return np.asarray(e / total)
 
 
-def exponentials(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(e = expf(f32(x - max)), their left fold [..., 1]); as Rust's f32::max, the maximum passes over NaN."""
+def exponentials(
+    x: Float32[np.ndarray, "... n"],
+) -> tuple[Float32[np.ndarray, "... n"], Float32[np.ndarray, "... 1"]]:
+    """(e = expf(f32(x - max)), their left fold); the maximum skips NaN, as Rust's f32::max does."""
     with np.errstate(all="ignore"):
         e = libm.expf(x - np.fmax.reduce(x, axis=-1, keepdims=True))
         return e, np.add.accumulate(e, axis=-1)[..., -1:]
 
 
-def silu(x: np.ndarray) -> np.ndarray:
-    """``f32(x / f32(1 + expf(-x)))``; NaN at minus infinity."""
+def silu(x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
+    """``f32(x / f32(1 + expf(-x)))``; NaN at minus infinity. Raises ValueError for wrong arguments."""
     array = arguments.real("x", x)
     with np.errstate(all="ignore"):
         return np.asarray(array / (_ONE + libm.expf(-array)))
 
 
-def swiglu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """``f32(silu(gate) * up)``."""
+def swiglu(gate: Float32[np.ndarray, " ..."], up: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
+    """``f32(silu(gate) * up)``. Raises ValueError for wrong arguments."""
     one, other = arguments.pair(gate, up)
     with np.errstate(all="ignore"):
         return np.asarray(silu(one) * other)
 
 
-def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.ndarray:
-    """Each pair turned by ``f32(position * f32(1 / powf(base, f32(2 i / d))))``, nothing fused."""
+def rope(
+    x: Float32[np.ndarray, "b heads d"], positions: Int[np.ndarray, " b"], base: float, mode: str
+) -> Float32[np.ndarray, "b heads d"]:
+    """Pair i rotated by ``f32(position * f32(1 / powf(base, f32(2 i / d))))``, without fused operations.
+
+    Raises ValueError for wrong arguments.
+    """
     array, where = arguments.rope(x, positions, base, mode)
     d = array.shape[2]
     exponents = np.arange(0, d, 2, dtype=np.float32) / np.float32(d)
@@ -180,7 +203,7 @@ def rope(x: np.ndarray, positions: np.ndarray, base: float, mode: str) -> np.nda
         return arguments.joined(first * cos - second * sin, first * sin + second * cos, mode)
 
 
-def _dequantised(format: str, rows: np.ndarray) -> np.ndarray:
+def _dequantised(format: str, rows: UInt8[np.ndarray, "m blocks type_size"]) -> Float32[np.ndarray, "m k"]:
     fmt = formats.get(format)
     if not len(rows):
         return np.zeros((0, rows.shape[1] * fmt.block_size), np.float32)
@@ -193,7 +216,7 @@ def _dot(order: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return _DOTS[order]
 
 
-def _product(w: np.ndarray, x: np.ndarray, order: str) -> np.ndarray:
+def _product(w: Float32[np.ndarray, "m k"], x: Float32[np.ndarray, "b k"], order: str) -> Float32[np.ndarray, "m b"]:
     dot = _dot(order)
     if dot is dot_fold and len(w) * len(x) >= _MANY:
         return folds(w, x)

@@ -1,22 +1,27 @@
 """Fused multiply-add in float32: a * b + c with one rounding.
 
-NumPy has none. The product of two float32 numbers is exact in float64 (48 bits of 53), but float64(product + c) is
-already rounded, and rounding it again to float32 is wrong where the first rounding lands on the midpoint of two float32
-numbers. Rounding the first time *to odd* (an inexact result takes the neighbour whose last bit is 1) keeps what the
-second rounding needs to know, because float64 has more than two bits to spare: Boldo and Melquiond, Emulation of FMA
-and correctly rounded sums, IEEE Trans. Computers 57 (2008), theorem 1.
+NumPy has no such function. The product of two float32 numbers is exact in float64 (48 bits of 53), but float64(product
++ c) is already rounded, and rounding it again to float32 is wrong where the first rounding gives the midpoint of two
+float32 numbers. Rounding the first time *to odd* (an inexact result takes the neighbour whose last bit is 1) keeps the
+information that the second rounding needs, because float64 has more than two bits to spare: Boldo and Melquiond,
+Emulation of FMA and correctly rounded sums, IEEE Trans. Computers 57 (2008), theorem 1.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
-def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> np.ndarray:
+
+def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Float32[np.ndarray, " ..."]:
     """``f32(a * b + c)``, elementwise with broadcasting: one rounding to nearest, ties to even.
 
-    Subnormal results, signed zeros, overflow, infinities and NaN (but not a NaN's payload) are as IEEE 754 has them.
+    Subnormal results, signed zeros, overflow, infinities and NaN are as in IEEE 754, but not the payload of a NaN.
 
     Args:
         a, b, c: float32 arrays or scalars.

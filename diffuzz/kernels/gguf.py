@@ -1,4 +1,4 @@
-"""aprender's GGUF path (realizar): activations quantised where it has a fused integer kernel, float32 elsewhere.
+"""aprender's GGUF path (realizar): integer kernels with quantised activations for some formats, float32 for the others.
 
     weights            activation                      accumulation
     q4_K               q8_K, scale max|x| / 127, f32   integer sums of each sub-block, one float32 combination for each
@@ -10,16 +10,18 @@
 Codes round half away from zero. ``rms_norm`` and ``soft_max`` multiply by a float32 reciprocal where the APR path
 divides; ``silu``, ``swiglu`` and ``rope`` have the same formulas on both paths.
 
-Source: paiml/aprender, crates/aprender-serve/src/quantize (read, not executed); q4_K is its portable kernel, whose
-published bits are reproduced (FFN-GGUF-008). Not read there, so taken as in the APR path: the float order of q4_1 and
-q5_0, and whether the SIMD rotation of NEOX pairs is fused. Not modelled: the float32 fallback for blocks with one
-outlier ("crushed blocks"), and the polynomial exp of its fused SwiGLU, whose bits depend on the CPU's vendor.
+Source: paiml/aprender, crates/aprender-serve/src/quantize, which was read and not run. q4_K is its portable kernel;
+this module reproduces the bits published for it (FFN-GGUF-008). Two things are assumed to be as in the APR path: the
+summation order of q4_1 and q5_0, and that the SIMD rotation of NEOX pairs is not fused. Two things are not modelled:
+the float32 fallback for blocks with one outlier ("crushed blocks"), and the polynomial exp of the fused SwiGLU, whose
+bits depend on the vendor of the CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -29,6 +31,11 @@ from diffuzz.formats import q8_0, q8_k
 from diffuzz.kernels import apr, arguments, lanes
 from diffuzz.kernels.apr import rope, silu, swiglu
 from diffuzz.kernels.fma import fma
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
+
+    from diffuzz.kernels.lanes import BlockDot, Blocks, Dots
 
 __all__ = [
     "FORMATS",
@@ -44,25 +51,31 @@ __all__ = [
     "vec_dot_rows",
 ]
 
-# Multiplications in a product of matrices up to which OpenBLAS uses one thread.
+# Up to this number of multiplications OpenBLAS computes a product of matrices in one thread.
 _LEAST_THREADED = 2**18
 
 
-def vec_dot(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Every row with every x: float32[m, b]."""
+def vec_dot(
+    format: str, weights: UInt8[np.ndarray, "m row_bytes"], x: Float32[np.ndarray, "b k"]
+) -> Float32[np.ndarray, "m b"]:
+    """Every row with every x. Raises ValueError for wrong arguments."""
     return lanes.batched(_dot(format), format, weights, x, paired=False)
 
 
-def vec_dot_rows(format: str, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Row i with x i: float32[b]."""
+def vec_dot_rows(
+    format: str, weights: UInt8[np.ndarray, "b row_bytes"], x: Float32[np.ndarray, "b k"]
+) -> Float32[np.ndarray, " b"]:
+    """Row i with x i. Raises ValueError for wrong arguments."""
     return lanes.batched(_dot(format), format, weights, x, paired=True)
 
 
-def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.ndarray:
+def rms_norm(
+    x: Float32[np.ndarray, "... n"], eps: float, weight: Float32[np.ndarray, "... n"] | None = None
+) -> Float32[np.ndarray, "... n"]:
     """``f32(f32(x * inv) * weight)``, inv = f32(1 / sqrt(f32(f32(S / n) + eps))).
 
-    S as its AVX512 backend sums squares: 16 lanes of fma, added by halves, plus the squares of the last n mod 16
-    elements, folded apart.
+    S is the sum of squares in the order of the AVX512 backend: 16 lanes of fma, added by halves, plus a separate left
+    fold of the squares of the last n mod 16 elements. Raises ValueError for wrong arguments.
     """
     array, gain = arguments.norm(x, eps, weight)
     whole = array.shape[-1] - array.shape[-1] % 16
@@ -79,45 +92,44 @@ def rms_norm(x: np.ndarray, eps: float, weight: np.ndarray | None = None) -> np.
         return np.asarray(y if gain is None else y * gain)
 
 
-def soft_max(x: np.ndarray) -> np.ndarray:
-    """``f32(e * f32(1 / sum e))``, e and the sum as on the APR path."""
+def soft_max(x: Float32[np.ndarray, "... n"]) -> Float32[np.ndarray, "... n"]:
+    """``f32(e * f32(1 / sum e))``, e and the sum as on the APR path. Raises ValueError for wrong arguments."""
     e, total = apr.exponentials(arguments.vector("x", x))
     with np.errstate(all="ignore"):
         return np.asarray(e * (np.float32(1) / total))
 
 
-def _dot(format: str) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
+def _dot(format: str) -> BlockDot:
     if formats.get(format).name not in _DOTS:
         raise ValueError(f"format={format!r}: realizar multiplies weights of {', '.join(FORMATS)}")
     return partial(_DOTS[format], format)
 
 
-def _q8_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+def _q8_k(format: str, rows: Blocks, x: Float32[np.ndarray, "b k"], paired: bool) -> Dots:
     return fused(sub_blocks(format, rows), x, paired=paired)
 
 
 @attrs.frozen(eq=False)
 class SubBlocks:
-    """q4_K rows as ``fused`` takes them, s counting the sub-blocks of a row: code [s, rows, 32], scale and minimum [s,
-    rows], float32.
-    """
+    """Rows of q4_K weights as ``fused`` takes them; s counts the sub-blocks of a row."""
 
-    code: np.ndarray
-    scale: np.ndarray
-    minimum: np.ndarray
+    code: Float32[np.ndarray, "s rows 32"]
+    scale: Float32[np.ndarray, "s rows"]
+    minimum: Float32[np.ndarray, "s rows"]
 
 
-def sub_blocks(format: str, rows: np.ndarray) -> SubBlocks:
-    """The parts of uint8[rows, blocks, type_size]."""
+def sub_blocks(format: str, rows: Blocks) -> SubBlocks:
+    """Codes, scales and minimums of the sub-blocks of ``rows``."""
     parts = formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
     code = parts.code.reshape(len(rows), -1, 32).astype(np.float32).swapaxes(0, 1)
     scale, minimum = (np.ascontiguousarray(p[:, ::32].reshape(len(rows), -1).T) for p in (parts.scale, parts.minimum))
     return SubBlocks(np.ascontiguousarray(code), scale, minimum)
 
 
-def fused(w: SubBlocks, x: np.ndarray, *, paired: bool) -> np.ndarray:
-    """For each sub-block: total += f32(f32(f32(d sc) s) * sum q x) - f32(f32(f32(dmin m) s) * sum x), every operation
-    rounded: float32[m, b], or [b] if ``paired``.
+def fused(w: SubBlocks, x: Float32[np.ndarray, "b k"], *, paired: bool) -> Dots:
+    """A left fold over the sub-blocks: float32[m, b], or float32[b] if ``paired``.
+
+    total += f32(f32(f32(d sc) s) * sum q x) - f32(f32(f32(dmin m) s) * sum x)        every operation rounded
     """
     with np.errstate(all="ignore"):
         d, codes = q8_k.quantise_realizar(x.reshape(-1, 256))
@@ -139,18 +151,18 @@ def fused(w: SubBlocks, x: np.ndarray, *, paired: bool) -> np.ndarray:
         return total
 
 
-def _meet(w: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """``sum_t w[s, m, t] y[s, b, t]`` of codes, float32[s, m, b]: below 2^24 in all, so exact in any order."""
+def _meet(w: Float32[np.ndarray, "s m t"], y: Float32[np.ndarray, "s b t"]) -> Float32[np.ndarray, "s m b"]:
+    """``sum_t w[s, m, t] y[s, b, t]`` of codes; sums are below 2^24, so they are exact in any order."""
     dots = np.empty((len(w), w.shape[1], y.shape[1]), np.float32)
-    # So few at a time that no BLAS starts its threads, which may wait for each other far longer than this takes.
+    # In steps so small that BLAS starts no threads, which may wait for each other far longer than this takes.
     step = max(1, _LEAST_THREADED // (w.shape[1] * w.shape[2]))
     for start in range(0, y.shape[1], step):
         np.matmul(w, y[:, start : start + step].swapaxes(1, 2), out=dots[:, :, start : start + step])
     return dots
 
 
-def _q8_0(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
-    """acc = fma(f32(d s), lane, acc) over the blocks; neighbouring lanes are added first."""
+def _q8_0(format: str, rows: Blocks, x: Float32[np.ndarray, "b k"], paired: bool) -> Dots:
+    """acc = fma(f32(d s), lane, acc) over the blocks; at the end neighbouring lanes are added first."""
     parts = formats.get(format).decode(rows.reshape(-1, rows.shape[2]))
     step, codes = q8_0.quantise_realizar(x.reshape(-1, 32))
     w, y = parts.code.reshape(len(rows), -1, 32), codes.reshape(len(x), -1, 32)
@@ -163,7 +175,7 @@ def _q8_0(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndar
     return lanes.neighbours(acc)
 
 
-def _q5_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+def _q5_k(format: str, rows: Blocks, x: Float32[np.ndarray, "b k"], paired: bool) -> Dots:
     """For each sub-block: chain = fma over its four groups of 8, then acc = fma(d sc, chain, acc), acc = fma(-dmin m,
     sum x, acc).
     """
@@ -183,7 +195,7 @@ def _q5_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndar
     return lanes.crosswise(acc)
 
 
-def _q6_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+def _q6_k(format: str, rows: Blocks, x: Float32[np.ndarray, "b k"], paired: bool) -> Dots:
     """Four accumulators of 8 lanes, one for each quarter of 128 elements: acc = fma(f32(f32(d sc) q), x, acc); (a0 +
     a1) + (a2 + a3).
     """
@@ -198,13 +210,13 @@ def _q6_k(format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndar
     return lanes.crosswise(both[..., 0, :] + both[..., 1, :])
 
 
-def _float(order: str, format: str, rows: np.ndarray, x: np.ndarray, paired: bool) -> np.ndarray:
+def _float(order: str, format: str, rows: Blocks, x: Float32[np.ndarray, "b k"], paired: bool) -> Dots:
     weights = formats.get(format).dequantize(rows.reshape(-1, rows.shape[2])).reshape(len(rows), -1)
     w, y = lanes.met(weights, x, paired)
     return apr.dot_fold(w, y) if order == "fold" else apr.dot_lanes(w, y)
 
 
-_DOTS: dict[str, Callable[[str, np.ndarray, np.ndarray, bool], np.ndarray]] = {
+_DOTS: dict[str, Callable[[str, Blocks, Float32[np.ndarray, "b k"], bool], Dots]] = {
     "q4_K": _q8_k,
     "q4_0": _q8_0,
     "q8_0": _q8_0,
@@ -217,5 +229,5 @@ _DOTS: dict[str, Callable[[str, np.ndarray, np.ndarray, bool], np.ndarray]] = {
     "q3_K": partial(_float, "fold"),
 }
 
-# What weights may be in.
+# Formats of weights that this path has dot products for.
 FORMATS = tuple(_DOTS)

@@ -1,11 +1,10 @@
 """The C library's float32 functions, on arrays.
 
-NumPy's own float32 exp, sin, cos and power are other implementations, with other last bits; ggml and aprender call the
-C library.
+NumPy's float32 exp, sin, cos and power are other implementations, whose last bits differ; ggml and aprender call the C
+library.
 
-``expf`` is computed here, as glibc has done since 2.27 (the algorithm of ARM's optimized routines, which musl and
-bionic took too), so its bits do not depend on the machine. ``powf``, ``sinf`` and ``cosf`` call the machine's own
-library: their bits are those of its libm.
+``expf`` is computed here by the algorithm of glibc since 2.27 (from ARM's optimized routines; musl and bionic use it
+too), so its bits do not depend on the machine. ``powf``, ``sinf`` and ``cosf`` call the machine's libm, so theirs do.
 """
 
 from __future__ import annotations
@@ -14,8 +13,12 @@ import ctypes
 import ctypes.util
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 _STEPS = 32  # of the table 2^(i/32); EXP2F_TABLE_BITS = 5
 _POWERS = np.array([2.0 ** (i / _STEPS) for i in range(_STEPS)])
@@ -28,14 +31,14 @@ _OVERFLOW = np.float32(float.fromhex("0x1.62e42ep6"))  # the largest argument wi
 _UNDERFLOW = np.float32(float.fromhex("-0x1.9fe368p6"))  # below it the result is 0
 
 
-def expf(x: np.ndarray) -> np.ndarray:
+def expf(x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
     """``exp(x)`` in float32 as glibc's expf: at most 0.502 ULP off.
 
-    Of all 2^32 arguments two, 32.564632 and -63.09946, differ by one ULP from glibc's build for CPUs with fused
-    multiply-add, and none from the other.
+    32 x / ln 2 = k + r with a whole k and |r| <= 1/2; then 2^(k/32) from a table times a cubic in r, all in float64,
+    with one rounding at the end. Infinities and NaN are as in C.
 
-    32 x / ln 2 = k + r with a whole k and |r| <= 1/2, then 2^(k/32) from a table times a cubic in r, all in float64;
-    one rounding at the end. Infinities and NaN as in C.
+    Measured on all 2^32 arguments: two, 32.564632 and -63.09946, differ by one ULP from glibc's build for CPUs with
+    fused multiply-add; none differs from its other build.
     """
     with np.errstate(all="ignore"):
         scaled = _SCALE * np.clip(x, np.float32(-120), np.float32(100)).astype(np.float64)
@@ -50,7 +53,7 @@ def expf(x: np.ndarray) -> np.ndarray:
 
 @cache
 def _function(name: str, arguments: int) -> Callable[..., float]:
-    """A float32 function of the C library. Raises OSError on a machine without one."""
+    """A float32 function of the C library. Raises OSError on a machine without a C library."""
     library = ctypes.util.find_library("m") or ctypes.util.find_library("c") or "libm.so.6"
     function: Callable[..., float] = ctypes.CFUNCTYPE(ctypes.c_float, *[ctypes.c_float] * arguments)(
         (name, ctypes.CDLL(library))
@@ -58,25 +61,25 @@ def _function(name: str, arguments: int) -> Callable[..., float]:
     return function
 
 
-def powf(base: float, exponent: np.ndarray) -> np.ndarray:
-    """``base ** exponent`` by the machine's powf, float32 in the shape of ``exponent``."""
+def powf(base: float, exponent: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
+    """``base ** exponent`` by the machine's powf."""
     function = _function("powf", 2)
     return np.array([function(base, e) for e in np.ravel(exponent).tolist()], np.float32).reshape(np.shape(exponent))
 
 
-def sinf(x: np.ndarray) -> np.ndarray:
-    """``sin(x)`` by the machine's sinf, float32 in the shape of x."""
+def sinf(x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
+    """``sin(x)`` by the machine's sinf."""
     return _elementwise("sinf", x)
 
 
-def cosf(x: np.ndarray) -> np.ndarray:
-    """``cos(x)`` by the machine's cosf, float32 in the shape of x."""
+def cosf(x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
+    """``cos(x)`` by the machine's cosf."""
     return _elementwise("cosf", x)
 
 
-def _elementwise(name: str, x: np.ndarray) -> np.ndarray:
+def _elementwise(name: str, x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
     function = _function(name, 1)
-    # Positions repeat in a batch, and a call costs more than finding the repeats.
+    # Angles repeat in a batch, and a call costs more than finding the repeats.
     arguments, where = np.unique(x.view(np.int32), return_inverse=True)
     values = np.array([function(a) for a in arguments.view(np.float32).tolist()], np.float32)
     return values[where].reshape(x.shape)

@@ -1,47 +1,65 @@
-"""aprender's dequantisers, in the loop structure of its source: one byte at a time, over all blocks at once.
+"""aprender's dequantisers, with the loops of its source: byte by byte, for all blocks at once.
 
-A second implementation of every block format, which shares nothing with ``diffuzz.formats`` but NumPy: fields are read
-by byte offset here, and an element's place comes from the loops. Source: paiml/aprender,
-crates/aprender-serve/src/quantize/dequant*.rs. Formats without a loop there have one all the same: those of q8_1 and
-q8_K are as q8_0's, those of iq4_nl and mxfp4 as q4_0's, with a table of levels.
+It is a second implementation of every block format and shares nothing with ``diffuzz.formats`` but NumPy: fields are
+read by byte offset, and the place of an element comes from the loops. Source: paiml/aprender,
+crates/aprender-serve/src/quantize/dequant*.rs. For formats that have no loop there: q8_1 and q8_K are read like q8_0,
+iq4_nl and mxfp4 like q4_0 with a table of levels. A format from elsewhere (see
+diffuzz.registry) is restored from its parts, d and sub-scale apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from diffuzz import formats
 from diffuzz.kernels import arguments
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32, UInt8
+
+    Data: TypeAlias = UInt8[np.ndarray, "b type_size"]
+    Values: TypeAlias = Float32[np.ndarray, "b block_size"]
+    # One number for each block.
+    Numbers: TypeAlias = Float32[np.ndarray, " b"]
+    Loop: TypeAlias = Callable[[Data], Values]
 
 _F = np.float32
 
 
-def dequantize(format: str, blocks: np.ndarray) -> np.ndarray:
-    """The numbers that ``blocks`` uint8[b, type_size] stand for: float32[b, block_size], every operation rounded to
-    float32.
-    """
+def dequantize(format: str, blocks: Data) -> Values:
+    """The values of blocks, every operation rounded to float32. Raises ValueError for wrong arguments."""
     whole = arguments.blocks(format, blocks)
     if whole.shape[1] != 1:
         raise ValueError(f"blocks has rows of {whole.shape[1]} blocks: one block of {format} in each is needed")
     with np.errstate(all="ignore"):
-        return _LOOPS[format](whole[:, 0])
+        return _LOOPS[format](whole[:, 0]) if format in _LOOPS else _of_parts(format, whole[:, 0])
 
 
-def _half(data: np.ndarray, offset: int) -> np.ndarray:
+def _of_parts(format: str, data: Data) -> Values:
+    parts = formats.get(format).decode(data)
+    value = (parts.d[:, None] * parts.sub_scale.astype(_F)) * parts.code.astype(_F)
+    if parts.minimum is None:
+        return np.asarray(value)
+    return np.asarray(value - parts.dmin[:, None] * parts.sub_minimum.astype(_F))
+
+
+def _half(data: Data, offset: int) -> Numbers:
     return np.ascontiguousarray(data[:, offset : offset + 2]).view("<f2")[:, 0].astype(_F)
 
 
-def _bytes(data: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Bytes by position: int32[count, b]."""
+def _bytes(data: Data, start: int, count: int) -> Int32[np.ndarray, "count b"]:
+    """The bytes at each position from ``start`` on."""
     return data[:, start : start + count].astype(np.int32).T
 
 
-def _of_32(high_bits: bool, minimum: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _of_32(high_bits: bool, minimum: bool) -> Loop:
     offset = 0 if minimum else (16 if high_bits else 8)
     start = 4 if minimum else 2
 
-    def loop(data: np.ndarray) -> np.ndarray:
+    def loop(data: Data) -> Values:
         d = _half(data, 0)
         m = _half(data, 2) if minimum else None
         qh = _bytes(data, start, 4) if high_bits else None
@@ -58,10 +76,8 @@ def _of_32(high_bits: bool, minimum: bool) -> Callable[[np.ndarray], np.ndarray]
     return loop
 
 
-def _of_levels(
-    d: Callable[[np.ndarray], np.ndarray], start: int, level: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[np.ndarray], np.ndarray]:
-    def loop(data: np.ndarray) -> np.ndarray:
+def _of_levels(d: Callable[[Data], Numbers], start: int, level: Callable[[Int32[np.ndarray, " b"]], Numbers]) -> Loop:
+    def loop(data: Data) -> Values:
         result = np.zeros((len(data), 32), _F)
         for j, byte in enumerate(_bytes(data, start, 16)):
             result[:, j] = d(data) * level(byte & 0x0F)
@@ -71,27 +87,29 @@ def _of_levels(
     return loop
 
 
-def _non_linear(nibble: np.ndarray) -> np.ndarray:
+def _non_linear(nibble: Int32[np.ndarray, " b"]) -> Numbers:
     below = np.array([127, 104, 83, 65, 49, 35, 22, 10], _F)
     above = np.array([1, 13, 25, 38, 53, 69, 89, 113], _F)
-    return np.where(nibble < 8, -below[nibble & 7], above[nibble & 7])
+    level: Numbers = np.where(nibble < 8, -below[nibble & 7], above[nibble & 7])
+    return level
 
 
-def _e2m1(nibble: np.ndarray) -> np.ndarray:
-    """Twice the float of four bits: sign, two of exponent, one of mantissa."""
+def _e2m1(nibble: Int32[np.ndarray, " b"]) -> Numbers:
+    """Twice the 4-bit float: one bit of sign, two of exponent, one of mantissa."""
     exponent, mantissa = (nibble >> 1) & 3, nibble & 1
     size = np.where(exponent == 0, mantissa, (2 + mantissa) << np.maximum(exponent - 1, 0))
-    return np.where(nibble & 8, -size, size).astype(_F)
+    twice: Numbers = np.where(nibble & 8, -size, size).astype(_F)
+    return twice
 
 
-def _half_exponent(data: np.ndarray) -> np.ndarray:
-    """Half of 2^(byte - 127), by the bits of a float32: the exponent less one, or a subnormal."""
+def _half_exponent(data: Data) -> Numbers:
+    """Half of 2^(byte - 127), made of the bits of a float32: the exponent is one less, or the number subnormal."""
     byte = data[:, 0].astype(np.uint32)
     return np.where(byte < 2, np.uint32(0x00200000) << byte, (np.maximum(byte, 1) - 1) << 23).astype("<u4").view("<f4")
 
 
-def _of_bytes(d: Callable[[np.ndarray], np.ndarray], start: int, count: int) -> Callable[[np.ndarray], np.ndarray]:
-    def loop(data: np.ndarray) -> np.ndarray:
+def _of_bytes(d: Callable[[Data], Numbers], start: int, count: int) -> Loop:
+    def loop(data: Data) -> Values:
         result = np.zeros((len(data), count), _F)
         for j in range(count):
             result[:, j] = d(data) * np.ascontiguousarray(data[:, start + j]).view(np.int8).astype(_F)
@@ -100,12 +118,12 @@ def _of_bytes(d: Callable[[np.ndarray], np.ndarray], start: int, count: int) -> 
     return loop
 
 
-def _single(data: np.ndarray) -> np.ndarray:
+def _single(data: Data) -> Numbers:
     return np.ascontiguousarray(data[:, :4]).view("<f4")[:, 0].astype(_F)
 
 
-def _scale_min(scales: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray]:
-    """extract_scale_min: the 6-bit scale and minimum of sub-block j from int32[12, b]."""
+def _scale_min(scales: Int32[np.ndarray, "12 b"], j: int) -> tuple[Numbers, Numbers]:
+    """The 6-bit scale and minimum of sub-block j (``extract_scale_min`` of the source)."""
     if j < 4:
         return (scales[j] & 63).astype(_F), (scales[j + 4] & 63).astype(_F)
     scale = (scales[j + 4] & 0x0F) | ((scales[j - 4] >> 6) << 4)
@@ -113,7 +131,7 @@ def _scale_min(scales: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray]:
     return scale.astype(_F), minimum.astype(_F)
 
 
-def _q2_k(data: np.ndarray) -> np.ndarray:
+def _q2_k(data: Data) -> Values:
     scales, qs = _bytes(data, 0, 16), _bytes(data, 16, 64)
     d, dmin = _half(data, 80), _half(data, 82)
     result = np.zeros((len(data), 256), _F)
@@ -130,7 +148,7 @@ def _q2_k(data: np.ndarray) -> np.ndarray:
     return result
 
 
-def _q3_k(data: np.ndarray) -> np.ndarray:
+def _q3_k(data: Data) -> Values:
     hmask, qs, packed = _bytes(data, 0, 32), _bytes(data, 32, 64), _bytes(data, 96, 12)
     d = _half(data, 108)
     result = np.zeros((len(data), 256), _F)
@@ -151,7 +169,7 @@ def _q3_k(data: np.ndarray) -> np.ndarray:
     return result
 
 
-def _q4_k(data: np.ndarray) -> np.ndarray:
+def _q4_k(data: Data) -> Values:
     d, dmin = _half(data, 0), _half(data, 2)
     scales, qs = _bytes(data, 4, 12), _bytes(data, 16, 128)
     result = np.zeros((len(data), 256), _F)
@@ -167,7 +185,7 @@ def _q4_k(data: np.ndarray) -> np.ndarray:
     return result
 
 
-def _q5_k(data: np.ndarray) -> np.ndarray:
+def _q5_k(data: Data) -> Values:
     d, dmin = _half(data, 0), _half(data, 2)
     scales, qh, qs = _bytes(data, 4, 12), _bytes(data, 16, 32), _bytes(data, 48, 128)
     result = np.zeros((len(data), 256), _F)
@@ -180,7 +198,7 @@ def _q5_k(data: np.ndarray) -> np.ndarray:
     return result
 
 
-def _q6_k(data: np.ndarray) -> np.ndarray:
+def _q6_k(data: Data) -> Values:
     ql, qh, d = _bytes(data, 0, 128), _bytes(data, 128, 64), _half(data, 208)
     scales = np.ascontiguousarray(data[:, 192:208]).view(np.int8).astype(_F).T
     result = np.zeros((len(data), 256), _F)
@@ -199,7 +217,7 @@ def _q6_k(data: np.ndarray) -> np.ndarray:
     return result
 
 
-_LOOPS = {
+_LOOPS: dict[str, Loop] = {
     "q4_0": _of_32(high_bits=False, minimum=False),
     "q4_1": _of_32(high_bits=False, minimum=True),
     "q5_0": _of_32(high_bits=True, minimum=False),

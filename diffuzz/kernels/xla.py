@@ -1,16 +1,17 @@
-"""JAX kernels: the exact formulas, batched, traceable and differentiable, for engines to screen candidates with.
+"""JAX kernels: the exact formulas, batched, traceable and differentiable, in which engines screen candidates.
 
-The operation names are those of the other kernel modules. Every function works in the dtype of its argument: float64
-where the inputs are float64 (and JAX has it enabled), float32 otherwise. Nothing here is bit-exact: XLA contracts ``a *
-b + c`` and orders sums as it likes, so a value found with these counts only after the NumPy kernels confirm it.
+The operations are those of the other kernel modules. Every function computes in the dtype of its arguments: float64
+where they are float64 and JAX has it enabled, else float32. Nothing here is bit-exact, because XLA contracts ``a * b +
+c`` and chooses the order of sums; so a value found with these kernels counts only after the NumPy kernels confirm it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,19 @@ import numpy as np
 
 from diffuzz import formats, interruption
 from diffuzz.kernels import fused
-from diffuzz.working import one_line
+from diffuzz.registry import one_line
 
-# What code that is generic over array modules calls: kernels.xp is numpy in diffuzz.kernels.exact and jax.numpy here.
+if TYPE_CHECKING:
+    from jax import Array
+    from jaxtyping import Float, Float32, Int, UInt8
+
+# The array module of code that takes a kernel module: jax.numpy here, numpy in diffuzz.kernels.exact.
 xp = jnp
 
 
 @cache
 def start() -> None:
-    """Make sure that jax has a device. Raises ImportError, one line, with what jax said."""
+    """Make sure that jax has a device. Raises ImportError with a message of one line that quotes jax."""
     try:
         with interruption.held():
             jax.devices()
@@ -36,28 +41,24 @@ def start() -> None:
         raise ImportError(f"jax does not start{where} ({one_line(error)})") from error
 
 
-def rms_norm(x: Any, eps: float) -> Any:
-    """``x / sqrt(mean(x^2) + eps)`` along the last axis; same shape."""
+def rms_norm(x: Float[Array, "... n"], eps: float) -> Float[Array, "... n"]:
+    """``x / sqrt(mean(x^2) + eps)`` along the last axis."""
     return x / jnp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
 
 
-def soft_max(x: Any) -> Any:
-    """``exp(x - max x) / sum exp(x - max x)`` along the last axis; same shape."""
+def soft_max(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
+    """``exp(x - max x) / sum exp(x - max x)`` along the last axis."""
     e = jnp.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def rope(x: Any, positions: Any, base: float, mode: str) -> Any:
-    """Rotary position embedding: pair i of each head turns by ``positions * base^(-2 i / d)``.
+def rope(
+    x: Float[Array, "b heads d"], positions: Int[Array, " b"], base: float, mode: str
+) -> Float[Array, "b heads d"]:
+    """Rotary position embedding: pair i of each head is rotated by ``position * base^(-2 i / d)``.
 
-    Args:
-        x: [b, heads, d], d even.
-        positions: integers [b].
-        base: of the geometric sequence of frequencies.
-        mode: ``"norm"`` for the pairs (2i, 2i + 1), ``"neox"`` for (i, i + d/2).
-
-    Raises:
-        ValueError: an unknown mode, or an odd d.
+    ``mode`` "norm" pairs the elements (2i, 2i + 1), "neox" the elements (i, i + d/2). Raises ValueError for an unknown
+    mode and for an odd d.
     """
     b, heads, d = x.shape
     if mode not in ("norm", "neox"):
@@ -75,26 +76,29 @@ def rope(x: Any, positions: Any, base: float, mode: str) -> Any:
     return turned.reshape(x.shape)
 
 
-def silu(x: Any) -> Any:
-    """``x / (1 + exp(-x))``, elementwise; as ``x e^x / (1 + e^x)`` for x < 0, so that gradients stay finite."""
+def silu(x: Float[Array, " ..."]) -> Float[Array, " ..."]:
+    """``x / (1 + exp(-x))``, for x < 0 computed as ``x e^x / (1 + e^x)``, so that gradients stay finite."""
     e = jnp.exp(-jnp.abs(x))
     return x * jnp.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
-def swiglu(gate: Any, up: Any) -> Any:
-    """``silu(gate) * up``, elementwise."""
+def swiglu(gate: Float[Array, " ..."], up: Float[Array, " ..."]) -> Float[Array, " ..."]:
+    """``silu(gate) * up``."""
     return silu(gate) * up
 
 
-def vec_dot_rows(format: str, weights: Any, x: Any, arithmetic: str = "gguf") -> Any:
-    """:func:`diffuzz.kernels.fused.vec_dot_rows` in JAX: all sums in the widest float that is enabled."""
-    return fused.vec_dot_rows(format, weights, x, arithmetic, jnp)
+def vec_dot_rows(
+    format: str, weights: UInt8[Array, "b row_bytes"], x: Float32[Array, "b k"], arithmetic: str = "gguf"
+) -> Float[Array, " b"]:
+    """:func:`diffuzz.kernels.fused.vec_dot_rows` in JAX, with sums in the widest float that is enabled."""
+    dots: Float[Array, " b"] = fused.vec_dot_rows(format, weights, x, arithmetic, jnp)
+    return dots
 
 
-def dequantize(format: str, blocks: Any) -> Any:
-    """``scale * code - minimum`` (:meth:`diffuzz.formats.Format.decode`): float32[b, block_size]."""
+def dequantize(format: str, blocks: UInt8[Array, "b type_size"]) -> Float32[Array, "b block_size"]:
+    """``scale * code - minimum`` of :meth:`diffuzz.formats.Format.decode`."""
     parts = formats.get(format).decode(blocks, jnp)
-    scaled = parts.scale * parts.code.astype(jnp.float32)
+    scaled: Float32[Array, "b block_size"] = parts.scale * parts.code.astype(jnp.float32)
     return scaled if parts.minimum is None else scaled - parts.minimum
 
 
@@ -102,14 +106,17 @@ def _pad(array: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
-def _float32(operation: Any, *static: str) -> Any:
-    """``operation`` compiled, NumPy arrays in and out, in float32: what a user of JAX would run."""
+def _float32(operation: Callable[..., Array], *static: str) -> Callable[..., np.ndarray]:
+    """``operation`` as a user of JAX would run it: compiled, in float32, with NumPy arrays as arguments and result.
+
+    ``static`` names the arguments that are no arrays and select the program.
+    """
     compiled = jax.jit(operation, static_argnames=static)
 
-    def run(*arguments: Any) -> np.ndarray:
+    def run(*arguments: np.ndarray | str | float) -> np.ndarray:
         start()
         rows = max(len(a) for a in arguments if isinstance(a, np.ndarray))
-        # Batches of all sizes share a few programs.
+        # Batches are padded to a power of two rows, so that those of all sizes share a few programs.
         room = 1 << (rows - 1).bit_length()
         padded = [_pad(a, room) if isinstance(a, np.ndarray) else a for a in arguments]
         with jax.enable_x64(False):

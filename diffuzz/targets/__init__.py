@@ -1,30 +1,41 @@
-"""The targets, one file each, found by name: ``dot_order.py`` defines the target ``dot-order``."""
+"""The targets, and what they are written with.
+
+Every module of this folder that defines ``TARGET`` is a target: ``dot_order.py`` is the target ``dot-order``.
+:mod:`diffuzz.registry` finds the targets of other packages and files. The other modules are what targets are made of:
+
+    target          Target: an operation, its question, measure, claim and bound
+    parameter       Parameter, ParameterError
+    amplification   Amplification: one function, an input and a small change of it
+    drift           Drift: two implementations and the same input
+    contract        Contract: what an implementation promises
+    outcome         Outcome, Bound
+    laws            a test of what every target promises
+    perturbations, distances, error_bounds, rows, published    shared by several targets
+"""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
-from functools import cache
+from diffuzz.registry import Registry
+from diffuzz.targets.amplification import Amplification
+from diffuzz.targets.contract import Contract
+from diffuzz.targets.drift import Drift
+from diffuzz.targets.outcome import Bound, Outcome
+from diffuzz.targets.parameter import Parameter, ParameterError
+from diffuzz.targets.target import Target
 
-from diffuzz.target import Target
-
-
-class UnknownTargetError(ValueError):
-    """No file of that name in this folder; the message lists what there is."""
-
-
-def names() -> tuple[str, ...]:
-    """Names of all targets, sorted."""
-    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
+__all__ = [
+    "REGISTRY", "Amplification", "Bound", "Contract", "Drift", "Outcome", "Parameter", "ParameterError", "Target",
+    "get", "load", "names",
+]  # fmt: skip
 
 
-@cache
-def get(name: str) -> Target:
-    """The target called ``name``. Raises UnknownTargetError."""
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UnknownTargetError(f"there is no target {name!r}{hint} (targets: {', '.join(names())})")
-    target: Target = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").TARGET
-    return target
+def _check(found: object) -> Target:
+    if not isinstance(found, Target):
+        raise TypeError(f"a diffuzz.targets.Target is needed, it is a {type(found).__name__}")
+    return found
+
+
+REGISTRY = Registry(
+    "target", "diffuzz.targets", _check, folder=__name__, attribute="TARGET", name_of=lambda target: target.name
+)
+names, get, load = REGISTRY.names, REGISTRY.get, REGISTRY.load

@@ -4,44 +4,52 @@ r"""Chain: does the drift of one quantised matvec compound over a chain of them?
 
 with W_t the published seed matrices (Q4_K, 256 x 256, row sb of tensor t is the seed block (sb, t)). Path A dequantises
 the weights and folds float32 products from the left; path B quantises each x_t to Q8_K as aprender's GGUF path does and
-takes the fused integer dot product. Both start from one x and each carries its own activation.
+takes the fused integer dot product. Both paths start from the same x, and each continues with its own activation.
 
-Published (FFN-GGUF-009, M95): "super-linear growth over 5 steps" from the ramp. It comes out at 0.44 %, 5.70 times the
-0.077 % of one matvec; super-linear means more than ``steps`` times, and one input says nothing about others.
+Published (FFN-GGUF-009, M95): "super-linear growth over 5 steps" for one input, the ramp. The drift is 0.44 %, 5.70
+times the 0.077 % of one matvec. Super-linear means more than ``steps`` times; one input says nothing about others.
 
 **Measure.** ||A - B||_2 / max(||A||_2, ||B||_2) of the final activations. Both paths end with the same norm, so this is
-the published ||A - B|| / ||A|| to float32 rounding; dividing by the larger norm keeps it meaningful where a path ends
+the published ||A - B|| / ||A|| up to float32 rounding. Dividing by the larger norm keeps it meaningful if a path ends
 below the 1e-9.
 
-**Limit.** ||A - B|| <= ||A|| + ||B|| <= 2 max(||A||, ||B||), so the limit is 2, whatever the rounding, reached by A =
--B.
+**Bound.** ||A - B|| <= ||A|| + ||B|| <= 2 max(||A||, ||B||), so the bound is 2, whatever the rounding. A = -B reaches
+it.
 
-**It is reached.** The product of the matrices is nearly of rank one (its second singular value is 2.7e-4 of the first,
-sigma_1 u v^T): after five steps an activation is +u or -u, by the sign of v.x. So choose x nearly orthogonal to v, v.x
-> 0 smaller than what the activation quantiser adds to it, which is up to max|x| ||v||_1 / 254 if every element sits at
-the edge between two codes, where it errs most. Path A keeps the sign and path B loses it. In float32 path A is far from
-any doubt about it: the error of its sums is a thousand times smaller than the quantiser's. Its distance from the same
-path in float64 is the noise of a value.
+**It is reached.** The product of the matrices has nearly rank one (its second singular value is 2.7e-4 of the first,
+sigma_1 u v^T): after five steps an activation is +u or -u, by the sign of v.x. So choose x nearly orthogonal to v, with
+v.x > 0 smaller than what the activation quantiser adds to it. That is up to max|x| ||v||_1 / 254 if every element is at
+the edge between two codes, where its error is largest. Path A keeps the sign and path B loses it. The float32 rounding
+of path A does not matter: the error of its sums is a thousand times smaller than that of the quantiser. The noise of a
+value is the distance of path A from the same path in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffuzz import formats, measure, published
+from diffuzz import formats
+from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.formats import q8_k
+from diffuzz.formats.arrays import AnyArray
 from diffuzz.kernels import apr, gguf
-from diffuzz.space import Dim, Space, TensorSpec
-from diffuzz.target import Arrays, Bound, Drift, Outcome, Parameter, Params, Target
+from diffuzz.targets import distances, published
+from diffuzz.targets.drift import Drift
+from diffuzz.targets.outcome import Arrays, Bound, Outcome
+from diffuzz.targets.parameter import Parameter, Params
+from diffuzz.targets.target import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Float64
 
 N = 256
 FORMAT = "q4_K"
 LEAST_RMS = 1e-9
-# How far beside the edge between two codes a start sits, in codes: more than float32 rounding, less than anything else.
+# Distance of a start from the edge between two codes, in codes: above float32 rounding, too small to matter otherwise.
 EDGE = 1e-5
 
 PARAMETERS = (
@@ -67,9 +75,10 @@ def space(p: Params) -> Space:
     )
 
 
-def normalised(y: np.ndarray) -> np.ndarray:
-    """``y / max(rms(y), 1e-9)`` along the last axis; in float32 the squares are folded from the left, as in the
-    published chain.
+def normalised(y: Float[np.ndarray, "b 256"]) -> Float[np.ndarray, "b 256"]:
+    """``y / max(rms(y), 1e-9)`` along the last axis, in the dtype of y.
+
+    In float32 the squares are summed from left to right, as in the published chain.
     """
     if y.dtype == np.float64:
         rms = np.sqrt((y * y).mean(axis=-1, keepdims=True))
@@ -77,18 +86,24 @@ def normalised(y: np.ndarray) -> np.ndarray:
     return np.asarray(y / np.maximum(np.sqrt(apr.mean_square(y)), np.float32(LEAST_RMS)))
 
 
-def run(matvec: Callable[[int, np.ndarray], np.ndarray], x: np.ndarray, steps: int) -> np.ndarray:
-    """Final activations [b, 256] of one path, whose step t is ``matvec(t, x)``."""
+def run(
+    matvec: Callable[[int, Float[np.ndarray, "b 256"]], Float[np.ndarray, "b 256"]],
+    x: Float[np.ndarray, "b 256"],
+    steps: int,
+) -> Float[np.ndarray, "b 256"]:
+    """The final activations of one path, whose step t is ``matvec(t, x)`` and a normalisation."""
     for t in range(steps):
-        # Rows that lie in memory one after the other are summed alike however many there are.
+        # NumPy sums contiguous rows in the same order, however many rows there are.
         x = normalised(np.ascontiguousarray(matvec(t, x)))
     return x
 
 
-def paths(x: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Final activations [b, 256] of path A (APR), of path B (GGUF), and of path A in float64, for float32[b, 256].
+def paths(
+    x: Float32[np.ndarray, "b 256"], steps: int
+) -> tuple[Float32[np.ndarray, "b 256"], Float32[np.ndarray, "b 256"], Float64[np.ndarray, "b 256"]]:
+    """The final activations of path A (APR), of path B (GGUF), and of path A in float64.
 
-    Activations that occur more than once, as the tokens of a batch do, take each path once.
+    Equal activations, which the tokens of a batch may have, are computed once.
     """
     rows = np.ascontiguousarray(x).view(np.dtype((np.void, x.dtype.itemsize * N)))[:, 0]
     _, first, where = np.unique(rows, return_index=True, return_inverse=True)
@@ -100,31 +115,37 @@ def paths(x: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def evaluate(p: Params, arrays: Arrays) -> Outcome:
-    """Final drift; noise is the distance of path A from itself in float64."""
+    """The drift of the final activations. The noise is the distance of path A from the same path in float64."""
     a, b, wide = paths(arrays["x"], p["steps"])
-    return Outcome(
-        measure.symmetric_l2(a, b), measure.symmetric_l2(wide, a), {"relative L2": measure.relative_l2(a, b)}
-    )
+    return Outcome(distances.symmetric_l2(a, b), distances.symmetric_l2(wide, a))
 
 
-def screen(p: Params) -> Callable[[Arrays], Any]:
-    """The same in float64, as a JAX-traceable function."""
+def explain(p: Params, arrays: Arrays) -> dict[str, Float64[np.ndarray, " b"]]:
+    """The final drift relative to path A alone, which is the published measure."""
+    a, b, _ = paths(arrays["x"], p["steps"])
+    return {"relative L2": distances.relative_l2(a, b)}
+
+
+def screen(p: Params) -> Callable[[Arrays], Float64[AnyArray, " b"]]:
+    """The same drift with both paths in float64, as a function that JAX can trace."""
     from diffuzz.kernels import xla
 
-    def value(arrays: Arrays) -> Any:
+    def value(arrays: Arrays) -> Float64[AnyArray, " b"]:
         a, b = screened_paths(arrays["x"], p["steps"])
-        return measure.symmetric_l2(a, b, xla.xp)
+        return distances.symmetric_l2(a, b, xla.xp)
 
     return value
 
 
-def screened_paths(x: Any, steps: int) -> tuple[Any, Any]:
-    """Final activations [b, 256] of both paths in float64, JAX-traceable."""
+def screened_paths(
+    x: Float32[AnyArray, "b 256"], steps: int
+) -> tuple[Float64[AnyArray, "b 256"], Float64[AnyArray, "b 256"]]:
+    """The final activations of path A and path B in float64, by operations that JAX can trace."""
     from diffuzz.kernels import xla
 
     xp = xla.xp
 
-    def normalise(y: Any) -> Any:
+    def normalise(y: Float64[AnyArray, "b 256"]) -> Float64[AnyArray, "b 256"]:
         return y / xp.maximum(xp.sqrt((y * y).mean(axis=-1, keepdims=True)), LEAST_RMS)
 
     a = b = x.astype(float)
@@ -137,26 +158,26 @@ def screened_paths(x: Any, steps: int) -> tuple[Any, Any]:
 
 
 @cache
-def seed_weights(t: int) -> np.ndarray:
-    """Weight tensor t dequantised: float32[256, 256]."""
+def seed_weights(t: int) -> Float32[np.ndarray, "256 256"]:
+    """Weight tensor t, dequantised."""
     return formats.get(FORMAT).dequantize(published.seed_matrix(t))
 
 
 @cache
 def seed_sub_blocks(t: int) -> gguf.SubBlocks:
-    """The same as its fused integer kernel takes it."""
+    """Weight tensor t, in the form that the fused integer kernel takes."""
     return gguf.sub_blocks(FORMAT, published.seed_matrix(t)[:, None])
 
 
 @cache
-def exact_weights(t: int) -> np.ndarray:
-    """Weight tensor t dequantised, as float64."""
+def exact_weights(t: int) -> Float64[np.ndarray, "256 256"]:
+    """Weight tensor t, dequantised and converted to float64."""
     return seed_weights(t).astype(np.float64)
 
 
 @cache
-def kept_direction(steps: int) -> np.ndarray:
-    """v: the unit vector that the product of the first ``steps`` matrices stretches most, float64[256]."""
+def kept_direction(steps: int) -> Float64[np.ndarray, " 256"]:
+    """v: the unit vector that the product of the first ``steps`` matrices stretches most."""
     product = np.eye(N)
     for t in range(steps):
         product = exact_weights(t) @ product
@@ -164,13 +185,15 @@ def kept_direction(steps: int) -> np.ndarray:
     return np.asarray(np.linalg.svd(product)[2][0])
 
 
-def edge_activations(steps: int, towards: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of activations [count, 256], max|x| = 1, that path A takes to one end, +-u by the sign ``towards`` [count],
-    and path B to both.
+def edge_activations(
+    steps: int, towards: Float64[np.ndarray, " count"], rng: np.random.Generator
+) -> tuple[Float64[np.ndarray, "count 256"], Float64[np.ndarray, "count 256"]]:
+    """Pairs of activations with max|x| = 1. Path A maps both to ``towards`` u (towards is +1 or -1), and path B maps
+    the first to -``towards`` u and the second to ``towards`` u.
 
-    Every element but the largest sits just beside the edge between two codes; signs are chosen one by one so that v.x
-    comes to half of what the errors of the codes can amount to. In the first of a pair all codes err against
-    ``towards``, and path B turns round; in the second all err the other way.
+    Every element except the largest is just beside the edge between two codes. The signs are chosen one by one so that
+    v.x is half of what the errors of the codes can add up to. In the first activation of a pair all codes have errors
+    against ``towards``, in the second all have errors in its direction.
     """
     v, count = kept_direction(steps), len(towards)
     step = 1 / 127
@@ -189,7 +212,7 @@ def edge_activations(steps: int, towards: np.ndarray, rng: np.random.Generator) 
 
 
 def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """Activations of a random size that lose their sign on path B."""
+    """Activations of random size whose sign is lost on path B."""
     towards = np.where(rng.random(count) < 0.5, 1.0, -1.0)
     x, _ = edge_activations(p["steps"], towards, rng)
     size = p["max_abs"] * 2.0 ** -rng.uniform(0, 4, (count, 1))
@@ -198,14 +221,14 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 TARGET = Target(
     name="chain",
-    summary="matvecs with a norm between, APR path against GGUF path: final drift",
+    summary="a chain of normalised matvecs, APR path against GGUF path: final drift",
     parameters=PARAMETERS,
     space=space,
-    question=Drift(evaluate, screen),
+    question=Drift(evaluate, screen, explain=explain),
     measure=lambda p: f"||A - B||_2 / max(||A||_2, ||B||_2) after {p['steps']} matvecs",
     bound=lambda p: Bound(2.0, "triangle inequality: ||A - B|| <= ||A|| + ||B||", rounding=1e-12),
     claim="the drift of one matvec grows more than linearly over a chain of them",
-    limit=lambda p: p["steps"] * published.PUBLISHED_DRIFT,
+    threshold=lambda p: p["steps"] * published.PUBLISHED_DRIFT,
     cost=16.0,
     starts=starts,
 )

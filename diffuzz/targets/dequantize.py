@@ -1,38 +1,52 @@
 r"""Dequantisation: do two implementations of one block format ever give different bits?
 
-Published (FFN-GGUF-007): byte-identical on one block of Q4_K, so FALSIFIED. Measure: number of elements whose bits
-differ, between the dequantiser of the APR path (``diffuzz.kernels.apr``: float32, element by element, in the order of
-its loops) and ``Format.dequantize`` (whole arrays, bit-exact with ggml).
+Published (FFN-GGUF-007): byte-identical on one block of Q4_K, so FALSIFIED. The measure is the number of elements
+whose bits differ between the dequantiser of the APR path (``diffuzz.kernels.apr``: float32, element by element, in the
+order of its loops) and ``Format.dequantize`` (whole arrays, bit-exact with ggml).
 
-**Limit 0.** A weight is d sc q - dmin m (or the fewer of these factors that the format has). An f16 scale has 11
-significant bits, sc at most 7, q at most 7 (q8_0: no sc, and 8), a product of them at most 24: it is exact in
-float32, whatever the order of the factors. So is dmin m. Only the difference is rounded, once, and it is rounded
-alike whether the product was stored or fused into it: the result is the float32 number nearest to the exact weight.
-For q8_K, with a float32 scale, that is the one product d q; for mxfp4, whose scale is a power of two down to 2^-128,
-d q is exact among the subnormal numbers too. The magnitudes (2^-24 to 65504 * 127 * 127) neither
-overflow nor underflow. So any two dequantisers that evaluate the formula in float32 agree to the bit on every block
-with finite scales; the search only checks that the two programs do.
+**Bound 0.** A weight is d sc q - dmin m, or has fewer of these factors. An f16 scale has 11 significant bits, sc has at
+most 7, and q at most 7 (q8_0 has no sc, and 8 bits in q), so their product has at most 24. It is exact in float32,
+whatever the order of the factors, and so is dmin m. Only the difference is rounded, once, with the same result whether
+the product was stored or fused into it: the result is the float32 number nearest to the exact weight. For q8_K, whose
+scale is float32, the one rounded operation is the product d q. For mxfp4, whose scale is a power of two down to 2^-128,
+d q is exact among the subnormal numbers too. The magnitudes (2^-24 to 65504 * 127 * 127) neither overflow nor
+underflow. So any two dequantisers that evaluate the formula in float32 agree to the bit on every block with finite
+scales. The search only checks that these two programs do.
 
-**A candidate** must give these values: the result of a block is fixed. (Zeros of either sign count as equal.) It is
-called with every scale that its format holds: in q8_K all finite float32 numbers, in mxfp4 all bytes. Nothing is
-promised of an element beyond the float32 range, and the byte 255 of mxfp4, a power of two in ggml and NaN in OCP's
-standard, may be either, for each element.
+A format from elsewhere (see :mod:`diffuzz.registry`) is restored by the same two formulas, but nothing is proven of its
+products.
+
+**A candidate** must give these values, because the result of a block is fixed. (Zeros of either sign count as equal.)
+It is called with every scale that its format can hold: all finite float32 numbers in q8_K, all bytes in mxfp4. Nothing
+is promised for an element beyond the float32 range. The byte 255 of mxfp4 is a power of two in ggml and NaN in the
+standard of OCP; each element may be either.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
 from diffuzz import formats
+from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.formats import mxfp4
 from diffuzz.kernels import apr
-from diffuzz.measure import ulp_distance
-from diffuzz.space import Dim, Space, TensorSpec
-from diffuzz.target import Arrays, Bound, Contract, Drift, Outcome, Parameter, Params, Target
+from diffuzz.targets.contract import Contract
+from diffuzz.targets.distances import ulp_distance
+from diffuzz.targets.drift import Drift
+from diffuzz.targets.outcome import Arrays, Bound, Outcome
+from diffuzz.targets.parameter import Parameter, Params
+from diffuzz.targets.target import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32, Float64
 
 LARGEST = float(np.finfo(np.float32).max)
-PARAMETERS = (Parameter("format", "q4_K", "block format", choices=formats.names()),)
+PARAMETERS = CONTRACT_PARAMETERS = (
+    Parameter("format", "q4_K", "block format", choices=formats.names, accepts=formats.REGISTRY.known),
+)
 
 
 def space(p: Params) -> Space:
@@ -42,13 +56,13 @@ def space(p: Params) -> Space:
 
 
 def candidate_space(p: Params) -> Space:
-    """One block with any scale: up to the largest float32 number where scales are no f16 numbers."""
+    """One block with any finite scale: up to the largest float32 number in formats whose scales are not f16."""
     fmt, blocks = formats.get(p["format"]), space(p)["blocks"]
     return Space((blocks if fmt.half_fields else attrs.evolve(blocks, largest_scale=LARGEST),))
 
 
-def accepts(p: Params, arrays: Arrays, result: np.ndarray) -> np.ndarray:
-    """bool[b, block_size]: elements that are right, or of which nothing is promised."""
+def accepts(p: Params, arrays: Arrays, result: Float32[np.ndarray, "b block_size"]) -> Bool[np.ndarray, "b block_size"]:
+    """Which elements are right, or have no promised value."""
     wanted = formats.get(p["format"]).dequantize(arrays["blocks"])
     right = (result == wanted) | np.isinf(wanted)
     if p["format"] == "mxfp4":
@@ -57,15 +71,28 @@ def accepts(p: Params, arrays: Arrays, result: np.ndarray) -> np.ndarray:
 
 
 def evaluate(p: Params, arrays: Arrays) -> Outcome:
-    """Elements that differ, and the largest ULP distance."""
+    """The number of elements whose bits differ; it has no noise."""
     one, other = apr.dequantize(p["format"], arrays["blocks"]), formats.get(p["format"]).dequantize(arrays["blocks"])
     differ = (one.view(np.uint32) != other.view(np.uint32)).sum(axis=1).astype(np.float64)
-    return Outcome(
-        differ, np.zeros(len(differ)), {"largest ulp": ulp_distance(one, other).max(axis=1).astype(np.float64)}
-    )
+    return Outcome(differ, np.zeros(len(differ)))
+
+
+def explain(p: Params, arrays: Arrays) -> dict[str, Float64[np.ndarray, " b"]]:
+    """The largest distance of two results in ULP."""
+    one, other = apr.dequantize(p["format"], arrays["blocks"]), formats.get(p["format"]).dequantize(arrays["blocks"])
+    return {"largest ulp": ulp_distance(one, other).max(axis=1).astype(np.float64)}
+
+
+def bound(p: Params) -> Bound | None:
+    """The bound derived above, for ggml's formats."""
+    if not formats.of_ggml(p["format"]):
+        return None
+    return Bound(0.0, "all products are exact in float32, and one rounding is left: the result is unique")
 
 
 def _kernels(p: Params) -> tuple[str, ...]:
+    if not formats.of_ggml(p["format"]):
+        return ("apr", "exact", "xla")
     # Nobody multiplies weights of the activation formats, so not everybody can restore them.
     others = ("gguf-py", "libggml") if formats.get(p["format"]).activation else ()
     return ("ggml", "apr", "exact", "xla", *others)
@@ -76,17 +103,18 @@ TARGET = Target(
     summary="two dequantisers of a block format, bit for bit",
     parameters=PARAMETERS,
     space=space,
-    question=Drift(evaluate),
+    question=Drift(evaluate, explain=explain),
     measure=lambda p: "elements whose bits differ",
-    bound=lambda p: Bound(0.0, "all products are exact in float32, and one rounding is left: the result is unique"),
+    bound=bound,
     claim="the two dequantisers differ",
-    limit=lambda p: 0.0,
+    threshold=lambda p: 0.0,
     contract=Contract(
         signature="f(blocks: uint8[b, type_size]) -> float32[b, block_size]",
+        parameters=CONTRACT_PARAMETERS,
+        space=candidate_space,
         call=lambda p, f, arrays: f(arrays["blocks"]),
         run=lambda p, arrays, kernels: kernels.dequantize(p["format"], arrays["blocks"]).astype(np.float32),
         kernels=_kernels,
         accepts=accepts,
-        space=candidate_space,
     ),
 )

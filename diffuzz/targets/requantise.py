@@ -1,24 +1,23 @@
 r"""Requantise: how far does the GGUF path move when its input moves by one ULP?
 
-The quantiser of the activations is a step function, so the path amplifies without limit in principle; float32 inputs
-have a spacing, and with it there is a limit. The measure is the amplification of relative moves, in which max|x|
-cancels:
+The quantiser of the activations is a step function, so in real arithmetic the amplification has no bound. It has one
+because float32 inputs have a spacing. The measure is the amplification of relative moves, in which max|x| cancels:
 
     (|B(x') - B(x)| / (||w||_1 max|x|)) / (max|x' - x| / max|x|) = |B(x') - B(x)| / (||w||_1 max|x' - x|)
 
 x' is x with each element moved to the next float32 up or down, or not at all (perturbation model ``ulp``). B has the
-codes and scales of ggml's quantiser to the bit and its sum in float64 (:mod:`diffuzz.kernels.fused`), so that the steps
-are those of the quantiser: a float32 sum has steps of its own, and a block much smaller than its neighbours would show
-those instead.
+codes and scales of ggml's quantiser to the bit, and its sum in float64 (:mod:`diffuzz.kernels.fused`). So every step is
+one of the quantiser: a float32 sum has steps of its own, which would be measured instead in a block much smaller than
+its neighbours.
 
-**Limit.** B(x') - B(x) = sum_i w_i (x^'_i - x^_i), so it suffices to bound |x^'_i - x^_i| in one block by the largest
+**Bound.** B(x') - B(x) = sum_i w_i (x^'_i - x^_i), so it suffices to bound |x^'_i - x^_i| in one block by the largest
 move in it. A float32 x moves by at least 2^-24 |x|. Let d be the block's scale before it is stored, s as stored.
 
-(i) The largest |x| of the block stays. Then x^_i changes only if its code does, by one code: by s. It does so at a
-midpoint x = (k + 1/2) d. Let 2^b be the first power of two that is not below x, so that x moves by 2^(b-24). For k = 0,
-d = 2 x <= 2^(b+1), and s <= 2^(b+1): rounding to f16 is monotone and keeps powers of two (the smallest, 2^-24, is
-rounded to only from above 2^-25). So |x^'_i - x^_i| / |x'_i - x_i| <= 2^(b+1) / 2^(b-24) = 2^25. For k >= 1, d <= 2 x /
-3 < 2^b, so s <= 2^b and the ratio is at most 2^24.
+(i) The largest |x| of the block does not move. Then x^_i changes only if its code changes, by one code, that is by s.
+This happens at a midpoint x = (k + 1/2) d. Let 2^b be the first power of two that is not below x, so that x moves by
+2^(b-24). For k = 0, d = 2 x <= 2^(b+1), and s <= 2^(b+1): rounding to f16 is monotone and keeps powers of two (the
+smallest, 2^-24, is rounded to only from above 2^-25). So |x^'_i - x^_i| / |x'_i - x_i| <= 2^(b+1) / 2^(b-24) = 2^25.
+For k >= 1, d <= 2 x / 3 < 2^b, so s <= 2^b and the ratio is at most 2^24.
 
 (ii) The largest |x| of the block moves, by at least 2^-24 * 127 d. Then d moves by at most 2^-22 d, s by at most that
 and twice the error of its rounding, codes by at most one: |x^'_i - x^_i| <= 127 |s' - s| + s', which is at most 2^25 e
@@ -26,37 +25,45 @@ and twice the error of its rounding, codes by at most one: |x^'_i - x^_i| <= 127
 larger e, d is just above 2^-25 or just below, s and s' are 0 or 2^-24, and 127 * 2^-24 over 2^-24 * 127 * 2^-25 is 2^25
 again.
 
-So the limit is 2^25 = 33 554 432, reached by a block whose scale is just below a power of two, all elements but the
-largest at the first midpoint, moving outwards by the sign of their weights. float32 rounding of scales and midpoints
-moves it by a few u = 2^-24 (stated: 2^-20).
+So the bound is 2^25 = 33 554 432. It is reached by a block whose scale is just below a power of two, with all elements
+except the largest at the first midpoint and moving outwards by the sign of their weights. The float32 rounding of
+scales and midpoints moves it by a few u = 2^-24; 2^-20 is allowed for it.
 
-**q8_1** has a block sum s = f16(d sum q_i) as well, by which the minimum m is multiplied; its terms have norm 32 |m| in
-a block. k codes that change move d sum q_i by k d, and f16 rounding adds the spacing at s: at most 2^-10 |s|, or 2^-24
-where s is subnormal. While d >= 2^-14 and k <= 31 (the largest stays) that is at most (k + 2^-10 (127 (32 - k) + k)) d
-<= 31.2 d, and over 32 moves of 2^-25 d less than 2^25. Blocks with a smaller scale (a row may have some, next to a
-larger one) jump by 2^-24 while the move is at least 2^(j-24), 2^j <= d < 2^(j+1): the ratio is 2^(-5-j) for d < 2^-24 /
-31, and at most 31.2/32 2^25 + 2^(-5-j) above. A jump needs d |sum q_i| > 2^-25, |sum q_i| <= 3938, so d > 2^-37 and the
-limit is 2^32.
+**q8_1** also has a block sum s = f16(d sum q_i), by which the minimum m is multiplied; its terms have norm 32 |m| in a
+block. k codes that change move d sum q_i by k d, and f16 rounding adds the spacing at s: at most 2^-10 |s|, or 2^-24 if
+s is subnormal. While d >= 2^-14 and k <= 31 (the largest element does not move) that is at most (k + 2^-10 (127 (32 -
+k) + k)) d <= 31.2 d, which over 32 moves of 2^-25 d is less than 2^25. Blocks with a smaller scale (a row may have some
+beside a larger one) jump by 2^-24 while the move is at least 2^(j-24), 2^j <= d < 2^(j+1): the ratio is 2^(-5-j) for d
+< 2^-24 / 31, and at most 31.2/32 2^25 + 2^(-5-j) above. A jump needs d |sum q_i| > 2^-25, and |sum q_i| <= 3938, so d >
+2^-37 and the bound is 2^32.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
-from diffuzz import formats, perturb
+from diffuzz import formats
+from diffuzz.cases.space import Space, TensorSpec
+from diffuzz.formats.arrays import AnyArray, ArrayModule
 from diffuzz.kernels import fused, ggml
-from diffuzz.space import Space, TensorSpec
-from diffuzz.target import Arrays, Bound, Drift, Outcome, Params, Target
-from diffuzz.targets import matvec
+from diffuzz.targets import matvec, perturbations
+from diffuzz.targets.drift import Drift
+from diffuzz.targets.outcome import Arrays, Bound, Outcome
+from diffuzz.targets.parameter import Params
+from diffuzz.targets.target import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64, UInt8
 
 PARAMETERS = (matvec.FORMAT, matvec.LENGTH, matvec.MAX_ABS)
-LIMIT = 2.0**25
-LIMIT_OF_BLOCK_SUMS = 2.0**32
+# The bounds that the docstring derives: for formats without block sums, and for q8_1.
+BOUND = 2.0**25
+BOUND_WITH_BLOCK_SUMS = 2.0**32
 
 
 def space(p: Params) -> Space:
@@ -69,26 +76,33 @@ def space(p: Params) -> Space:
 
 @attrs.frozen
 class _Row:
-    """What does not depend on the moves: both parts of the weights, the norm of their terms, and what is seen of x."""
+    """What does not depend on the moves.
 
-    code: Any
-    constant: Any
-    size: Any
-    x: Any
-    before: tuple[Any, Any]
+    A weight is ``code + constant``, ``size`` is the norm of the terms of a row, and ``before`` are the quantised
+    activation and the factors of minimums without a move (see diffuzz.kernels.fused).
+    """
+
+    code: Float64[AnyArray, "b n"]
+    constant: Float64[AnyArray, "b n"]
+    size: Float64[AnyArray, " b"]
+    x: Float32[AnyArray, "b n"]
+    before: tuple[Float64[AnyArray, "b n"], Float64[AnyArray, "b n"]]
 
     @classmethod
-    def of(cls, p: Params, arrays: Arrays, xp: Any) -> _Row:
+    def of(cls, p: Params, arrays: Arrays, xp: ArrayModule) -> _Row:
+        """The rows of a batch."""
         weights, x = arrays["weights"][:, 0], arrays["x"]
         code, constant = fused.split(p["format"], weights, xp)
         size = fused.terms(p["format"], weights, xp).sum(axis=1)
         return cls(code, constant, size, x, fused.seen(matvec.partner(p), x, xp))
 
 
-def _value(p: Params, row: _Row, moved: Any, xp: Any) -> tuple[Any, Any, Any]:
-    """(value, |B(x') - B(x)| / ||w||_1, max|x' - x|), each [b]."""
+def _value(
+    p: Params, row: _Row, moved: Float32[AnyArray, "b n"], xp: ArrayModule
+) -> tuple[Float64[AnyArray, " b"], Float64[AnyArray, " b"], Float64[AnyArray, " b"]]:
+    """(value, |B(x') - B(x)| / ||w||_1, max|x' - x|) for the moved activations x'."""
     before, after = row.before, fused.seen(matvec.partner(p), moved, xp)
-    # Element by element, so that nothing cancels but what the moves themselves make cancel.
+    # The differences are taken element by element, so that only the changes cancel and not the sums.
     change = xp.abs((row.code * (after[0] - before[0]) + row.constant * (after[1] - before[1])).sum(axis=1))
     step = xp.abs(moved.astype(float) - row.x.astype(float)).max(axis=1)
     usable = (row.size > 0) & (step > 0)
@@ -96,29 +110,34 @@ def _value(p: Params, row: _Row, moved: Any, xp: Any) -> tuple[Any, Any, Any]:
     return out / xp.where(usable, step, 1.0), out, step
 
 
-def _moved(x: Any, direction: Any, xp: Any) -> Any:
-    return perturb.apply("ulp", x, direction, 0.0, xp).astype(xp.float32)
+def _moved(
+    x: Float32[AnyArray, "b n"], direction: Float32[AnyArray, "b n"], xp: ArrayModule
+) -> Float32[AnyArray, "b n"]:
+    """x with each element moved by one ULP as its direction says."""
+    return perturbations.apply("ulp", x, direction, 0.0, xp).astype(xp.float32)
 
 
 def evaluate(p: Params, arrays: Arrays) -> Outcome:
-    """Amplification of one ULP; noise is the float64 rounding of the sum."""
+    """The amplification of a move by one ULP. The noise is the float64 rounding of the sum."""
     moved = _moved(arrays["x"], arrays["x_direction"], np)
-    value, out, step = _value(p, _Row.of(p, arrays, np), moved, np)
+    value, _, _ = _value(p, _Row.of(p, arrays, np), moved, np)
+    return Outcome(value, value * arrays["x"].shape[1] * 2.0**-52)
+
+
+def explain(p: Params, arrays: Arrays) -> dict[str, Float64[np.ndarray, " b"]]:
+    """The relative drifts of output and input, and how far the result of ggml's own kernel moves."""
+    moved = _moved(arrays["x"], arrays["x_direction"], np)
+    _, out, step = _value(p, _Row.of(p, arrays, np), moved, np)
     weights, peak = arrays["weights"][:, 0], np.abs(arrays["x"].astype(np.float64)).max(axis=1)
     bits = [ggml.vec_dot_rows(p["format"], weights, x).astype(np.float64) for x in (arrays["x"], moved)]
-    detail = {
-        "output drift": out / peak,
-        "input drift": step / peak,
-        "move of ggml's result": np.abs(bits[1] - bits[0]),
-    }
-    return Outcome(value, value * arrays["x"].shape[1] * 2.0**-52, detail)
+    return {"output drift": out / peak, "input drift": step / peak, "move of ggml's result": np.abs(bits[1] - bits[0])}
 
 
-def screen(p: Params) -> Callable[[Arrays], Any]:
-    """The same as a JAX-traceable function."""
+def screen(p: Params) -> Callable[[Arrays], Float64[AnyArray, " b"]]:
+    """The same value, as a function that JAX can trace."""
     from diffuzz.kernels import xla
 
-    def value(arrays: Arrays) -> Any:
+    def value(arrays: Arrays) -> Float64[AnyArray, " b"]:
         moved = _moved(arrays["x"], arrays["x_direction"], xla.xp)
         return _value(p, _Row.of(p, arrays, xla.xp), moved, xla.xp)[0]
 
@@ -126,10 +145,11 @@ def screen(p: Params) -> Callable[[Arrays], Any]:
 
 
 def solve(p: Params, arrays: Arrays) -> dict[str, np.ndarray]:
-    """The worst moves with the largest element of each block kept, where they beat the given ones.
+    """The batch with the worst directions among those that do not move the largest element of a block.
 
-    Moving one element up or down changes B by a known gain, so for either sign of the sum and for each size of a ULP
-    the best choice is every move with a gain of that sign and no larger ULP.
+    A row keeps its direction if that has a larger value. Moving one element up or down changes B by a known gain. So
+    for either sign of the sum, and for each size of a ULP, the best choice is every move with a gain of that sign and
+    no larger ULP.
     """
     x, row = arrays["x"], _Row.of(p, arrays, np)
     rows = np.arange(len(x))
@@ -160,21 +180,21 @@ def solve(p: Params, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def bound(p: Params) -> Bound:
-    """The limits derived above."""
+    """The bound that the docstring of the module derives."""
     activation, scale = matvec.partner(p), p["max_abs"] * matvec.SMALLEST_PEAK / 127
     small_blocks = p["n"] > 32 or scale < 2.0**-14
     if activation != "q8_1" or not small_blocks:
-        return Bound(LIMIT, "one code for half a step's ULP: d / (2^-24 d / 2)", rounding=2.0**-20)
+        return Bound(BOUND, "one code for half a step's ULP: d / (2^-24 d / 2)", rounding=2.0**-20)
     jump = 2.0**37 if p["n"] > 32 else 2.0 ** min(37, -math.floor(math.log2(scale)))
-    limit = LIMIT_OF_BLOCK_SUMS if p["n"] > 32 else min(LIMIT_OF_BLOCK_SUMS, LIMIT + jump / 32)
+    value = BOUND_WITH_BLOCK_SUMS if p["n"] > 32 else min(BOUND_WITH_BLOCK_SUMS, BOUND + jump / 32)
     return Bound(
-        limit, "f16 spacing of a subnormal block sum over the ULP of the code that moves it", rounding=2.0**-20
+        value, "f16 spacing of a subnormal block sum over the ULP of the code that moves it", rounding=2.0**-20
     )
 
 
 def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """The construction of the derivation: a scale just below a power of two, elements at the first midpoint, all of
-    them moving outwards.
+    """The construction of the docstring of the module: a scale just below a power of two, elements at the first
+    midpoint, all of them moving outwards.
     """
     weights, signs = matvec.plain_weights(p, rng, count)
     exponent = math.floor(math.log2(p["max_abs"] / 127)) - rng.integers(0, 2, (count, 1))
@@ -189,10 +209,14 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 
 def _jump_of_block_sum(
-    p: Params, weights: np.ndarray, x: np.ndarray, direction: np.ndarray, rng: np.random.Generator
+    p: Params,
+    weights: UInt8[np.ndarray, "b row_bytes"],
+    x: Float32[np.ndarray, "b n"],
+    direction: Float32[np.ndarray, "b n"],
+    rng: np.random.Generator,
 ) -> None:
-    """Turns every other row into one whose first block has a subnormal sum that one code lifts from 0 to 2^-24, and
-    only its minimum has weight.
+    """Change every other row, in place: one code lifts the subnormal sum of the first block from 0 to 2^-24, and the
+    minimum of that block is the only weight.
     """
     fmt = formats.get(p["format"])
     d = 2.0**-25 / 3937.5
@@ -211,7 +235,7 @@ def _jump_of_block_sum(
 
 
 def _last_below_midpoint(peak: float) -> np.float32:
-    """The largest float32 that a block of q8_1 with this peak takes to code 0."""
+    """The largest float32 number that gets the code 0 in a block of q8_1 with this peak."""
     inverse = np.float32(127) / np.float32(peak)
     x = np.float32(0.5) / inverse
     while x * inverse > np.float32(0.5):
@@ -226,11 +250,11 @@ TARGET = Target(
     summary="the GGUF path of one row: how far it moves when its input moves by one ULP",
     parameters=PARAMETERS,
     space=space,
-    question=Drift(evaluate, screen, solve),
+    question=Drift(evaluate, screen, solve, explain=explain),
     measure=lambda p: "(|B(x') - B(x)| / (||w||_1 max|x|)) / (max|x' - x| / max|x|), x' one ULP away",
     bound=bound,
-    claim="one ULP of its input makes the quantised path jump",
-    limit=lambda p: 5.0,
+    claim="a move of its input by one ULP makes the quantised path jump",
+    threshold=lambda p: 5.0,
     cost=8.0,
     starts=starts,
 )

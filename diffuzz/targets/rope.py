@@ -2,17 +2,16 @@ r"""RoPE: does a difference of phase amplify a small drift of q, or of q and k, 
 
     s = (R_m q) . (R_n k) / sqrt d        R_m turns pair i by m base^(-2 i / d); m, n the positions
 
-Published (FFN-GGUF-012): 1.00x for one input, whose q was only scaled, so that it could not have come out otherwise.
+Published (FFN-GGUF-012): 1.00x for one input, whose q was only scaled, so that no other result was possible.
 
-R_m is orthogonal: a rotated vector is as long as before and drifts exactly as much as the vector (limit 1, always
-reached). What is left to ask is the score. Let N = ||q|| ||k|| / sqrt d, c = |s| / N (the cosine of the angle between
-the rotated vectors) and f the floor.
+R_m is orthogonal: a rotated vector has the same length and the same drift as the vector (the bound 1 is always
+reached). So the score is the interesting result. Let N = ||q|| ||k|| / sqrt d, c = |s| / N (the cosine of the angle
+between the rotated vectors) and f the floor.
 
     normalised score   (floor = 0)   |s' - s| / N           over the drift of q, or the larger drift of q and k
     relative score     (floor > 0)   |s' - s| / max(|s|, f N)
 
-A score near zero has no relative error that means anything: the floor says from where on it counts, and the limit
-depends on it.
+The relative error of a score near zero is meaningless: smaller scores count as f N, and the bound depends on f.
 
 **q moves.** |s' - s| = |(R_m dq) . (R_n k)| / sqrt d <= (||dq|| / ||q||) N, and a componentwise drift d has ||dq|| <=
 d ||q||. So the normalised score amplifies by at most 1, the relative one by at most 1/f. Reached where q is
@@ -28,9 +27,9 @@ between a and b, cos theta = c (if s' - s is negative, turn b and v round),
       <= 2 cos phi (1 + delta sin phi) + delta c <= 2 + delta^2 + delta c,
 
 the last step by (1 - x^2/2)(2 + 2 delta x) <= 2 + 2 delta x - x^2 <= 2 + delta^2 with x = sin phi >= 0. Also G <= 2 +
-delta. So the normalised score has the limit 2 + delta (reached at c = 1). The relative one has G(c) / max(c, f): G
+delta. So the normalised score has the bound 2 + delta (reached at c = 1). The relative one has G(c) / max(c, f): G
 grows with c, by less than delta per unit of c, while G >= 2 > delta c, so the quotient is largest at c = f, and the
-limit is (2 + min(delta, delta^2 + delta f)) / f. A smaller drift than delta only lowers G.
+bound is (2 + min(delta, delta^2 + delta f)) / f. A smaller drift than delta only lowers G.
 
 **A candidate** works in float32. The frequency base^(-2 i / d) may come from a power (the exponent is rounded:
 relative error 2 u (2 i / d) ln base, the power itself 4 u) or from the recurrence of ggml, theta_i = theta_(i-1)
@@ -40,73 +39,69 @@ by at most alpha_i ||r||. Sine and cosine are good to 2 ULP of 1 (4 u), each pro
 
     |y^ - y| <= min(alpha_i, 2) ||r|| + 8 u (|x0| + |x1|) + 2^-124
 
-The last term lets numbers below 2^-126 be flushed to zero. The allowance grows with the position, as the float32
-angle's error does. Positions are negative, too: a cache that is shifted turns keys back. The candidate is called with
-base * 10^j, j = -1..3 (the array base_exponent; at least 1), so that a constant in its place shows.
+The last term allows for numbers below 2^-126 that are flushed to zero. The allowance grows with the position, as the
+error of the float32 angle does. Positions may be negative, because a cache that is shifted turns keys back. The
+candidate is called with base * 10^j, j = -1..3 (the array base_exponent), but at least 1, which shows a function that
+ignores the base and uses a constant.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffuzz import calls
-from diffuzz.errors import UNIT
-from diffuzz.kernels import exact
-from diffuzz.sampling import clip
-from diffuzz.space import Dim, Space, TensorSpec
-from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, ParameterError, Params, Target
+from diffuzz.cases.ranges import clip
+from diffuzz.cases.space import Dim, Space, TensorSpec
+from diffuzz.kernels import Implementation, exact
+from diffuzz.targets import rows
+from diffuzz.targets.amplification import Amplification
+from diffuzz.targets.contract import Contract, Function
+from diffuzz.targets.error_bounds import UNIT
+from diffuzz.targets.outcome import Arrays, Bound
+from diffuzz.targets.parameter import Parameter, ParameterError, Params
+from diffuzz.targets.target import Target
 
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+    from diffuzz.targets.amplification import Evaluated
+
+BASE = Parameter("base", 10000.0, "base of the frequencies", low=1.0, high=1e9)
+MODE = Parameter("mode", "neox", "neox: pairs (i, i + d/2); norm: pairs (2i, 2i + 1)", choices=("neox", "norm"))
 PARAMETERS = (
     Parameter("head_dim", 64, "length d of q and k, even", low=2, high=65536),
-    Parameter("base", 10000.0, "base of the frequencies", low=1.0, high=1e9),
-    Parameter("mode", "neox", "pairs (i, i + d/2), or (2i, 2i + 1)", choices=("neox", "norm")),
+    BASE,
+    MODE,
     Parameter("max_position", 4096, "largest position", low=0, high=2**24),
-    Parameter(
-        "candidate_max_position",
-        2**20,
-        "largest |position| that a candidate is called with",
-        low=0,
-        high=2**24,
-        of_candidate=True,
-    ),
     Parameter("max_abs", 8.0, "largest |q| and |k|", low=1e-6, high=1e6),
     Parameter("perturb", "q", "what moves: q, or q and k", choices=("q", "qk")),
-    Parameter("floor", 1e-3, "|s| counts from floor ||q|| ||k|| / sqrt d; 0: normalised score", low=0.0, high=1.0),
+    Parameter("floor", 1e-3, "smaller |s| count as floor ||q|| ||k|| / sqrt d; 0: normalised score", low=0.0, high=1.0),
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "componentwise", "model of the perturbation", choices=("componentwise", "normwise")),
-    Parameter(
-        "candidate_head_dim",
-        128,
-        "largest head_dim that a candidate is called with, even",
-        low=2,
-        high=65536,
-        of_candidate=True,
-        recorded=False,
-    ),
-    calls.largest("x"),
+)
+CONTRACT_PARAMETERS = (
+    BASE,
+    MODE,
+    Parameter("candidate_max_position", 2**20, "largest |position| that a candidate is called with", low=0, high=2**24),
+    Parameter("candidate_head_dim", 128, "largest head_dim that a candidate is called with, even", low=2, high=65536),
+    rows.largest("x"),
     Parameter(
         "tail",
         True,
-        "a candidate is called with every even head_dim up to candidate_head_dim; false: with that alone",
-        of_candidate=True,
-        recorded=False,
+        "true: a candidate is called with every even head_dim up to candidate_head_dim; false: only with that",
     ),
 )
-# Heads of one position in a case of a candidate, at most: four at a time and one that is left.
+# Largest number of heads in a case of a candidate: kernels take four at a time, and one is left over.
 _HEADS = 5
-# The relative rounding of value and bound, which are evaluated in float64.
+# Relative rounding of value and bound, both computed in float64.
 _FLOAT64 = 1e-9
 
 
 def space(p: Params) -> Space:
     """q and k (neither zero), their positions, and the directions of what moves."""
     d, top = _head_dim(p), p["max_abs"]
-    _even("candidate_head_dim", p)
     names = inputs(p)
     vectors = [
         TensorSpec(name, kind="activations", shape=(d,), low=-top, high=top, smallest_peak=top * 2.0**-20)
@@ -124,8 +119,8 @@ def inputs(p: Params) -> tuple[str, ...]:
     return ("q", "k") if p["perturb"] == "qk" else ("q",)
 
 
-def function(p: Params, arrays: Arrays, kernels: ModuleType) -> tuple[Any, Any, Any]:
-    """The score [b, 1], what its drift is relative to, and the size N of its terms."""
+def function(p: Params, arrays: Arrays, kernels: Implementation) -> Evaluated:
+    """The score [b, 1], the number that its drift is relative to, and the size N of its terms."""
     xp, root = kernels.xp, math.sqrt(p["head_dim"])
     q, k = arrays["q"].astype(float), arrays["k"].astype(float)
     turned_q = kernels.rope(q[:, None, :], arrays["positions"][:, 0], p["base"], p["mode"])[:, 0, :]
@@ -137,7 +132,7 @@ def function(p: Params, arrays: Arrays, kernels: ModuleType) -> tuple[Any, Any, 
 
 
 def bound(p: Params) -> Bound:
-    """The limits derived above."""
+    """The bound that the docstring of the module derives."""
     floor, delta, both = p["floor"], p["delta"], p["perturb"] == "qk"
     if not floor:
         value, because = (2 + delta, "bilinear: 2 + delta") if both else (1.0, "bilinear: ||dq|| ||k|| / (||q|| ||k||)")
@@ -150,14 +145,15 @@ def bound(p: Params) -> Bound:
 
 
 def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """k with pairs of equal length, q as k looks from q's position, half of it negated; each moves to the other."""
+    """k with pairs of equal length, and q orthogonal to it after the rotation: k as seen from the position of q, with
+    half of it negated (with floor=0, none). Each of them moves towards the other.
+    """
     d, top = p["head_dim"], p["max_abs"]
     scale = 2.0 ** -rng.integers(1, 8, (count, 1))
     positions = rng.integers(0, p["max_position"] + 1, (count, 2)).astype(np.int32)
     if d % 4 or p["mode"] != "neox":
-        positions[:, 1] = positions[
-            :, 0
-        ]  # an odd number of pairs: halves of equal weight need the signs within each pair
+        # With an odd number of pairs, halves of equal weight need both signs within each pair.
+        positions[:, 1] = positions[:, 0]
     k = np.where(rng.random((count, d)) < 0.5, 1.0, -1.0) * top * scale
     gap = positions[:, 1] - positions[:, 0]
     seen = exact.rope(k[:, None, :], gap, p["base"], p["mode"])[:, 0, :]
@@ -176,7 +172,9 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 
 def candidate_space(p: Params) -> Space:
-    """x of a few heads, its position, negative ones too, and the power of ten that multiplies the base."""
+    """x of a few heads, its position, which may be negative, and the exponent of the power of ten that multiplies the
+    base.
+    """
     top, farthest, token = p["candidate_max_abs"], p["candidate_max_position"], Dim("token", 1, fixed=True)
     head_dim = Dim("head_dim", _even("candidate_head_dim", p), step=2, fixed=not p["tail"])
     x = TensorSpec("x", kind="activations", shape=(Dim("heads", _HEADS), head_dim), low=-top, high=top)
@@ -184,19 +182,19 @@ def candidate_space(p: Params) -> Space:
     return Space((x, positions, TensorSpec("base_exponent", kind="positions", shape=(token,), low=-1, high=3)))
 
 
-def _base(p: Params, arrays: Arrays) -> np.ndarray:
-    """float64[b]: the base of each row."""
-    return np.maximum(p["base"] * 10.0 ** arrays["base_exponent"][:, 0].astype(np.float64), 1.0)
+def _base(p: Params, arrays: Arrays) -> Float64[np.ndarray, " b"]:
+    """The base of each row."""
+    return np.asarray(np.maximum(p["base"] * 10.0 ** arrays["base_exponent"][:, 0].astype(np.float64), 1.0))
 
 
-def _call(p: Params, f: Callable[..., Any], arrays: Arrays) -> Any:
-    """One call of the candidate for each base in the batch."""
+def _call(p: Params, f: Function, arrays: Arrays) -> np.ndarray:
+    """The result of a function, which is called once for each base in the batch."""
     x, positions = arrays["x"], arrays["positions"][:, 0]
-    return calls.by_value(_base(p, arrays), lambda base, rows: f(x[rows], positions[rows], base, p["mode"]), x)
+    return rows.by_value(_base(p, arrays), lambda base, rows: f(x[rows], positions[rows], base, p["mode"]), x)
 
 
-def allowance(p: Params, arrays: Arrays) -> np.ndarray:
-    """The a-priori error bound derived above, float64[b, heads, d]."""
+def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b heads d"]:
+    """The a-priori error bound that the docstring of the module derives."""
     x, base, u = np.abs(arrays["x"].astype(np.float64)), _base(p, arrays)[:, None], UNIT
     d = x.shape[-1]
     i = np.arange(d // 2)
@@ -206,14 +204,14 @@ def allowance(p: Params, arrays: Arrays) -> np.ndarray:
         x0, x1 = x[..., 0::2], x[..., 1::2]
     else:
         x0, x1 = x[..., : d // 2], x[..., d // 2 :]
-    error = turn[:, None, :] * np.hypot(x0, x1) + 8 * u * (x0 + x1) + 2.0**-124
+    error: Float64[np.ndarray, "b heads pairs"] = turn[:, None, :] * np.hypot(x0, x1) + 8 * u * (x0 + x1) + 2.0**-124
     return np.repeat(error, 2, axis=-1) if p["mode"] == "norm" else np.concatenate([error, error], axis=-1)
 
 
 def _even(name: str, p: Params) -> int:
-    """A parameter that is a head_dim. Raises ParameterError for an odd one."""
+    """The head_dim in the parameter ``name``. Raises ParameterError if it is odd."""
     if p[name] % 2:
-        raise ParameterError(f"parameter {name}={p[name]}: an even number is needed, RoPE turns pairs")
+        raise ParameterError(f"parameter {name}={p[name]}: an even number is needed, because RoPE turns pairs")
     return int(p[name])
 
 
@@ -239,16 +237,17 @@ TARGET = Target(
     measure=_measure,
     bound=bound,
     claim="RoPE amplifies a drift of q and k in the attention score",
-    limit=lambda p: 5.0,
+    threshold=lambda p: 5.0,
     tolerance=1e-9,
     starts=starts,
     contract=Contract(
         signature="f(x: float32[b, heads, head_dim], positions: int32[b], base: float, mode: str) -> float32 like x",
+        parameters=CONTRACT_PARAMETERS,
+        space=candidate_space,
         call=_call,
         run=lambda p, arrays, kernels: np.asarray(_call(p, kernels.rope, arrays)),
         scalars=("base_exponent",),
         kernels=lambda p: ("apr", "exact", "ggml", "ggml:zen", "xla", "libggml"),
         allowance=allowance,
-        space=candidate_space,
     ),
 )

@@ -2,7 +2,8 @@ r"""Softmax: does saturation amplify a small drift of the logits?
 
     p_i = e^{z_i} / sum_k e^{z_k}
 
-Published (FFN-GGUF-011): 0.0113x on one input. Measure: ||p' - p||_1 (||p||_1 is 1) over the relative drift of z.
+Published (FFN-GGUF-011): 0.0113x on one input. The measure is ||p' - p||_1 (||p||_1 is 1) divided by the relative drift
+of z.
 
 **Lemma.** Let c_i = z'_i - z_i and osc = max c - min c. Then ||p' - p||_1 <= 2 tanh(osc / 4) <= osc / 2. Proof: let A
 be the set of the indices where p' > p, and P = p(A), P' = p'(A), so that ||p' - p||_1 = 2 (P' - P). From p'_i
@@ -11,24 +12,24 @@ S the logistic function, and that is largest where it is symmetric, L = -osc/2: 
 
 **l1** (drift = ||dz||_1 / ||z||_1, the published measure). osc <= ||dz||_1 (at most two elements make it up), so
 ||dp||_1 <= ||dz||_1 / 2, for finite moves too, and the amplification is at most ||z||_1 / 2 <= n max_abs / 2. Two
-logits tied at +max_abs, the others at -max_abs, and a move of one of the two come as close as one likes.
+logits tied at +max_abs, the others at -max_abs, and a move of one of the two come arbitrarily close.
 
-Where max_abs is so small that no probability reaches 1/2 the limit is lower. On the way from z to z' the L1 norm of
+If max_abs is so small that no probability reaches 1/2, the bound is lower. On the way from z to z' the L1 norm of
 the Jacobian is max_j 2 p_j (1 - p_j) = 2 S'(L), L the log-odds of p_j. After the part s of D = ||dz||_1 no gap
 between logits exceeds 2 max_abs + s, so L <= L0 + s with L0 = 2 max_abs - log(n - 1), and with h(L) = 2 S'(min(L, 0))
 
     ||dp||_1 <= integral of h(L0 + s) over s = 0..D = 2 (S(min(L0 + D, 0)) - S(L0)) + max(L0 + D, 0) / 2     (L0 <= 0).
 
-Its mean over D grows with D <= delta n max_abs. One logit at +max_abs that moves up, the others at -max_abs, reach
-it. (Between these two regimes, max_abs about 1/2 to 2, a probability of exactly 1/2 needs logits that are not at
-+-max_abs, and the limit is not quite reached: 98.9 % for n = 7, max_abs = 1.)
+Its mean over D grows with D <= delta n max_abs. One logit at +max_abs that moves up, with
+the others at -max_abs, reaches it. (Between these two regimes, for max_abs of about 1/2 to 2, a probability of exactly
+1/2 needs logits that are not at +-max_abs, and the bound is not quite reached: 98.9 % for n = 7, max_abs = 1.)
 
 **componentwise** (dz_i = +-delta |z_i|, drift = delta). osc <= 2 delta max_abs, so the amplification is at most 2
-tanh(delta max_abs / 2) / delta <= max_abs: half of the probability on logits at +max_abs that move up, half on such
-that move down.
+tanh(delta max_abs / 2) / delta <= max_abs: half of the probability on logits at +max_abs that move up, and half on
+logits at +max_abs that move down, reach it.
 
-A long move ends on the flat part of tanh, so the direction of a move may be shorter than 1: the drift is measured,
-not assumed.
+A long move ends on the flat part of tanh, so the direction of a move may be shorter than 1, and the drift is measured
+rather than assumed.
 
 **A candidate** computes in float32, in any form: e_i = exp(z_i - m) with m the maximum, p_i = e_i / sum e. With u =
 2^-24: z_i - m is rounded once, and a form that goes through 2^(x log2 e) rounds x log2 e and its constant too: 3 u
@@ -38,42 +39,48 @@ reciprocal and product):
 
     |p^_i - p_i| <= p_i ((1 + E_i) (1 + 3 u) / (1 - sum_j p_j E_j - gamma_n - n 2^-126) - 1) + 2^-125
 
-The last terms let numbers below 2^-126 be flushed to zero, as many devices do. With ``masked`` a logit at the low end
-of its range is handed over as -inf; its probability is 0, and a row of nothing else promises nothing.
+The last terms allow for numbers below 2^-126 that are flushed to zero, as on many devices. With ``masked`` a logit at
+the low end of its range is given to the candidate as -inf. Its probability is 0; for a row in which all logits are -inf
+nothing is promised.
 """
 
 from __future__ import annotations
 
 import math
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffuzz import calls
-from diffuzz.errors import UNIT, gamma
-from diffuzz.kernels import exact
-from diffuzz.sampling import clip, float32_range
-from diffuzz.space import Dim, Space, TensorSpec
-from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, Params, Target
+from diffuzz.cases.ranges import clip, float32_range
+from diffuzz.cases.space import Dim, Space, TensorSpec
+from diffuzz.kernels import Implementation, exact
+from diffuzz.targets import rows
+from diffuzz.targets.amplification import Amplification
+from diffuzz.targets.contract import Contract
+from diffuzz.targets.error_bounds import UNIT, gamma
+from diffuzz.targets.outcome import Arrays, Bound
+from diffuzz.targets.parameter import Parameter, Params
+from diffuzz.targets.target import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64
+
+    from diffuzz.targets.amplification import Evaluated
 
 PARAMETERS = (
     Parameter("n", 7, "largest number of logits", low=2, high=65536),
     Parameter("max_abs", 10.0, "largest |z|", low=1e-3, high=1e4),
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "l1", "model of the perturbation", choices=("l1", "componentwise")),
-    calls.LENGTH,
-    calls.largest("z", 120.0, high=1e4, recorded=True),
-    Parameter(
-        "masked",
-        True,
-        "for a candidate a logit at -candidate_max_abs stands for -inf, a masked one",
-        of_candidate=True,
-    ),
-    calls.TAIL,
+)
+CONTRACT_PARAMETERS = (
+    rows.LENGTH,
+    rows.largest("z", 120.0, high=1e4),
+    Parameter("masked", True, "true: a logit at -candidate_max_abs is given to a candidate as -inf, a masked logit"),
+    rows.TAIL,
 )
 
-# The relative rounding of value and bound, which are evaluated in float64.
+# Relative rounding of value and bound, both computed in float64.
 _FLOAT64 = 1e-9
 
 
@@ -85,8 +92,8 @@ def space(p: Params) -> Space:
     return Space((z, direction))
 
 
-def function(p: Params, arrays: Arrays, kernels: ModuleType) -> tuple[Any, Any, Any]:
-    """The probabilities, their sum, and the size of their rounding: 1 + the mean distance to the largest logit."""
+def function(p: Params, arrays: Arrays, kernels: Implementation) -> Evaluated:
+    """The probabilities, their sum, and the magnitude of their rounding: 1 + the mean distance to the largest logit."""
     z = arrays["z"].astype(float)
     y = kernels.soft_max(z)
     total = y.sum(axis=1)
@@ -94,7 +101,7 @@ def function(p: Params, arrays: Arrays, kernels: ModuleType) -> tuple[Any, Any, 
 
 
 def bound(p: Params) -> Bound:
-    """The limits derived above."""
+    """The bound that the docstring of the module derives."""
     n, top, delta = p["n"], p["max_abs"], p["delta"]
     if p["perturbation"] == "componentwise":
         value, because = 2 * math.tanh(delta * top / 2) / delta, "TV <= tanh(osc/4): 2 tanh(delta max_abs / 2) / delta"
@@ -110,18 +117,20 @@ def bound(p: Params) -> Bound:
 
 
 def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """l1: one or two logits at the top, one moves; the others at the bottom. componentwise: two halves near the top."""
+    """Logits at the ends of their range. l1: one or two at the top, one of which moves, and the others at the bottom.
+    componentwise: two halves near the top that move in opposite directions.
+    """
     n, top, spec = p["n"], p["max_abs"], space(p)["z"]
     order = rng.permuted(np.tile(np.arange(n), (count, 1)), axis=1)
     if p["perturbation"] == "componentwise":
         # The half that moves up starts as far below the other as it ends above it.
         rising = order < n // 2
         z = np.where(rising, top / (1 + p["delta"] / 2) * (1 - p["delta"] / 2), top)
-        # An odd one out would spoil the balance of the halves; at the bottom it does so least.
+        # If n is odd, the one logit that is left would unbalance the halves; at the bottom it does so least.
         z = np.where((order == n - 1) & (n % 2 == 1), -top, z)
         return {"z": clip(spec, z), "z_direction": np.where(rising, 1.0, -1.0).astype(np.float32)}
     tied = rng.integers(1, 3, (count, 1))
-    # Short enough to stay where the curve is straight, long enough to stand clear of float64 noise; or all of delta.
+    # A move short enough for the straight part of the curve and long enough to be above float64 noise, or all of delta.
     short = min(1.0, max(2.0**-20, 0.01 / (p["delta"] * n * top)))
     length = np.where(rng.random((count, 1)) < 0.5, short, 1.0)
     sign = np.where(rng.random((count, 1)) < 0.5, 1.0, -1.0)
@@ -130,27 +139,27 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 
 def candidate_space(p: Params) -> Space:
-    """The logits alone, up to the range of a candidate."""
+    """The logits, up to candidate_max_abs in magnitude."""
     top = p["candidate_max_abs"]
-    return Space((TensorSpec("z", kind="logits", shape=(calls.row(p),), low=-top, high=top),))
+    return Space((TensorSpec("z", kind="logits", shape=(rows.row(p),), low=-top, high=top),))
 
 
-def _given(p: Params, arrays: Arrays) -> np.ndarray:
-    """The logits that a candidate is called with, float32[b, n]."""
+def _given(p: Params, arrays: Arrays) -> Float32[np.ndarray, "b n"]:
+    """The logits that a candidate is called with."""
     z = np.asarray(arrays["z"])
     low = float32_range(candidate_space(p)["z"])[0]
     return np.where(z <= low, np.float32(-np.inf), z) if p["masked"] else z
 
 
-def allowance(p: Params, arrays: Arrays) -> np.ndarray:
-    """The a-priori error bound derived above, float64[b, n]."""
+def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
+    """The a-priori error bound that the docstring of the module derives."""
     z = _given(p, arrays).astype(np.float64)
     y, u = exact.soft_max(z), UNIT
     # A masked logit has no weight: exp(-inf) is 0 in any form.
     distance = np.where(np.isfinite(z), z.max(axis=1, keepdims=True) - z, 0.0)
     term = 3 * u * distance + 8 * u
     total = (y * term).sum(axis=1, keepdims=True) + gamma(z.shape[1]) + z.shape[1] * 2.0**-126
-    return y * ((1 + term) * (1 + 3 * u) / (1 - total) - 1) + 2.0**-125
+    return np.asarray(y * ((1 + term) * (1 + 3 * u) / (1 - total) - 1) + 2.0**-125)
 
 
 TARGET = Target(
@@ -162,15 +171,16 @@ TARGET = Target(
     measure=lambda p: f"(||dp||_1/||p||_1) / ({p['perturbation']} drift of z)",
     bound=bound,
     claim="softmax amplifies a drift of its logits",
-    limit=lambda p: 5.0,
+    threshold=lambda p: 5.0,
     tolerance=1e-9,
     starts=starts,
     contract=Contract(
         signature="f(z: float32[b, n]) -> float32[b, n]",
+        parameters=CONTRACT_PARAMETERS,
+        space=candidate_space,
         call=lambda p, f, arrays: f(_given(p, arrays)),
         run=lambda p, arrays, kernels: kernels.soft_max(_given(p, arrays)),
         kernels=lambda p: ("apr", "exact", "gguf", "ggml", "ggml:avx2", "xla", "libggml"),
         allowance=allowance,
-        space=candidate_space,
     ),
 )

@@ -2,14 +2,14 @@ r"""SwiGLU: does the gate amplify a small drift of its inputs?
 
     y_i = silu(g_i) u_i,   silu(x) = x S(x),   S(x) = 1 / (1 + e^-x)
 
-Nobody had looked. Measure: ||y' - y||_2 / ||y||_2 over the componentwise drift delta of the gate g (and of up, u):
-every element moves by exactly +-delta times itself. The relative condition number of silu at x is 1 + x (1 - S(x)):
-at most 1.279 for x > 0, but |x| - 1 far out on the negative side, where silu(x) is nearly x e^x and a relative drift
-is an absolute drift of the exponent.
+No claim was published about it. The measure is ||y' - y||_2 / ||y||_2 divided by the componentwise drift delta of the
+gate g (and of up, u): every element moves by exactly +-delta times itself. The relative condition number of silu at x
+is 1 + x (1 - S(x)): at most 1.279 for x > 0, but |x| - 1 far out on the negative side, where silu(x) is nearly x e^x
+and a relative drift is an absolute drift of the exponent.
 
 **Gate.** y_i'/y_i - 1 = r(x, t) with x = g_i, t = +-1 and r(x, t) = (1 + t delta) S(x + t delta x) / S(x) - 1 (an
 element with g_i = 0 or u_i = 0 has y_i = y'_i = 0). If |r| <= R for all |x| <= M = max_abs then ||dy|| <= R ||y||,
-and the limit is R / delta. For x = -a < 0:
+and the bound is R / delta. For x = -a < 0:
 
     t = -1 (towards 0)    r = (1 - delta) (1 + e^a) / (1 + e^(a (1 - delta))) - 1
     t = +1 (away)         r = (1 + delta) (1 + e^a) / (1 + e^(a (1 + delta))) - 1
@@ -22,7 +22,7 @@ tau from 1 to 1 + t delta, and s S(-s) = s / (1 + e^s) <= K, where K is its valu
 and |r| <= (1 + delta)^(1 + K) - 1 by convexity. R is the largest of these. It is reached by all the gates at -M,
 moved towards 0: about M - 1, and more for a large delta (R grows like e^(M delta)).
 
-**Gate and up.** 1 + r gets the factor 1 + delta or 1 - delta, whichever makes |r| larger; the limit is about M.
+**Gate and up.** 1 + r gets the factor 1 + delta or 1 - delta, whichever makes |r| larger; the bound is about M.
 
 **A candidate** computes in float32. e = exp(-g) with 4 ULP (8 u) and up to 3 u |g| from a form through 2^(x log2 e);
 it carries the share S(-g) of the denominator; sums, quotient (or reciprocal, 4 u more) and product add 8 u:
@@ -30,24 +30,32 @@ it carries the share S(-g) of the denominator; sums, quotient (or reciprocal, 4 
     |y^ - y| <= |y| ((1 + 8 u) / (1 - S(-g) (8 u + 3 u |g|)) - 1) + 2^-126 (1 + |g|) (1 + |u|)
 
 The last term covers the far tail, where exp(-g) leaves the range of float32 and the result is 0, and numbers below
-2^-126 that a device may flush to zero. A silu from a hyperbolic tangent, x (1 + tanh(x/2)) / 2, is outside: it
-cancels for x < -10.
+2^-126 that a device may flush to zero. A silu by a hyperbolic tangent, x (1 + tanh(x/2)) / 2, exceeds this allowance
+because it cancels for x < -10.
 """
 
 from __future__ import annotations
 
 import math
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffuzz import calls, perturb
-from diffuzz.errors import UNIT
-from diffuzz.kernels import exact
-from diffuzz.sampling import clip
-from diffuzz.space import Dim, Space, TensorSpec
-from diffuzz.target import Amplification, Arrays, Bound, Contract, Parameter, Params, Target
+from diffuzz.cases.ranges import clip
+from diffuzz.cases.space import Dim, Space, TensorSpec
+from diffuzz.kernels import Implementation, exact
+from diffuzz.targets import perturbations, rows
+from diffuzz.targets.amplification import Amplification
+from diffuzz.targets.contract import Contract
+from diffuzz.targets.error_bounds import UNIT
+from diffuzz.targets.outcome import Arrays, Bound
+from diffuzz.targets.parameter import Parameter, Params
+from diffuzz.targets.target import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+    from diffuzz.targets.amplification import Evaluated
 
 PARAMETERS = (
     Parameter("n", 256, "largest length of gate and up", low=1, high=65536),
@@ -55,18 +63,16 @@ PARAMETERS = (
     Parameter("inputs", "gate", "what moves: gate, or gate and up", choices=("gate", "both")),
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "componentwise", "model of the perturbation", choices=("componentwise",)),
-    calls.LENGTH,
-    calls.largest("gate| and |up", recorded=True),
-    calls.TAIL,
 )
-# Where s / (1 + e^s) is largest: the root of s = 1 + e^-s.
+CONTRACT_PARAMETERS = (rows.LENGTH, rows.largest("gate| and |up"), rows.TAIL)
+# The s at which s / (1 + e^s) is largest: the root of s = 1 + e^-s.
 _STEEPEST = 1.2784645427610738
-# The relative rounding of value and bound, which are evaluated in float64.
+# Relative rounding of value and bound, both computed in float64.
 _FLOAT64 = 1e-9
 
 
 def space(p: Params) -> Space:
-    """gate and up (neither zero) and the directions of what moves."""
+    """gate and up (neither of them zero), and the directions of those that move."""
     n, top = Dim("n", p["n"]), p["max_abs"]
     tensors = [
         TensorSpec(name, kind="activations", shape=(n,), low=-top, high=top, smallest_peak=top * 2.0**-20)
@@ -84,15 +90,15 @@ def inputs(p: Params) -> tuple[str, ...]:
     return ("gate", "up") if p["inputs"] == "both" else ("gate",)
 
 
-def function(p: Params, arrays: Arrays, kernels: ModuleType) -> tuple[Any, Any, Any]:
-    """SwiGLU, the norm of its result, and the size of its terms (the same)."""
+def function(p: Params, arrays: Arrays, kernels: Implementation) -> Evaluated:
+    """SwiGLU y, the scale ||y||_2 and the magnitude ||y||_2."""
     y = kernels.swiglu(arrays["gate"].astype(float), arrays["up"].astype(float))
-    length = perturb.norm(y, 2, kernels.xp)
+    length = perturbations.norm(y, 2, kernels.xp)
     return y, length, length
 
 
 def bound(p: Params) -> Bound:
-    """The limit derived above."""
+    """The bound that the docstring of the module derives."""
     delta, top = p["delta"], p["max_abs"]
     more, less = (1 + delta, 1 - delta) if p["inputs"] == "both" else (1.0, 1.0)
     s = min(_STEEPEST, top * (1 + delta))
@@ -105,7 +111,9 @@ def bound(p: Params) -> Bound:
 
 
 def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """Gates at one level: -max_abs moved towards 0 or away, or where silu is steepest for x > 0; up at one level."""
+    """Gates that are all equal: -max_abs, moved towards 0 or away from it, or the steepest point of silu for x > 0. The
+    elements of up are all equal too.
+    """
     shape, top = (count, p["n"]), p["max_abs"]
     level = np.choose(rng.choice(3, (count, 1), p=[0.5, 0.2, 0.3]), [-top, -top, min(_STEEPEST, top)])
     down = (level < 0) & (rng.random((count, 1)) < 0.8)
@@ -121,21 +129,21 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 
 def candidate_space(p: Params) -> Space:
-    """gate and up, up to the range of a candidate."""
-    n, top = calls.row(p), p["candidate_max_abs"]
+    """gate and up, with magnitudes up to candidate_max_abs."""
+    n, top = rows.row(p), p["candidate_max_abs"]
     return Space(tuple(TensorSpec(name, kind="activations", shape=(n,), low=-top, high=top) for name in ("gate", "up")))
 
 
-def allowance(p: Params, arrays: Arrays) -> np.ndarray:
-    """The a-priori error bound derived above, float64[b, n]."""
+def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
+    """The a-priori error bound that the docstring of the module derives."""
     gate, up = arrays["gate"].astype(np.float64), arrays["up"].astype(np.float64)
     size, u = np.abs(gate), UNIT
     e = np.exp(-size)
     share = np.where(gate >= 0, e, 1.0) / (1 + e)
-    # Far out on the negative side the first-order term exceeds 1; what is left of y there is far below the last term.
+    # For large negative gates the first-order term exceeds 1, but y is far below the last term there.
     relative = np.minimum(share * (8 * u + 3 * u * size), 0.5)
     y = np.abs(exact.swiglu(gate, up))
-    return y * ((1 + 8 * u) / (1 - relative) - 1) + 2.0**-126 * (1 + size) * (1 + np.abs(up))
+    return np.asarray(y * ((1 + 8 * u) / (1 - relative) - 1) + 2.0**-126 * (1 + size) * (1 + np.abs(up)))
 
 
 def _softplus(x: float) -> float:
@@ -144,7 +152,7 @@ def _softplus(x: float) -> float:
 
 TARGET = Target(
     name="swiglu",
-    summary="SwiGLU: L2 drift out over componentwise drift of gate, or of gate and up",
+    summary="SwiGLU: L2 drift of the output over componentwise drift of gate, or of gate and up",
     parameters=PARAMETERS,
     space=space,
     question=Amplification(function, inputs=inputs, norm=2),
@@ -153,15 +161,16 @@ TARGET = Target(
     ),
     bound=bound,
     claim="SwiGLU amplifies a drift of its inputs",
-    limit=lambda p: 5.0,
+    threshold=lambda p: 5.0,
     tolerance=1e-9,
     starts=starts,
     contract=Contract(
         signature="f(gate: float32[b, n], up: float32[b, n]) -> float32[b, n]",
+        parameters=CONTRACT_PARAMETERS,
+        space=candidate_space,
         call=lambda p, f, arrays: f(arrays["gate"], arrays["up"]),
         run=lambda p, arrays, kernels: kernels.swiglu(arrays["gate"], arrays["up"]),
         kernels=lambda p: ("apr", "exact", "ggml", "ggml:avx2", "xla", "libggml"),
         allowance=allowance,
-        space=candidate_space,
     ),
 )

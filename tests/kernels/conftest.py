@@ -25,9 +25,9 @@ def _weights(format: str, rows: int, blocks: int, seed: int, largest: float = 65
 
 
 @pytest.fixture(scope="session", params=WEIGHT_FORMATS)
-def format(request) -> str:
+def format(request: pytest.FixtureRequest) -> str:
     """Each format that weights come in."""
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffuzz import errors, formats
+from diffuzz import formats
 from diffuzz.kernels import apr, exact, fused, ggml, gguf
+from diffuzz.targets import error_bounds
 
 U = 2.0**-24
 TINY = 2.0**-120  # float32 underflow: products and quotients below the normal range
@@ -49,7 +50,7 @@ def test_float_dot_products(format, weights, family, seed, scale):
     w = weights(format, 3, 2, seed, largest=16.0)
     k = w.shape[1] // formats.get(format).type_size * formats.get(format).block_size
     x = activations(family, seed, (3, k), scale)
-    bound = errors.gamma(k + 3) * (fused.terms(format, w) * np.abs(x)).sum(axis=1) + TINY
+    bound = error_bounds.gamma(k + 3) * (fused.terms(format, w) * np.abs(x)).sum(axis=1) + TINY
     for order in ("fold", "simd"):
         assert_within(bound, exact.vec_dot_rows(format, w, x), apr.vec_dot_rows(format, w, x, order=order))
 
@@ -63,8 +64,8 @@ def test_quantised_dot_products(format, weights, family, seed, scale):
     # 32 max|x| must fit the f16 block sum of q8_1.
     top = 2000.0 if formats.get(format).activation == "q8_1" else np.inf
     x = activations(family, seed, (3, k), scale).clip(-top, top).astype(np.float32)
-    terms, codes = fused.terms(format, w), errors.quantisation(formats.get(format).activation, x)
-    bound = (terms * codes).sum(axis=1) + errors.gamma(k + 8) * (terms * (np.abs(x) + codes)).sum(axis=1) + TINY
+    terms, codes = fused.terms(format, w), error_bounds.quantisation(formats.get(format).activation, x)
+    bound = (terms * codes).sum(axis=1) + error_bounds.gamma(k + 8) * (terms * (np.abs(x) + codes)).sum(axis=1) + TINY
     for kernel in (ggml, gguf) if format in gguf.FORMATS else (ggml,):
         assert_within(bound, exact.vec_dot_rows(format, w, x), kernel.vec_dot_rows(format, w, x))
 

@@ -14,8 +14,8 @@ import pytest
 
 from diffuzz import formats, kernels
 from diffuzz.kernels import ggml, libggml
+from diffuzz.kernels.process.worker import RowsFailedError
 from diffuzz.targets.matvec import WEIGHT_FORMATS
-from diffuzz.worker import RowsFailedError
 
 needs_library = pytest.mark.skipif(kernels.missing("libggml") is not None, reason=str(kernels.missing("libggml")))
 ACTIVATION_FORMATS = ("q8_0", "q8_1", "q8_K")
@@ -161,7 +161,7 @@ def test_weights_that_are_no_blocks(kind: str) -> None:
     exact, size = ((f(w.astype(np.float64) * x)).sum(axis=1) for f in (np.asarray, np.abs))
     got = kernels.get("libggml").vec_dot_rows(kind, raw, x.astype(np.float32))
     assert (np.abs(got - exact) <= 65 * 2.0**-24 * size).all()
-    with pytest.raises(ValueError, match="the bytes of rows like x are needed"):
+    with pytest.raises(ValueError, match=r"uint8\[b, \d+\] is needed"):
         kernels.get("libggml").vec_dot_rows(kind, raw[:, 2:], x.astype(np.float32))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffuzz import formats, sampling
+from diffuzz import formats
+from diffuzz.cases import draws
+from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.kernels import exact, fused, ggml
-from diffuzz.space import Dim, Space, TensorSpec
 from diffuzz.targets.matvec import WEIGHT_FORMATS
 
 jax = pytest.importorskip("jax")
@@ -68,12 +69,12 @@ def test_rope_refuses(shape, mode):
         xla.rope(jnp.ones(shape), jnp.zeros(1, jnp.int32), 10000.0, mode)
 
 
-def rows(format, rng, count):
+def rows(format: str, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Structured and random rows of weights with activations of many sizes."""
     fmt = formats.get(format)
     n = Dim("n", 512, fixed=True)
     space = Space((TensorSpec("weights", kind="blocks", shape=(n,), format=format, largest_scale=1000.0),))
-    weights = np.concatenate([draw(space, rng, count)["weights"] for draw in (sampling.structured, sampling.uniform)])
+    weights = np.concatenate([draw(space, rng, count)["weights"] for draw in (draws.structured, draws.uniform)])
     x = rng.normal(size=(2 * count, 512)) * 2.0 ** rng.uniform(-12, 6, (2 * count, 1))
     return weights.reshape(2 * count, 512 // fmt.block_size * fmt.type_size), x.astype(np.float32)
 

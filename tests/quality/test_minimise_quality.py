@@ -1,6 +1,6 @@
 """What a minimised witness looks like: few levels, few runs, round numbers; and how long it takes.
 
-The cases are what a search might hand over: near the limit, in no order, every number with all its digits.
+The cases are what a search might hand over: near the bound, in no order, every number with all its digits.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffuzz import formats, simplicity, targets
-from diffuzz.case import Case
-from diffuzz.minimise import Minimised, minimise
-from diffuzz.target import Target, evaluate
+from diffuzz import formats, targets
+from diffuzz.cases import parts as case_parts
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import open_problem
+from diffuzz.minimising.minimise import Minimised, minimise
+from diffuzz.targets.target import Target
 
 pytestmark = pytest.mark.quality
 
@@ -24,18 +26,17 @@ SEEDS = range(4)
 GAINS = (float(np.nextafter(np.float32(0.01), np.float32(1))), 10.0)
 
 
-def minimised(target: Target, given: Mapping[str, Any], case: Case, limit: float, keep: float = 0.9) -> Minimised:
+def minimised(target: Target, given: Mapping[str, Any], case: Case, threshold: float, keep: float = 0.9) -> Minimised:
     """The result, after checking what holds for every one of them."""
-    params = target.params(given)
-    before = evaluate(target, params, case)
-    result = minimise(target, params, case, keep=keep, limit=limit, seconds=60.0)
-    after = evaluate(target, params, result.case)
+    problem = open_problem(target, given, threshold=threshold)
+    before = problem.measured(case)
+    result = minimise(problem, case, keep=keep, seconds=60.0)
+    after = problem.measured(result.case)
     assert after.value >= keep * before.value
-    assert (before.value - before.noise > limit) <= (after.value - after.noise > limit)
+    assert (before.value - before.noise > threshold) <= (after.value - after.noise > threshold)
     assert (after.value, after.noise) == (result.value, result.noise)
-    bound = target.bound(params)
-    assert bound is None or after.value <= bound.ceiling
-    again = minimise(target, params, result.case, keep=keep, limit=limit, seconds=60.0)
+    assert problem.bound is None or after.value <= problem.bound.ceiling
+    again = minimise(problem, result.case, keep=keep, seconds=60.0)
     assert again.cost <= result.cost
     return result
 
@@ -62,7 +63,7 @@ def softmax_case(n: int, top: float, seed: int) -> Case:
 @pytest.mark.parametrize(("n", "top"), [(7, 10.0), (32, 10.0), (256, 50.0)])
 def test_softmax_becomes_two_levels(n: int, top: float, seed: int) -> None:
     """Two logits tied at the top of the range, the others at its bottom, one of the two moves: as in the proof."""
-    result = minimised(targets.get("softmax"), {"n": n, "max_abs": top}, softmax_case(n, top, seed), limit=5.0)
+    result = minimised(targets.get("softmax"), {"n": n, "max_abs": top}, softmax_case(n, top, seed), threshold=5.0)
     assert {-top, top} == set(result.case["z"].tolist())
     assert runs(result.case["z"]) <= 3
     assert runs(result.case["z_direction"]) <= 3
@@ -84,7 +85,7 @@ def rmsnorm_case(n: int, seed: int) -> Case:
 @pytest.mark.parametrize("n", [16, 256, 4096])
 def test_rmsnorm_with_a_gain_becomes_two_levels(n: int, seed: int) -> None:
     """At most two runs in each array, and a gain at the ends of its range."""
-    result = minimised(targets.get("rmsnorm"), {"n": n, "gain": True}, rmsnorm_case(n, seed), limit=1.5)
+    result = minimised(targets.get("rmsnorm"), {"n": n, "gain": True}, rmsnorm_case(n, seed), threshold=1.5)
     assert all(runs(array) <= 2 for array in result.case.arrays.values())
     assert set(GAINS) == set(result.case["gain"].tolist())
     assert result.value >= 1.9
@@ -115,10 +116,10 @@ def test_matvec_becomes_a_handful_of_levels(name: str, n: int, seed: int) -> Non
     target = targets.get("matvec")
     given = {"format": name, "n": n}
     case = matvec_case(name, n, seed)
-    result = minimised(target, given, case, limit=1e-3)
+    result = minimised(target, given, case, threshold=1e-3)
     assert runs(result.case["x"]) <= 3
-    parts = simplicity.parts_of(target.space(target.params(given)))
-    fields = simplicity.split(parts, result.case.batch())
+    parts = case_parts.parts_of(target.space(target.params(given)))
+    fields = case_parts.split(parts, result.case.batch())
     assert all(len(np.unique(field)) <= 3 for field in fields.values())
     assert result.cost < 0.05 * result.cost_before
 
@@ -126,7 +127,7 @@ def test_matvec_becomes_a_handful_of_levels(name: str, n: int, seed: int) -> Non
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_scattered_sign_pattern_that_is_needed_stays(seed: int) -> None:
     """Where the sign of every weight matters and the weights stay random, the value is kept all the same."""
-    result = minimised(targets.get("matvec"), {"n": 256}, matvec_case("q4_K", 256, seed), limit=1e-3, keep=1.0)
+    result = minimised(targets.get("matvec"), {"n": 256}, matvec_case("q4_K", 256, seed), threshold=1e-3, keep=1.0)
     assert result.cost < result.cost_before
 
 
@@ -138,12 +139,11 @@ def test_time_at_256(name: str, seconds: float) -> None:
         "rmsnorm": lambda: rmsnorm_case(256, 0),
         "matvec": lambda: matvec_case("q4_K", 256, 0),
     }[name]()
-    target = targets.get(name)
-    params = target.params({"n": 256} | ({"gain": True} if name == "rmsnorm" else {}))
+    problem = open_problem(targets.get(name), {"n": 256} | ({"gain": True} if name == "rmsnorm" else {}))
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        result = minimise(target, params, case, limit=target.limit(params), seconds=30.0)
+        result = minimise(problem, case, seconds=30.0)
         times.append(time.perf_counter() - started)
         assert result.finished
     assert min(times) < seconds
@@ -151,10 +151,9 @@ def test_time_at_256(name: str, seconds: float) -> None:
 
 def test_time_at_16384() -> None:
     """However large the case, the seconds are kept, but for the evaluation under way, and it gets simpler meanwhile."""
-    target = targets.get("matvec")
-    params = target.params({"n": 16384})
+    problem = open_problem(targets.get("matvec"), {"n": 16384}, threshold=1e-3)
     case = matvec_case("q4_K", 16384, 0)
     started = time.perf_counter()
-    result = minimise(target, params, case, limit=1e-3, seconds=5.0)
+    result = minimise(problem, case, seconds=5.0)
     assert time.perf_counter() - started < 7.0
     assert result.cost < 0.5 * result.cost_before

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from diffuzz import kernels, targets
-from diffuzz.bench import ggml_criteria, mutation
-from diffuzz.bench.mutants import Mutant, mutants
-from diffuzz.candidate import named, with_candidate
-from diffuzz.target import Arrays, Params, evaluate
+from diffuzz.cli.bench_mutants import mutants_json, mutants_text
+from diffuzz.judging.evidence import Judged
+from diffuzz.judging.problem import open_problem
+from diffuzz.judging.question import Judge
+from diffuzz.studies.mutants import ggml_criteria, scoring
+from diffuzz.studies.mutants.mutants import Mutant, mutants
+from diffuzz.targets.outcome import Arrays
+from diffuzz.targets.parameter import Params
 
 pytestmark = pytest.mark.quality
 
@@ -57,7 +61,7 @@ def test_names_are_unique_and_most_mutants_are_our_own() -> None:
 @pytest.mark.parametrize("mutant", [m for m in WRONG if m.name not in PUBLISHED], ids=lambda mutant: mutant.name)
 def test_killed(mutant: Mutant) -> None:
     """A search of at most ten seconds finds an input on which the function leaves its bound."""
-    found = mutation.witness(mutation.searched(mutant, seconds=10, seed=0))
+    found = scoring.witness(scoring.searched(mutant, seconds=10, seed=0))
     assert found is not None
     assert 0 < found.seconds <= 10
 
@@ -65,7 +69,7 @@ def test_killed(mutant: Mutant) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_bugs_are_killed_and_named(name: str) -> None:
     """The row of a published bug: killed in time, the candidate named, a witness of few runs and levels."""
-    row = mutation.one(BY_NAME[name], 10, seed=1)
+    row = scoring.one(BY_NAME[name], 10, seed=1)
     assert (row.killed, row.named) == (True, "candidate")
     assert row.value > (0 if row.target in ("dequantize", "quantize") else 1)
     assert row.seconds <= 10
@@ -76,9 +80,9 @@ def test_published_bugs_are_killed_and_named(name: str) -> None:
 @pytest.mark.parametrize("mutant", _choice(RIGHT, 24), ids=lambda mutant: mutant.name)
 def test_controls_are_not_flagged(mutant: Mutant) -> None:
     """Two seconds of search find no input on which a correct function leaves its bound."""
-    objective = mutation.searched(mutant, seconds=2, seed=0)
+    objective = scoring.searched(mutant, seconds=2, seed=0)
     assert objective.evaluations > 100
-    assert mutation.witness(objective) is None
+    assert scoring.witness(objective) is None
 
 
 def test_ggml_flags_no_control() -> None:
@@ -101,12 +105,12 @@ def test_ggml_criteria_miss_what_its_inputs_hide() -> None:
 
 def test_as_json_and_as_text() -> None:
     """Both count what the rows say: here one kill, one control, and who else saw it."""
-    rows = mutation.score(1, 0, ["softmax-no-max", "softmax/wide"])
-    data = mutation.as_json(rows)
+    rows = scoring.score(1, 0, ["softmax-no-max", "softmax/wide"])
+    data = mutants_json(rows)
     assert (1, 1, 1, 0) == (data["mutants"], data["killed"], data["controls"], data["flagged"])
     assert [True, False] == [row["killed"] for row in data["rows"]]
     assert "inf" == data["rows"][0]["value"]
-    text = mutation.as_text(rows)
+    text = mutants_text(rows)
     assert "1 of 1 mutants killed, 0 of 1 controls flagged" in text
     assert "softmax-no-max" in text
 
@@ -114,12 +118,12 @@ def test_as_json_and_as_text() -> None:
 def test_unknown_names_are_refused() -> None:
     """One line with the name."""
     with pytest.raises(ValueError, match="name='softmax-none': no mutant or control has this name"):
-        mutation.score(1, 0, ["softmax-none"])
+        scoring.score(1, 0, ["softmax-none"])
 
 
 def test_a_row_that_survives_has_no_witness() -> None:
     """A control's row has the largest value of the whole search, and neither a size nor a name."""
-    row = mutation.one(BY_NAME["rmsnorm/wide"], 0.5, seed=0)
+    row = scoring.one(BY_NAME["rmsnorm/wide"], 0.5, seed=0)
     assert (False, None, None, None) == (row.killed, row.runs, row.levels, row.named)
     assert 0 < row.value <= 1
     assert math.isfinite(attrs.asdict(row)["seconds"])
@@ -142,7 +146,7 @@ def test_a_wrong_reference_is_named(name: str) -> None:
     """
     mutant = BY_NAME[name]
     target = targets.get(mutant.target)
-    contract, params = target.contract, target.params(mutant.params)
+    contract, params = target.contract, target.contract_params(mutant.params)
     assert contract is not None
     reference = kernels.get(contract.kernels(params)[0])
 
@@ -152,12 +156,13 @@ def test_a_wrong_reference_is_named(name: str) -> None:
         return contract.run(p, arrays, module)
 
     wrong = attrs.evolve(target, contract=attrs.evolve(contract, run=run))
-    case = mutation.witness(mutation.searched(mutant, seconds=10, seed=0))
+    case = scoring.witness(scoring.searched(mutant, seconds=10, seed=0))
     assert case is not None
     for function, expected in ((lambda: None, "reference"), (mutant.function, "both")):
         call = contract.call if expected == "both" else lambda p, f, arrays: contract.reference(p, arrays)
-        judged = with_candidate(attrs.evolve(wrong, contract=attrs.evolve(wrong.contract, call=call)), params, function)
-        with np.errstate(all="ignore"):
-            measured = evaluate(judged, params, case.case)
-        assert (measured.value > judged.limit(params)) == (expected == "both")
-        assert named(measured.detail, measured.value, judged.limit(params)) == expected
+        called = attrs.evolve(wrong, contract=attrs.evolve(wrong.contract, call=call))
+        problem = open_problem(called, mutant.params, Judge(function))
+        measured = problem.measured(case.case)
+        assert (measured.value > problem.threshold) == (expected == "both")
+        assert isinstance(measured.evidence, Judged)
+        assert measured.evidence.wrong == expected

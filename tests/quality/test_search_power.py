@@ -1,4 +1,4 @@
-"""Search power: how close ten seconds of search come to each known limit, for default parameters and others."""
+"""Search power: how close ten seconds of search come to each known bound, for default parameters and others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diffuzz import targets
-from diffuzz.search import SearchResult, search
+from diffuzz.searching.search import SearchResult, search
 
 pytestmark = pytest.mark.quality
 
@@ -70,8 +70,8 @@ def run(name: str, given: dict[str, Any]) -> SearchResult:
 
 
 @pytest.mark.parametrize(("name", "given"), REACHED, ids=str)
-def test_reaches_the_limit(name: str, given: dict[str, Any]) -> None:
-    """The minimised witness has at least 99 % of the proven limit, and never more than it."""
+def test_reaches_the_bound(name: str, given: dict[str, Any]) -> None:
+    """The minimised witness has at least 99 % of the proven bound, and never more than it."""
     efficiency = run(name, given).efficiency
     assert efficiency is not None
     assert efficiency >= 0.99
@@ -79,7 +79,7 @@ def test_reaches_the_limit(name: str, given: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("name", "given", "share"), NOT_REACHED, ids=str)
 def test_reaches_what_is_known(name: str, given: dict[str, Any], share: float) -> None:
-    """Where the limit is out of reach, the search does not fall behind what it has reached before."""
+    """Where the bound is out of reach, the search does not fall behind what it has reached before."""
     efficiency = run(name, given).efficiency
     assert efficiency is not None
     assert share <= efficiency < 0.99

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffuzz import sampling, targets
-from diffuzz.case import Case
-from diffuzz.published import PUBLISHED_DRIFT, ramp
-from diffuzz.target import evaluate
+from diffuzz import targets
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import evaluate
+from diffuzz.targets.published import PUBLISHED_DRIFT, ramp
 
 TARGET = targets.get("batch")
 
 
-def published_tokens():
+def published_tokens() -> np.ndarray:
     """Token k starts at (i - 128) 0.05 + ((i mod 7) + k) 0.01, in float32."""
     i = np.arange(256, dtype=np.float32)
     f = np.float32
@@ -24,7 +24,7 @@ def test_published_case():
     """Seven tokens: a mean drift below that of the one input of the chain, and a std-ratio off by tens of times as
     much.
     """
-    detail = evaluate(TARGET, TARGET.params(), Case({"x": published_tokens()})).detail
+    detail = evaluate(TARGET, TARGET.params(), Case({"x": published_tokens()})).evidence.as_dict()
     chain = evaluate(targets.get("chain"), targets.get("chain").params(), Case({"x": ramp()})).value
     assert detail["mean relative L2"] < chain
     assert abs(detail["std ratio"] - 1) > 10 * PUBLISHED_DRIFT
@@ -40,25 +40,9 @@ def test_mean_drift_of_equal_tokens_is_the_chain():
 
 
 @pytest.mark.parametrize("objective", ["std-ratio", "mean-rel-l2"])
-def test_limit_holds(objective):
-    """No case is above the ceiling; the constructions reach 2 on the mean, and 94 % of the limit of the std-ratio."""
+def test_constructions_come_close_to_the_bound(objective):
+    """The constructions reach 2 on the mean, and 94 % of the bound of the std-ratio."""
     params = TARGET.params({"objective": objective})
-    bound, rng, space = TARGET.bound(params), np.random.default_rng(0), TARGET.space(params)
-    made = TARGET.starts(params, rng, 4)
-    assert space.admissible(made).all()
-    outcome = TARGET.question.evaluate(params, made)
-    assert (0.94 if objective == "std-ratio" else 0.99) * bound.value <= outcome.value.max()
+    outcome = TARGET.question.evaluate(params, TARGET.starts(params, np.random.default_rng(0), 4))
+    assert (0.94 if objective == "std-ratio" else 0.99) * TARGET.bound(params).value <= outcome.value.max()
     assert outcome.noise.max() <= 1e-3 * outcome.value.max()
-    for value in (outcome.value, TARGET.question.evaluate(params, sampling.structured(space, rng, 6)).value):
-        assert value.max() <= bound.ceiling
-
-
-def test_screen_agrees():
-    """The JAX screen gives the value of the exact evaluation."""
-    jax = pytest.importorskip("jax")
-    for objective in ("std-ratio", "mean-rel-l2"):
-        params = TARGET.params({"objective": objective})
-        batch = TARGET.starts(params, np.random.default_rng(0), 2)
-        with jax.enable_x64(True):
-            got = np.asarray(jax.jit(TARGET.question.screen(params))(batch))
-        np.testing.assert_allclose(got, TARGET.question.evaluate(params, batch).value, rtol=1e-3)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffuzz import measure, sampling, targets
-from diffuzz.case import Case
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import evaluate
 from diffuzz.kernels import apr, gguf
-from diffuzz.published import PUBLISHED_DRIFT, ramp, seed_matrix
-from diffuzz.target import evaluate
-from diffuzz.targets import chain
+from diffuzz.targets import chain, distances
+from diffuzz.targets.published import PUBLISHED_DRIFT, ramp, seed_matrix
 
 TARGET = targets.get("chain")
 
@@ -32,47 +33,27 @@ def test_one_step_is_two_matvecs():
         y = kernel.vec_dot("q4_K", seed_matrix(0), x).T
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, y / np.sqrt((y.astype(np.float64) ** 2).mean()), rtol=1e-6)
-    assert measure.relative_l2(wide, a)[0] < 1e-5
+    assert distances.relative_l2(wide, a)[0] < 1e-5
 
 
 def test_an_activation_takes_its_path_whatever_stands_beside_it():
     """Rows of a batch, equal ones among them, end bit for bit where each ends alone."""
-    x = sampling.structured(TARGET.space(TARGET.params()), np.random.default_rng(0), 20)["x"]
+    x = draws.structured(TARGET.space(TARGET.params()), np.random.default_rng(0), 20)["x"]
     x = np.concatenate([x, x[3:8], x[:1]])
     together = chain.paths(x, 3)
     for row in (0, 5, 20, 25):
         for path, alone in zip(together, chain.paths(x[row : row + 1], 3), strict=True):
             assert alone[0].tobytes() == path[row].tobytes()
-    params = TARGET.params()
-    values = TARGET.question.evaluate(params, {"x": x})
-    assert evaluate(TARGET, params, Case({"x": x[4]})).value == values.value[4]
-    assert evaluate(TARGET, params, Case({"x": x[4]})).noise == values.noise[4]
 
 
 @pytest.mark.parametrize("given", [{}, {"steps": 8, "max_abs": 0.01}])
-def test_limit_is_reached_by_loss_of_sign(given):
+def test_bound_is_reached_by_loss_of_sign(given):
     """The constructions come within 1 % of 2, path A being sure of itself to 1e-5."""
     params = TARGET.params(given)
     batch = TARGET.starts(params, np.random.default_rng(0), 6)
-    assert TARGET.space(params).admissible(batch).all()
     outcome = TARGET.question.evaluate(params, batch)
     assert outcome.value.min() >= 0.99 * 2
-    assert outcome.value.max() <= TARGET.bound(params).ceiling
     assert outcome.noise.max() < 1e-5
-
-
-def test_limit_holds():
-    """Nothing structured or uniform exceeds 2, for a single step either."""
-    rng = np.random.default_rng(0)
-    for steps in (1, 3):
-        params = TARGET.params({"steps": steps})
-        space = TARGET.space(params)
-        for batch in (
-            sampling.structured(space, rng, 12),
-            sampling.uniform(space, rng, 4),
-            TARGET.starts(params, rng, 4),
-        ):
-            assert TARGET.question.evaluate(params, batch).value.max() <= TARGET.bound(params).ceiling
 
 
 def test_vanishing_activations_are_not_divided_by_zero():
@@ -84,14 +65,3 @@ def test_vanishing_activations_are_not_divided_by_zero():
         assert got.dtype == dtype
         assert not got[0].any()
         np.testing.assert_allclose(got[1], 1e-3, rtol=1e-5)
-
-
-def test_screen_agrees():
-    """The JAX screen gives the value of the exact evaluation to float32 rounding."""
-    jax = pytest.importorskip("jax")
-    params = TARGET.params()
-    batch = TARGET.starts(params, np.random.default_rng(0), 2)
-    batch = {"x": np.concatenate([batch["x"], ramp()[None]])}
-    with jax.enable_x64(True):
-        got = np.asarray(jax.jit(TARGET.question.screen(params))(batch))
-    np.testing.assert_allclose(got, TARGET.question.evaluate(params, batch).value, rtol=1e-3)

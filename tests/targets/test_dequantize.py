@@ -7,12 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from diffuzz import formats, sampling, targets
-from diffuzz.candidate import with_candidate
-from diffuzz.case import Case
-from diffuzz.target import evaluate
+from diffuzz import formats, targets
+from diffuzz.cases import draws
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import evaluate, open_problem
+from diffuzz.judging.question import Judge
+from diffuzz.judging.verdict import Verdict, judge
 from diffuzz.targets import dequantize
-from diffuzz.verdict import Verdict, judge
 
 DEQUANTIZE = targets.get("dequantize")
 
@@ -39,7 +40,7 @@ def test_equal_bits_on_every_format(name: str) -> None:
     """Random and structured blocks agree, and the bound of 0 falsifies the claim."""
     params = DEQUANTIZE.params({"format": name})
     space, rng = DEQUANTIZE.space(params), np.random.default_rng(0)
-    for draw in (sampling.uniform, sampling.structured):
+    for draw in (draws.uniform, draws.structured):
         batch = draw(space, rng, 200)
         kept = {"blocks": batch["blocks"][space.admissible(batch)]}
         assert not DEQUANTIZE.question.evaluate(params, kept).value.any()
@@ -51,7 +52,7 @@ def test_the_result_is_the_nearest_float32(name: str) -> None:
     """The step of the proof: one rounding of the exact weight, so that fused or reordered products agree."""
     params = DEQUANTIZE.params({"format": name})
     space, rng = DEQUANTIZE.space(params), np.random.default_rng(1)
-    blocks = np.concatenate([draw(space, rng, 300)["blocks"] for draw in (sampling.uniform, sampling.structured)])
+    blocks = np.concatenate([draw(space, rng, 300)["blocks"] for draw in (draws.uniform, draws.structured)])
     blocks = blocks[space.admissible({"blocks": blocks})]
     parts = formats.get(name).decode(blocks)
     weights = parts.d.astype(np.float64)[:, None] * parts.sub_scale * parts.code
@@ -72,7 +73,7 @@ def test_elements_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(dequantize.apr, "dequantize", off)
     measured = evaluate(DEQUANTIZE, DEQUANTIZE.params(), Case({"blocks": _seed_block()}))
-    assert (measured.value, measured.detail["largest ulp"]) == (4.0, 2.0)
+    assert (measured.value, measured.evidence.as_dict()["largest ulp"]) == (4.0, 2.0)
 
 
 def _fields(name: str, blocks: np.ndarray) -> dict[str, np.ndarray]:
@@ -109,14 +110,13 @@ def _half_away(name: str, blocks: np.ndarray) -> np.ndarray:
 
 
 def _worst(function: object, name: str) -> float:
-    params = DEQUANTIZE.params({"format": name})
-    target = with_candidate(DEQUANTIZE, params, lambda blocks: function(name, blocks), "f")
-    space, rng = target.space(params), np.random.default_rng(0)
+    problem = open_problem(DEQUANTIZE, {"format": name}, Judge(lambda blocks: function(name, blocks), name="f"))
+    space, rng = problem.space, np.random.default_rng(0)
     worst = 0.0
-    for draw in (sampling.uniform, sampling.structured):
+    for draw in (draws.uniform, draws.structured):
         batch = draw(space, rng, 200)
         kept = {"blocks": batch["blocks"][space.admissible(batch)]}
-        worst = max(worst, target.question.evaluate(params, kept).value.max())
+        worst = max(worst, problem.evaluate(kept).value.max())
     return worst
 
 
@@ -128,9 +128,8 @@ def test_correct_candidates_are_not_flagged(name: str) -> None:
 
 
 def _judged(name: str, function: object, blocks: np.ndarray) -> float:
-    params = DEQUANTIZE.params({"format": name})
-    target = with_candidate(DEQUANTIZE, params, function, "f")
-    return float(target.question.evaluate(params, {"blocks": blocks}).value[0])
+    problem = open_problem(DEQUANTIZE, {"format": name}, Judge(function, name="f"))
+    return float(problem.evaluate({"blocks": blocks}).value[0])
 
 
 def _signed_exponent(name: str, blocks: np.ndarray) -> np.ndarray:

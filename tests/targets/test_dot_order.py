@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffuzz import sampling, targets
-from diffuzz.case import Case
-from diffuzz.target import ParameterError, evaluate
-from diffuzz.verdict import Verdict, judge
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import evaluate
+from diffuzz.judging.verdict import Verdict, judge
+from diffuzz.targets import laws
+from diffuzz.targets.parameter import ParameterError
 
 DOT = targets.get("dot-order")
 
@@ -21,18 +24,19 @@ def test_published_input() -> None:
     a = (i - 64) * np.float32(0.1) + (i % 7) * np.float32(0.013)
     b = (np.float32(0.7) * i - 50) * np.float32(0.05) + (i % 11) * np.float32(0.011)
     measured = evaluate(DOT, DOT.params(), Case({"a": a, "b": b}))
-    assert hex(np.float32(measured.detail["fold"]).view(np.uint32)) == "0x44191e70"
-    assert hex(np.float32(measured.detail["lanes"]).view(np.uint32)) == "0x44191e70"
-    assert (measured.value, measured.detail["ulp"]) == (0.0, 0.0)
+    numbers = measured.evidence.as_dict()
+    assert hex(np.float32(numbers["fold"]).view(np.uint32)) == "0x44191e70"
+    assert hex(np.float32(numbers["lanes"]).view(np.uint32)) == "0x44191e70"
+    assert (measured.value, numbers["ulp"]) == (0.0, 0.0)
 
 
 def test_the_bits_differ() -> None:
     """Nearly any other input differs: the claim that one input falsified is CONFIRMED."""
     params = DOT.params()
-    batch = sampling.uniform(DOT.space(params), np.random.default_rng(0), 20)
+    batch = draws.uniform(DOT.space(params), np.random.default_rng(0), 20)
     outcome = DOT.question.evaluate(params, batch)
-    assert (outcome.detail["ulp"] > 0).mean() > 0.5
-    assert judge(DOT.limit(params), outcome.value.max(), 0.0, DOT.bound(params)) is Verdict.CONFIRMED
+    assert (DOT.question.explain(params, batch)["ulp"] > 0).mean() > 0.5
+    assert judge(DOT.threshold(params), outcome.value.max(), 0.0, DOT.bound(params)) is Verdict.CONFIRMED
 
 
 @settings(max_examples=40)
@@ -42,13 +46,8 @@ def test_the_bits_differ() -> None:
     seed=st.integers(0, 2**32),
 )
 def test_nothing_exceeds_the_bound(n: int, max_abs: float, seed: int) -> None:
-    """Uniform, structured and constructed cases stay below the limit, also where products underflow."""
-    params = DOT.params({"n": n, "max_abs": max_abs})
-    space, rng = DOT.space(params), np.random.default_rng(seed)
-    ceiling = DOT.bound(params).ceiling
-    for batch in (sampling.uniform(space, rng, 50), sampling.structured(space, rng, 200), DOT.starts(params, rng, 20)):
-        outcome = DOT.question.evaluate(params, batch)
-        assert outcome.value[space.admissible(batch)].max(initial=0.0) <= ceiling
+    """For any length, also where products underflow."""
+    laws.bound_is_never_exceeded(DOT, {"n": n, "max_abs": max_abs}, seed)
 
 
 @pytest.mark.parametrize(("n", "share"), [(128, 0.979), (512, 0.994), (2048, 0.998)])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffuzz import sampling, targets
-from diffuzz.case import Case
-from diffuzz.target import ParameterError, evaluate
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import evaluate
+from diffuzz.judging.verdict import Verdict, judge
 from diffuzz.targets import matmul
-from diffuzz.verdict import Verdict, judge
+from diffuzz.targets.parameter import ParameterError
 
 MATMUL = targets.get("matmul")
 
@@ -36,13 +38,13 @@ def test_published_inputs(
 
     case = Case({"w": pattern(m * n, w_rule).reshape(m, n), "x": pattern(tokens * n, x_rule).reshape(tokens, n)})
     measured = evaluate(MATMUL, MATMUL.params({"n": n, "m": m, "tokens": tokens}), case)
-    assert (measured.value, measured.detail["largest ulp"]) == (0.0, 0.0)
+    assert (measured.value, measured.evidence.as_dict()["largest ulp"]) == (0.0, 0.0)
 
 
 def test_apr_is_deterministic_on_any_shape() -> None:
     """No element differs, where sums would in another order; FALSIFIED by construction."""
     params = MATMUL.params({"n": 37, "m": 5, "tokens": 3})
-    batch = sampling.uniform(MATMUL.space(params), np.random.default_rng(0), 5)
+    batch = draws.uniform(MATMUL.space(params), np.random.default_rng(0), 5)
     assert MATMUL.question.evaluate(params, batch).value.tolist() == [0.0] * 5
     assert judge(0.0, 0.0, 0.0, MATMUL.bound(params)) is Verdict.FALSIFIED
 
@@ -59,15 +61,15 @@ def test_a_product_that_depends_on_its_batch_is_seen(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(matmul, "_numpy", by_shape)
     params = MATMUL.params({"kernel": "numpy", "n": 64, "m": 8, "tokens": 2})
-    batch = sampling.uniform(MATMUL.space(params), np.random.default_rng(0), 3)
+    batch = draws.uniform(MATMUL.space(params), np.random.default_rng(0), 3)
     outcome = MATMUL.question.evaluate(params, batch)
     assert outcome.value.max() > 0
-    assert (outcome.value > 0).tolist() == (outcome.detail["largest ulp"] > 0).tolist()
+    assert (outcome.value > 0).tolist() == (MATMUL.question.explain(params, batch)["largest ulp"] > 0).tolist()
     assert MATMUL.bound(params) is None
 
 
 def test_numpy_is_measured() -> None:
     """The BLAS of this machine gives a number of elements between none and all."""
     params = MATMUL.params({"kernel": "numpy"})
-    outcome = MATMUL.question.evaluate(params, sampling.uniform(MATMUL.space(params), np.random.default_rng(0), 2))
+    outcome = MATMUL.question.evaluate(params, draws.uniform(MATMUL.space(params), np.random.default_rng(0), 2))
     assert ((outcome.value >= 0) & (outcome.value <= 4 * 64)).all()

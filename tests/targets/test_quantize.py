@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffuzz import formats, sampling, targets
-from diffuzz.candidate import with_candidate
+from diffuzz import formats, targets
+from diffuzz.cases import draws
 from diffuzz.formats import q8_0, q8_k
-from diffuzz.target import ParameterError
-from diffuzz.verdict import Verdict, judge
+from diffuzz.judging.problem import open_problem
+from diffuzz.judging.question import Judge
+from diffuzz.judging.verdict import Verdict, judge
+from diffuzz.targets import laws
+from diffuzz.targets.parameter import ParameterError
 
 QUANTIZE = targets.get("quantize")
 PAIRS = [("q8_0", "realizar"), ("q8_0", "generic"), ("q8_1", "generic"), ("q8_K", "realizar")]
@@ -25,29 +28,20 @@ PAIRS = [("q8_0", "realizar"), ("q8_0", "generic"), ("q8_1", "generic"), ("q8_K"
     seed=st.integers(0, 2**32),
 )
 def test_nothing_exceeds_the_bound(pair: tuple[str, str], smallest_peak: float, max_abs: float, seed: int) -> None:
-    """Uniform, structured and constructed blocks stay below the limit, subnormal f16 scales included."""
+    """For any pair and range, subnormal f16 scales included."""
     options = {"format": pair[0], "against": pair[1], "smallest_peak": smallest_peak, "max_abs": max_abs}
-    params = QUANTIZE.params(options)
-    space, rng = QUANTIZE.space(params), np.random.default_rng(seed)
-    ceiling = QUANTIZE.bound(params).ceiling
-    for batch in (
-        sampling.uniform(space, rng, 100),
-        sampling.structured(space, rng, 200),
-        QUANTIZE.starts(params, rng, 100),
-    ):
-        outcome = QUANTIZE.question.evaluate(params, batch)
-        assert outcome.value[space.admissible(batch)].max(initial=0.0) <= ceiling
+    laws.bound_is_never_exceeded(QUANTIZE, options, seed)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("smallest_peak", [0.01, 1.0])
 def test_ties_reach_the_bound(pair: tuple[str, str], smallest_peak: float) -> None:
-    """At least 99.9 % of the limit where f16 scales are normal; more than that is FALSIFIED."""
+    """At least 99.9 % of the bound where f16 scales are normal; more than that is FALSIFIED."""
     params = QUANTIZE.params({"format": pair[0], "against": pair[1], "smallest_peak": smallest_peak})
     outcome = QUANTIZE.question.evaluate(params, QUANTIZE.starts(params, np.random.default_rng(0), 300))
     bound = QUANTIZE.bound(params)
     assert outcome.value.max() >= 0.999 * bound.value
-    assert judge(QUANTIZE.limit(params), outcome.value.max(), 0.0, bound) is Verdict.FALSIFIED
+    assert judge(QUANTIZE.threshold(params), outcome.value.max(), 0.0, bound) is Verdict.FALSIFIED
 
 
 def test_a_half_rounds_to_either_side() -> None:
@@ -56,14 +50,15 @@ def test_a_half_rounds_to_either_side() -> None:
     values[0, :2] = 127.0, 2.5
     params = QUANTIZE.params({"format": "q8_0", "against": "generic", "max_abs": 127.0})
     outcome = QUANTIZE.question.evaluate(params, {"values": values})
-    assert (outcome.value.tolist(), outcome.detail["codes that differ"].tolist()) == ([1 / 127], [1.0])
+    differ = QUANTIZE.question.explain(params, {"values": values})["codes that differ"]
+    assert (outcome.value.tolist(), differ.tolist()) == ([1 / 127], [1.0])
 
 
 def _only(function: object, name: str, values: np.ndarray, **given: object) -> float:
     """The largest value of the contract for these blocks."""
-    params = QUANTIZE.params({"format": name, **given})
-    target = with_candidate(QUANTIZE, params, lambda values: function(name, values), "f")
-    return float(target.question.evaluate(params, {"values": values}).value.max())
+    judge = Judge(lambda values: function(name, values), name="f")
+    problem = open_problem(QUANTIZE, {"format": name, **given}, judge)
+    return float(problem.evaluate({"values": values}).value.max())
 
 
 def _zero_beyond(name: str, values: np.ndarray) -> np.ndarray:
@@ -101,9 +96,8 @@ def test_a_sum_that_overflows_is_not_judged() -> None:
 @pytest.mark.parametrize("top", [1e-9, 1e-3, 8e6])
 def test_constructions_are_in_the_range_of_a_candidate(top: float) -> None:
     """Whatever that is, and whatever the range of the target's own question."""
-    params = QUANTIZE.params({"candidate_max_abs": top})
-    starts = QUANTIZE.contract.starts(params, np.random.default_rng(0), 100)
-    assert QUANTIZE.contract.space(params).admissible(starts).all()
+    for seed in range(12):
+        laws.constructions_are_admissible(QUANTIZE, {"candidate_max_abs": top}, seed)
 
 
 def test_identical_codes_are_no_difference() -> None:
@@ -169,12 +163,12 @@ def _stale_sums(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _worst(function: object, name: str, ties: str) -> float:
-    params = QUANTIZE.params({"format": name, "ties": ties})
-    target = with_candidate(QUANTIZE, params, lambda values: function(name, values), "f")
-    space, rng = target.space(params), np.random.default_rng(0)
-    batches = [sampling.uniform(space, rng, 200), sampling.structured(space, rng, 200), target.starts(params, rng, 200)]
+    judge = Judge(lambda values: function(name, values), name="f")
+    problem = open_problem(QUANTIZE, {"format": name, "ties": ties}, judge)
+    space, rng = problem.space, np.random.default_rng(0)
+    batches = [draws.uniform(space, rng, 200), draws.structured(space, rng, 200), problem.starts(rng, 200)]
     batches.append({"values": np.zeros((1, formats.get(name).block_size), np.float32)})
-    return max(target.question.evaluate(params, batch).value.max() for batch in batches)
+    return max(problem.evaluate(batch).value.max() for batch in batches)
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q8_1", "q8_K"])

@@ -1,4 +1,4 @@
-"""RMSNorm: the published input, the limits with and without a gain, the contract of a candidate."""
+"""RMSNorm: the published input, the bounds with and without a gain, the contract of a candidate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffuzz import sampling, targets
-from diffuzz.candidate import CandidateError, with_candidate
-from diffuzz.case import Case
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.cases.case import Case
+from diffuzz.judging.candidate import CandidateError
+from diffuzz.judging.problem import evaluate, open_problem
+from diffuzz.judging.question import Judge
+from diffuzz.judging.verdict import Verdict, judge
 from diffuzz.kernels import apr, exact, ggml, gguf
-from diffuzz.target import ParameterError, evaluate
-from diffuzz.verdict import Verdict, judge
+from diffuzz.targets import laws
+from diffuzz.targets.parameter import ParameterError
 
 RMSNORM = targets.get("rmsnorm")
 
@@ -29,14 +33,14 @@ def test_published_input() -> None:
 
 
 def test_without_a_gain_the_claim_is_falsified() -> None:
-    """The limit is 1 + delta^2 / 8 + ...: far below 5, whatever is found."""
+    """The bound is 1 + delta^2 / 8 + ...: far below 5, whatever is found."""
     params = RMSNORM.params()
     bound = RMSNORM.bound(params)
     assert bound.value == pytest.approx(1 + 0.00077**2 / 8, abs=1e-8)
-    assert judge(RMSNORM.limit(params), 0.0, 0.0, bound) is Verdict.FALSIFIED
+    assert judge(RMSNORM.threshold(params), 0.0, 0.0, bound) is Verdict.FALSIFIED
 
 
-def test_limits_with_a_gain() -> None:
+def test_bounds_with_a_gain() -> None:
     """1.9972 componentwise to first order, and max w / min w normwise, for a ratio of 1000."""
     componentwise = RMSNORM.bound(RMSNORM.params({"gain": True, "delta": 1e-6}))
     assert f"{componentwise.value:.4f}" == "1.9972"
@@ -61,17 +65,12 @@ def test_limits_with_a_gain() -> None:
     seed=st.integers(0, 2**32),
 )
 def test_nothing_exceeds_the_bound(options: dict[str, object], seed: int) -> None:
-    """Uniform and structured cases stay below the limit, for finite moves too."""
-    params = RMSNORM.params(options)
-    space, rng = RMSNORM.space(params), np.random.default_rng(seed)
-    ceiling = RMSNORM.bound(params).ceiling
-    for batch in (sampling.uniform(space, rng, 100), sampling.structured(space, rng, 300)):
-        outcome = RMSNORM.question.evaluate(params, batch)
-        assert (outcome.value - outcome.noise)[space.admissible(batch)].max(initial=0.0) <= ceiling
+    """For any parameters, finite moves included."""
+    laws.bound_is_never_exceeded(RMSNORM, options, seed)
 
 
 @pytest.mark.parametrize("ratio", [2.0, 1000.0, 1e6])
-def test_two_gains_reach_the_limit(ratio: float) -> None:
+def test_two_gains_reach_the_bound(ratio: float) -> None:
     """Mass at the least gain, moves at the greatest; or a few large elements at the greatest gain."""
     n, delta = 1000, 0.00077
     options = {"n": n, "gain": True, "gain_min": 1.0, "gain_max": ratio, "eps": 0.0, "max_abs": 1e4}
@@ -160,12 +159,10 @@ def _half_input(x: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _worst(function: object, **given_params: object) -> float:
-    params = RMSNORM.params(given_params)
-    target = with_candidate(RMSNORM, params, function, "f")
-    space, rng = target.space(params), np.random.default_rng(0)
+    problem, rng = open_problem(RMSNORM, given_params, Judge(function, name="f")), np.random.default_rng(0)
     worst = 0.0
-    for draw in (sampling.uniform, sampling.structured):
-        worst = max(worst, target.question.evaluate(params, draw(space, rng, 300)).value.max())
+    for draw in (draws.uniform, draws.structured):
+        worst = max(worst, problem.evaluate(draw(problem.space, rng, 300)).value.max())
     return worst
 
 
@@ -204,7 +201,7 @@ def test_the_allowance_holds_up_to_where_the_sum_overflows() -> None:
     for n, top in ((1025, 5.76e17), (1025, 5.762e17), (1025, 5.77e17), (3, 1.065e19), (3, 1.066e19)):
         x = np.full((1, n), top, np.float32)
         arrays = {"x": x, "eps_exponent": np.zeros((1, 1), np.int32)}
-        allowed = RMSNORM.contract.allowance(RMSNORM.params({"candidate_max_abs": 1e30}), arrays)[0, 0]
+        allowed = RMSNORM.contract.allowance(RMSNORM.contract_params({"candidate_max_abs": 1e30}), arrays)[0, 0]
         square = n * Fraction(float(x[0, 0])) ** 2
         with np.errstate(over="ignore"):
             total = np.add.accumulate(x * x, axis=1)[0, -1]
@@ -237,20 +234,18 @@ def test_wrong_candidates_are_flagged(wrong: object, options: dict[str, object])
 
 def test_a_candidate_with_mixed_rows_is_judged_row_by_row() -> None:
     """Rows with different eps are called apart and put back in their places."""
-    params = RMSNORM.params({"n": 2, "eps": 1.0})
-    target = with_candidate(RMSNORM, params, _pairwise, "f")
+    problem = open_problem(RMSNORM, {"n": 2, "eps": 1.0}, Judge(_pairwise, name="f"))
     x = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
     exponents = np.array([[0], [2], [0]], np.int32)
-    outcome = target.question.evaluate(params, {"x": x, "eps_exponent": exponents})
+    outcome = problem.evaluate({"x": x, "eps_exponent": exponents})
     assert outcome.value.max() <= 1.0
-    alone = target.question.evaluate(params, {"x": x[1:2], "eps_exponent": exponents[1:2]})
+    alone = problem.evaluate({"x": x[1:2], "eps_exponent": exponents[1:2]})
     assert alone.value[0] == outcome.value[1]
 
 
 def test_a_wrong_shape_in_one_of_several_calls_is_an_error() -> None:
     """A batch with several eps still complains about the shape."""
-    params = RMSNORM.params({"n": 2})
-    target = with_candidate(RMSNORM, params, lambda x, eps: x[:, :1], "f")
+    problem = open_problem(RMSNORM, {"n": 2}, Judge(lambda x, eps: x[:, :1], name="f"))
     arrays = {"x": np.ones((3, 2), np.float32), "eps_exponent": np.array([[0], [1], [0]], np.int32)}
     with pytest.raises(CandidateError, match=r"f returns float32\[\d, 1\]"):
-        target.question.evaluate(params, arrays)
+        problem.evaluate(arrays)

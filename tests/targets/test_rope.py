@@ -1,4 +1,4 @@
-"""RoPE: the published input, the isometry, the limits of the score, the contract of a candidate."""
+"""RoPE: the published input, the isometry, the bounds of the score, the contract of a candidate."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffuzz import sampling, targets
-from diffuzz.candidate import with_candidate
-from diffuzz.case import Case
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import evaluate, open_problem
+from diffuzz.judging.question import Judge
+from diffuzz.judging.verdict import Verdict, judge
 from diffuzz.kernels import apr, exact, ggml, gguf
-from diffuzz.target import ParameterError, evaluate
-from diffuzz.verdict import Verdict, judge
+from diffuzz.targets import laws
+from diffuzz.targets.parameter import ParameterError
 
 ROPE = targets.get("rope")
 
@@ -25,7 +28,8 @@ def test_published_input(floor: float) -> None:
     k = ((i - 32) * 0.04 + (i % 7) * 0.015).astype(np.float32)
     case = Case({"q": q, "k": k, "positions": np.array([0, 1], np.int32), "q_direction": np.sign(q)})
     measured = evaluate(ROPE, ROPE.params({"floor": floor}), case)
-    relative = abs(measured.detail["output drift"]) / measured.detail["input drift"]
+    drifts = measured.evidence.as_dict()
+    relative = abs(drifts["output drift"]) / drifts["input drift"]
     assert measured.value == relative
     if floor:
         assert f"{measured.value:.2f}" == "1.00"
@@ -71,23 +75,14 @@ OPTIONS = st.fixed_dictionaries(
 @settings(max_examples=80)
 @given(options=OPTIONS, seed=st.integers(0, 2**32))
 def test_nothing_exceeds_the_bound(options: dict[str, object], seed: int) -> None:
-    """Uniform, structured and constructed cases stay below the limit."""
-    params = ROPE.params(options)
-    space, rng = ROPE.space(params), np.random.default_rng(seed)
-    ceiling = ROPE.bound(params).ceiling
-    for batch in (
-        sampling.uniform(space, rng, 100),
-        sampling.structured(space, rng, 200),
-        ROPE.starts(params, rng, 20),
-    ):
-        outcome = ROPE.question.evaluate(params, batch)
-        assert (outcome.value - outcome.noise)[space.admissible(batch)].max(initial=0.0) <= ceiling
+    """For any parameters."""
+    laws.bound_is_never_exceeded(ROPE, options, seed)
 
 
 @settings(max_examples=60)
 @given(options=OPTIONS)
 def test_constructions_reach_the_bound(options: dict[str, object]) -> None:
-    """At least 99 % of the limit for every mode, size, floor up to 0.1 and model, for drifts up to 0.1."""
+    """At least 99 % of the bound for every mode, size, floor up to 0.1 and model, for drifts up to 0.1."""
     params = ROPE.params(options | {"delta": min(options["delta"], 0.05), "floor": min(options["floor"], 0.1)})
     outcome = ROPE.question.evaluate(params, ROPE.starts(params, np.random.default_rng(0), 20))
     values = np.where(outcome.noise <= 1e-3 * outcome.value, outcome.value, 0.0)
@@ -110,16 +105,16 @@ def test_two_moving_vectors(c: float, delta: float, seed: int) -> None:
 
 def test_head_dim_must_be_even() -> None:
     """RoPE turns pairs."""
-    for name in ("head_dim", "candidate_head_dim"):
+    for name, bind in (("head_dim", ROPE.params), ("candidate_head_dim", ROPE.contract_params)):
         with pytest.raises(ParameterError, match=f"{name}=63: an even number is needed"):
-            ROPE.params({name: 63})
+            bind({name: 63})
 
 
 def test_a_kernel_for_one_head_dim() -> None:
     """With tail=false a candidate is called with no other, and otherwise with every even one."""
 
     def lengths(**given_params: object) -> list[int]:
-        dim = ROPE.contract.space(ROPE.params(given_params))["x"].shape[1]
+        dim = ROPE.contract.space(ROPE.contract_params(given_params))["x"].shape[1]
         return [size for size in range(200) if dim.admits(size)]
 
     assert lengths(candidate_head_dim=80, tail=False) == [80]
@@ -191,12 +186,10 @@ def _flushing_far_down(x: np.ndarray, positions: np.ndarray, base: float, mode: 
 
 
 def _worst(function: object, **given_params: object) -> float:
-    params = ROPE.params(given_params)
-    target = with_candidate(ROPE, params, function, "f")
-    space, rng = target.space(params), np.random.default_rng(0)
+    problem, rng = open_problem(ROPE, given_params, Judge(function, name="f")), np.random.default_rng(0)
     worst = 0.0
-    for draw in (sampling.uniform, sampling.structured):
-        worst = max(worst, target.question.evaluate(params, draw(space, rng, 300)).value.max())
+    for draw in (draws.uniform, draws.structured):
+        worst = max(worst, problem.evaluate(draw(problem.space, rng, 300)).value.max())
     return worst
 
 

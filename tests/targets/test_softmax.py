@@ -1,4 +1,4 @@
-"""Softmax: the published input, the limit and who reaches it, the contract of a candidate."""
+"""Softmax: the published input, the bound and who reaches it, the contract of a candidate."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from diffuzz import sampling, targets
-from diffuzz.candidate import with_candidate
-from diffuzz.case import Case
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import evaluate, open_problem
+from diffuzz.judging.question import Judge
+from diffuzz.judging.verdict import Verdict, judge
 from diffuzz.kernels import apr, exact, ggml, gguf
-from diffuzz.target import evaluate
-from diffuzz.verdict import Verdict, judge
+from diffuzz.targets import laws
 
 SOFTMAX = targets.get("softmax")
 MODELS = ("l1", "componentwise")
@@ -32,7 +34,7 @@ def test_published_input() -> None:
     assert f"{measured.value:.5f}" == "0.01138"
 
 
-def test_two_tied_logits_reach_the_limit_of_35() -> None:
+def test_two_tied_logits_reach_the_bound_of_35() -> None:
     """Two logits at +10 and five at -10: within 1e-4 of 0.5 n max_abs, where the claim is CONFIRMED."""
     params = SOFTMAX.params()
     z = np.array([10, 10, -10, -10, -10, -10, -10], np.float32)
@@ -40,7 +42,7 @@ def test_two_tied_logits_reach_the_limit_of_35() -> None:
     measured = evaluate(SOFTMAX, params, Case({"z": z, "z_direction": direction}))
     assert SOFTMAX.bound(params).value == 35.0
     assert 35.0 * (1 - 1e-4) < measured.value <= 35.0 * (1 + 1e-12)
-    assert judge(SOFTMAX.limit(params), measured.value, measured.noise) is Verdict.CONFIRMED
+    assert judge(SOFTMAX.threshold(params), measured.value, measured.noise) is Verdict.CONFIRMED
 
 
 @settings(max_examples=60)
@@ -52,17 +54,9 @@ def test_two_tied_logits_reach_the_limit_of_35() -> None:
     seed=st.integers(0, 2**32),
 )
 def test_nothing_exceeds_the_bound(n: int, max_abs: float, delta: float, model: str, seed: int) -> None:
-    """Uniform, structured and constructed cases stay below the limit, for finite moves too."""
-    params = SOFTMAX.params({"n": n, "max_abs": max_abs, "delta": delta, "perturbation": model})
-    space, rng = SOFTMAX.space(params), np.random.default_rng(seed)
-    ceiling = SOFTMAX.bound(params).ceiling
-    for batch in (
-        sampling.uniform(space, rng, 100),
-        sampling.structured(space, rng, 200),
-        SOFTMAX.starts(params, rng, 20),
-    ):
-        outcome = SOFTMAX.question.evaluate(params, batch)
-        assert (outcome.value - outcome.noise)[space.admissible(batch)].max(initial=0.0) <= ceiling
+    """For any parameters, finite moves included."""
+    params = {"n": n, "max_abs": max_abs, "delta": delta, "perturbation": model}
+    laws.bound_is_never_exceeded(SOFTMAX, params, seed)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -71,7 +65,7 @@ def test_nothing_exceeds_the_bound(n: int, max_abs: float, delta: float, model: 
     ("n", "max_abs"), [(2, 0.01), (3, 1.0), (7, 0.3), (7, 10.0), (32, 0.5), (32, 50.0), (500, 1.0), (500, 1000.0)]
 )
 def test_constructions_reach_the_bound(n: int, max_abs: float, delta: float, model: str) -> None:
-    """At least 99 % of the limit for small and large domains, counting only values that stand clear of their noise."""
+    """At least 99 % of the bound for small and large domains, counting only values that stand clear of their noise."""
     params = SOFTMAX.params({"n": n, "max_abs": max_abs, "delta": delta, "perturbation": model})
     outcome = SOFTMAX.question.evaluate(params, SOFTMAX.starts(params, np.random.default_rng(0), 50))
     values = np.where(outcome.noise <= 1e-3 * outcome.value, outcome.value, 0.0)
@@ -130,12 +124,10 @@ def _wrong_body(z: np.ndarray) -> np.ndarray:
 
 
 def _worst(function: object, **given_params: object) -> float:
-    params = SOFTMAX.params(given_params)
-    target = with_candidate(SOFTMAX, params, function, "f")
-    space, rng = target.space(params), np.random.default_rng(0)
+    problem, rng = open_problem(SOFTMAX, given_params, Judge(function, name="f")), np.random.default_rng(0)
     worst = 0.0
-    for draw in (sampling.uniform, sampling.structured):
-        worst = max(worst, target.question.evaluate(params, draw(space, rng, 500)).value.max())
+    for draw in (draws.uniform, draws.structured):
+        worst = max(worst, problem.evaluate(draw(problem.space, rng, 500)).value.max())
     return worst
 
 

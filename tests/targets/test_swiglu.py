@@ -1,4 +1,4 @@
-"""SwiGLU: the limit of its negative tail and who reaches it, the contract of a candidate."""
+"""SwiGLU: the bound of its negative tail and who reaches it, the contract of a candidate."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffuzz import sampling, targets
-from diffuzz.candidate import with_candidate
-from diffuzz.case import Case
+from diffuzz import targets
+from diffuzz.cases import draws
+from diffuzz.cases.case import Case
+from diffuzz.judging.problem import evaluate, open_problem
+from diffuzz.judging.question import Judge
 from diffuzz.kernels import apr, exact, ggml, gguf
-from diffuzz.target import evaluate
+from diffuzz.targets import laws
 
 SWIGLU = targets.get("swiglu")
 
@@ -45,23 +47,14 @@ OPTIONS = st.fixed_dictionaries(
 @settings(max_examples=80)
 @given(options=OPTIONS, seed=st.integers(0, 2**32))
 def test_nothing_exceeds_the_bound(options: dict[str, object], seed: int) -> None:
-    """Uniform, structured and constructed cases stay below the limit, for finite moves too."""
-    params = SWIGLU.params(options)
-    space, rng = SWIGLU.space(params), np.random.default_rng(seed)
-    ceiling = SWIGLU.bound(params).ceiling
-    for batch in (
-        sampling.uniform(space, rng, 100),
-        sampling.structured(space, rng, 200),
-        SWIGLU.starts(params, rng, 20),
-    ):
-        outcome = SWIGLU.question.evaluate(params, batch)
-        assert (outcome.value - outcome.noise)[space.admissible(batch)].max(initial=0.0) <= ceiling
+    """For any parameters, finite moves included."""
+    laws.bound_is_never_exceeded(SWIGLU, options, seed)
 
 
 @settings(max_examples=40)
 @given(options=OPTIONS)
 def test_constructions_reach_the_bound(options: dict[str, object]) -> None:
-    """At least 99 % of the limit for small and large domains, 98 % for drifts of one half."""
+    """At least 99 % of the bound for small and large domains, 98 % for drifts of one half."""
     params = SWIGLU.params(options)
     outcome = SWIGLU.question.evaluate(params, SWIGLU.starts(params, np.random.default_rng(0), 50))
     assert outcome.value.max() >= (0.98 if options["delta"] == 0.5 else 0.99) * SWIGLU.bound(params).value
@@ -143,12 +136,10 @@ def _byte_gate(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 
 def _worst(function: object, **given_params: object) -> float:
-    params = SWIGLU.params(given_params)
-    target = with_candidate(SWIGLU, params, function, "f")
-    space, rng = target.space(params), np.random.default_rng(0)
+    problem, rng = open_problem(SWIGLU, given_params, Judge(function, name="f")), np.random.default_rng(0)
     worst = 0.0
-    for draw in (sampling.uniform, sampling.structured):
-        worst = max(worst, target.question.evaluate(params, draw(space, rng, 300)).value.max())
+    for draw in (draws.uniform, draws.structured):
+        worst = max(worst, problem.evaluate(draw(problem.space, rng, 300)).value.max())
     return worst
 
 

@@ -1,0 +1,259 @@
+"""Spaces: which cases are admissible.
+
+A space is a declaration and not a generator, so that engines, strategies, the minimiser and the corpus can share it.
+
+    Space(tensors=(
+        TensorSpec("x", kind="activations", shape=(Dim("n", 256),), low=-12.0, high=12.0, smallest_peak=1e-3),
+        TensorSpec("direction", kind="direction", shape=(Dim("n", 256),), low=-1.0, high=1.0),
+    ))
+
+The kind of a tensor says what its numbers mean, so that generators know what to try:
+
+    activations  float32, any sign; what a quantiser or a norm sees
+    logits       float32; ties and the edges of the range matter
+    gain         float32, positive (low > 0): drawn by exponent as much as by value
+    direction    float32 in [-1, 1]: the shape of a perturbation, see diffuzz.targets.perturbations
+    positions    int32 in [low, high]
+    blocks       uint8: rows of quantised weights; the shape counts weights, the array holds the bytes of their blocks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal, get_args
+
+import attrs
+import numpy as np
+
+from diffuzz import formats
+from diffuzz.cases.case import Case
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float32, UInt8
+
+Kind = Literal["activations", "logits", "gain", "direction", "positions", "blocks"]
+_DTYPE: dict[str, str] = {"positions": "int32", "blocks": "uint8"}
+
+
+class InadmissibleError(ValueError):
+    """A case outside the space; the message names the array, the place and the rule."""
+
+
+@attrs.frozen
+class Dim:
+    """A named dimension: a multiple of ``step``, at most ``size``; or exactly ``size`` if it is ``fixed``.
+
+    Dimensions of the same name have the same size within a case.
+    """
+
+    name: str
+    size: int
+    step: int = attrs.field(default=1, kw_only=True)
+    fixed: bool = attrs.field(default=False, kw_only=True)
+
+    def admits(self, size: int) -> bool:
+        """Whether the dimension may have this size."""
+        if self.fixed:
+            return size == self.size
+        return self.step <= size <= self.size and size % self.step == 0
+
+
+@attrs.frozen
+class TensorSpec:
+    """One named array of a case.
+
+    low, high        bounds of every element, inclusive
+    smallest_peak    the least admissible max|x|, which keeps zero vectors out of relative measures
+    format           the block format of a tensor of kind ``blocks``
+    largest_scale    bounds of the magnitude of the blocks' scale fields, which must be finite; a smallest_scale
+    smallest_scale   of 0 is none
+    quantiser        the format that the kernel quantises this tensor to, from which generators know where ties are
+    against          the ``blocks`` tensor that this one is multiplied with, whose signs matter to generators
+    """
+
+    name: str
+    kind: Kind = attrs.field(kw_only=True)
+    shape: tuple[Dim, ...] = attrs.field(kw_only=True)
+    low: float = attrs.field(default=0.0, kw_only=True)
+    high: float = attrs.field(default=0.0, kw_only=True)
+    smallest_peak: float = attrs.field(default=0.0, kw_only=True)
+    format: str | None = attrs.field(default=None, kw_only=True)
+    largest_scale: float = attrs.field(default=65504.0, kw_only=True)
+    smallest_scale: float = attrs.field(default=0.0, kw_only=True)
+    quantiser: str | None = attrs.field(default=None, kw_only=True)
+    against: str | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        """Raises ValueError, one line, for a kind that there is not, or a range that is empty."""
+        kinds = get_args(Kind)
+        if self.kind not in kinds:
+            raise ValueError(f"tensor {self.name}: kind={self.kind!r}: one of {', '.join(kinds)} is needed")
+        if not self.low <= self.high:
+            raise ValueError(f"tensor {self.name}: low={self.low:g} is above high={self.high:g}")
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype of this kind: float32, int32 or uint8."""
+        return _DTYPE.get(self.kind, "float32")
+
+    def array_shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
+        """Shape of the array if its dimensions have these sizes, by default the largest.
+
+        The last axis of ``blocks`` counts bytes.
+        """
+        shape = [(sizes or {}).get(dim.name, dim.size) for dim in self.shape]
+        if self.format is not None:
+            fmt = formats.get(self.format)
+            shape[-1] = shape[-1] // fmt.block_size * fmt.type_size
+        return tuple(shape)
+
+    def sizes(self, array: np.ndarray) -> dict[str, int]:
+        """Sizes of the dimensions of an array, by name. Raises InadmissibleError if its shape is not admissible."""
+        shape = list(array.shape)
+        if self.format is not None and shape:
+            fmt = formats.get(self.format)
+            if shape[-1] % fmt.type_size:
+                raise InadmissibleError(
+                    f"{self.name}: rows of {shape[-1]} bytes are not whole {self.format} blocks of {fmt.type_size}"
+                )
+            shape[-1] = shape[-1] // fmt.type_size * fmt.block_size
+        if len(shape) != len(self.shape) or not all(d.admits(s) for d, s in zip(self.shape, shape, strict=True)):
+            wanted = ", ".join(
+                f"{d.name}={d.size}"
+                if d.fixed
+                else f"{d.name}<={d.size}" + (f" in steps of {d.step}" if d.step > 1 else "")
+                for d in self.shape
+            )
+            raise InadmissibleError(f"{self.name}: shape {tuple(array.shape)} does not fit ({wanted})")
+        return {dim.name: size for dim, size in zip(self.shape, shape, strict=True)}
+
+    def check(self, array: np.ndarray) -> None:
+        """Raise InadmissibleError unless dtype and values of ``array`` are admissible."""
+        if str(array.dtype) != self.dtype:
+            raise InadmissibleError(f"{self.name}: dtype {array.dtype}, where {self.dtype} is needed")
+        if self.kind == "blocks":
+            self._check_blocks(array)
+            return
+        if self.dtype == "float32" and not np.isfinite(array).all():
+            raise InadmissibleError(f"{self.name}: element {_first(~np.isfinite(array))} is not finite")
+        outside = self._outside(array)
+        if outside.any():
+            where = _first(outside)
+            raise InadmissibleError(
+                f"{self.name}: element {where} is {array[where]}, outside [{self.low:g}, {self.high:g}]"
+            )
+        if self.smallest_peak and not np.abs(array).max(initial=0.0) >= np.float64(self.smallest_peak):
+            raise InadmissibleError(f"{self.name}: max|{self.name}| is below {self.smallest_peak:g}")
+
+    def _outside(self, array: np.ndarray) -> Bool[np.ndarray, " ..."]:
+        # Compared with float64: NumPy would round a Python float to float32 first, which might admit its neighbour.
+        return ~((array >= np.float64(self.low)) & (array <= np.float64(self.high)))
+
+    def _check_blocks(self, array: np.ndarray) -> None:
+        fmt = formats.get(self.format or "")
+        scales = block_scales(fmt, array.reshape(-1, fmt.type_size))
+        for field, values in scales.items():
+            bad = ~self._admits_scales(values)
+            if bad.any():
+                least = f"{self.smallest_scale:g} <= " if self.smallest_scale else ""
+                raise InadmissibleError(
+                    f"{self.name}: {field} of block {int(np.argmax(bad))} is {values[bad][0]:g}, "
+                    f"where {least}|{field}| <= {self.largest_scale:g} is needed"
+                )
+
+    def _admits_scales(self, values: Float[np.ndarray, " ..."]) -> Bool[np.ndarray, " ..."]:
+        size = np.abs(values)
+        good: Bool[np.ndarray, " ..."] = size <= self.largest_scale
+        return good & (size >= self.smallest_scale) if self.smallest_scale else good
+
+
+def block_scales(fmt: formats.Format, blocks: UInt8[np.ndarray, "b type_size"]) -> dict[str, Float32[np.ndarray, " b"]]:
+    """The floating-point scale fields of blocks, by name."""
+    return fmt.scales(blocks)
+
+
+@attrs.frozen
+class Space:
+    """The admissible cases of a target: those that have all its tensors and no others, each of them admissible."""
+
+    tensors: tuple[TensorSpec, ...]
+
+    def __getitem__(self, name: str) -> TensorSpec:
+        for spec in self.tensors:
+            if spec.name == name:
+                return spec
+        raise KeyError(name)
+
+    def of_kind(self, *kinds: Kind) -> tuple[TensorSpec, ...]:
+        """The tensors of these kinds, in order."""
+        return tuple(spec for spec in self.tensors if spec.kind in kinds)
+
+    def resized(self, sizes: Mapping[str, int]) -> Space:
+        """The cases of this space in which the dimensions named in ``sizes`` have at most these sizes.
+
+        Raises ValueError for a size that its dimension does not admit.
+        """
+
+        def resize(dim: Dim) -> Dim:
+            size = sizes.get(dim.name, dim.size)
+            if not dim.admits(size):
+                raise ValueError(f"{dim.name}={size}: at most {dim.size} in steps of {dim.step} is needed")
+            return attrs.evolve(dim, size=size)
+
+        return Space(tuple(attrs.evolve(spec, shape=tuple(map(resize, spec.shape))) for spec in self.tensors))
+
+    @property
+    def elements(self) -> int:
+        """Number of array elements of the largest case."""
+        return sum(int(np.prod(spec.array_shape())) for spec in self.tensors)
+
+    def check(self, case: Case) -> None:
+        """Raise InadmissibleError unless ``case`` is in the space; the message is one line."""
+        _same_names(case.arrays, (spec.name for spec in self.tensors))
+        sizes: dict[str, int] = {}
+        for spec in self.tensors:
+            for dim, size in spec.sizes(case[spec.name]).items():
+                if sizes.setdefault(dim, size) != size:
+                    raise InadmissibleError(
+                        f"{spec.name}: {dim}={size}, but another array of the case has {dim}={sizes[dim]}"
+                    )
+            spec.check(case[spec.name])
+
+    def admits(self, case: Case) -> bool:
+        """Whether ``case`` is in the space."""
+        try:
+            self.check(case)
+        except InadmissibleError:
+            return False
+        return True
+
+    def admissible(self, batch: Mapping[str, np.ndarray]) -> Bool[np.ndarray, " b"]:
+        """Which rows of a batch of admissible shapes have admissible values."""
+        rows = len(next(iter(batch.values())))
+        good = np.ones(rows, bool)
+        for spec in self.tensors:
+            array = batch[spec.name].reshape(rows, -1)
+            if spec.kind == "blocks":
+                fmt = formats.get(spec.format or "")
+                for values in block_scales(fmt, array.reshape(-1, fmt.type_size)).values():
+                    good &= spec._admits_scales(values).reshape(rows, -1).all(axis=1)
+                continue
+            # Nearly always all rows are inside, and the two extremes show that in a tenth of the time. NaN is outside.
+            if array.size and not spec.low <= float(array.min()) <= float(array.max()) <= spec.high:
+                good &= ~spec._outside(array).any(axis=1)
+            if spec.smallest_peak:
+                good &= np.abs(array).max(axis=1) >= np.float64(spec.smallest_peak)
+        return good
+
+
+def _same_names(got: Iterable[str], wanted: Iterable[str]) -> None:
+    got, wanted = set(got), set(wanted)
+    if got != wanted:
+        raise InadmissibleError(
+            f"the case has arrays {sorted(got)}, where {sorted(wanted)} are needed"
+            + (f" (missing: {sorted(wanted - got)})" if wanted - got else "")
+        )
+
+
+def _first(mask: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(mask)[0])

@@ -1,0 +1,16 @@
+"""``diffuzz bench``: measure diffuzz itself."""
+
+from __future__ import annotations
+
+import click
+
+from diffuzz.cli import bench_engines, bench_mutants, bench_witnesses
+
+
+@click.group("bench", no_args_is_help=False)
+def command() -> None:
+    """Measure diffuzz itself."""
+
+
+for _part in (bench_mutants, bench_engines, bench_witnesses):
+    command.add_command(_part.command)

@@ -1,0 +1,101 @@
+"""``diffuzz claims``: the published claims, reproduced, searched and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from diffuzz.cli.options import JSON, SECONDS, SEED, print_json, print_text, unfinished
+from diffuzz.cli.tables import json_number, number, table
+
+if TYPE_CHECKING:
+    from diffuzz.studies.claims.settling import Settled
+
+
+@click.command("claims")
+@click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each claim.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@click.option("--model", type=click.Path(path_type=Path), help="A GGUF file, for the claims about a model.")
+@click.option(
+    "--corpus", type=click.Path(path_type=Path, file_okay=False), help="Save the witnesses there [default: nowhere]."
+)
+@JSON
+def command(budget: float, seed: int, model: Path | None, corpus: Path | None, as_json: bool) -> int:
+    """Reproduce the published claims, search each one, and judge it."""
+    from diffuzz.corpus import files as store
+    from diffuzz.studies.claims import settling
+
+    if corpus is not None:
+        store.check_writable(corpus)
+    settled = settling.settle(budget, seed, corpus=corpus, model_path=model, on_row=claims_progress())
+    if as_json:
+        print_json(claims_json(settled))
+    elif settled:
+        print_text(claims_text(settled))
+    planned = len(settling.ROWS)
+    return unfinished(len(settled), planned, "claims") if len(settled) < planned else 0
+
+
+def claims_progress() -> Callable[[Settled], None] | None:
+    """What prints a line on stderr for each settled claim, or None if that is no terminal."""
+    from diffuzz.cli.progress import line_printer
+
+    say = line_printer()
+    return None if say is None else lambda one: say(f"{one.row.id}  {one.row.claim}: {one.verdict}")
+
+
+def claims_json(settled: list[Settled]) -> dict[str, object]:
+    """``{"claims": [...], "variants": [...], "interrupted": false}``: the published rows, the same operations asked
+    otherwise, and whether some are missing.
+    """
+    from diffuzz.studies.claims.settling import ROWS
+
+    def rows(variant: bool) -> list[dict[str, object]]:
+        return [
+            {
+                "id": one.row.id,
+                "claim": one.row.claim,
+                "published": one.row.published,
+                "reproduced": {name: _json_figure(value) for name, value in one.reproduced.items()},
+                "found": None if one.found is None else json_number(one.found),
+                "bound": None if one.bound is None else json_number(one.bound),
+                "measure": one.measure,
+                "verdict": one.verdict,
+                "witness": str(one.witness) if one.witness else None,
+            }
+            for one in settled
+            if one.row.variant is variant
+        ]
+
+    return {"claims": rows(False), "variants": rows(True), "interrupted": len(settled) < len(ROWS)}
+
+
+def _json_figure(value: object) -> object:
+    # A model's weights may be anything, and so the figures that are made of them.
+    return json_number(value) if isinstance(value, float) else value
+
+
+def claims_text(settled: list[Settled]) -> str:
+    """The table of the claims: published, reproduced, found, bound, verdict."""
+    rows = [
+        (
+            f"{'' if one.row.variant else one.row.id.removeprefix('FFN-GGUF-') + ' '}{one.row.claim}",
+            one.row.published,
+            "\n".join(f"{name} {_figure(value)}" for name, value in one.reproduced.items()),
+            "" if one.found is None else number(one.found),
+            "" if one.bound is None else number(one.bound),
+            one.verdict,
+        )
+        for one in settled
+    ]
+    return (
+        "\n".join(table(("claim", "published", "reproduced", "largest found", "bound", "verdict"), rows, width=150))
+        + "\n"
+    )
+
+
+def _figure(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,170 @@
+"""``diffuzz matrix``: every pair of the implementations of an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from diffuzz.cli.options import (
+    CONFIRMED,
+    JSON,
+    LIBRARY,
+    PARAMS,
+    SECONDS,
+    SEED,
+    given_parameters,
+    print_json,
+    print_text,
+    target_named,
+    unfinished,
+)
+from diffuzz.cli.tables import json_number, table
+
+if TYPE_CHECKING:
+    from diffuzz.searching.matrix import Cell
+    from diffuzz.targets.target import Target
+
+
+@click.command("matrix")
+@click.option(
+    "--target",
+    "target_name",
+    required=True,
+    metavar="NAME",
+    help="Whose operation, a name (see `targets`) or FILE.py:NAME.",
+)
+@PARAMS
+@click.option("--kernels", "chosen", metavar="A,B,...", help="Which implementations [default: all that are here].")
+@LIBRARY
+@click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each pair.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Save there the witnesses of pairs that differ by more than rounding [default: nowhere].",
+)
+@JSON
+def command(
+    target_name: str,
+    settings: tuple[tuple[str, str], ...],
+    chosen: str | None,
+    library: str | None,
+    budget: float,
+    seed: int,
+    corpus: Path | None,
+    as_json: bool,
+) -> int:
+    """Search every pair of implementations: who agrees with whom to the bit, to rounding, by policy, or not at all."""
+    from diffuzz import kernels
+    from diffuzz.corpus import files as store
+    from diffuzz.corpus.record import record
+    from diffuzz.searching import matrix
+
+    target, given = target_named(target_name), given_parameters(settings)
+    named = [] if chosen is None else [name.strip() for name in chosen.split(",")]
+    if not all(named):
+        raise click.UsageError(f"--kernels {chosen}: not a list of names: exact,apr,ggml is")
+    wanted = [kernels.load(name) for name in named]
+    absent = matrix.names(target, given, wanted)[1]
+    planned = len(matrix.pairs(target, given, wanted))
+    if corpus is not None:
+        store.check_writable(corpus / target.name)
+    cells = matrix.matrix(
+        target,
+        given,
+        seconds=budget,
+        seed=seed,
+        chosen=wanted,
+        library=library,
+        save=None if corpus is None else lambda result: store.save(record(result), corpus),
+        on_cell=matrix_progress(),
+    )
+    interrupted = len(cells) < planned
+    if as_json:
+        print_json(matrix_json(target, given, cells, absent, interrupted=interrupted))
+    elif cells:
+        print_text(matrix_text(cells, absent))
+    code = unfinished(len(cells), planned, "pairs") if interrupted else 0
+    return CONFIRMED if matrix.outside(cells) else code
+
+
+def matrix_progress() -> Callable[[Cell], None] | None:
+    """What prints a line on stderr for each pair, or None if that is no terminal."""
+    from diffuzz.cli.progress import line_printer
+
+    say = line_printer()
+    return None if say is None else lambda cell: say(f"{cell.a}, {cell.b}: {cell.agreement.value}")
+
+
+def matrix_json(
+    target: Target,
+    given: Mapping[str, object],
+    cells: Sequence[Cell],
+    absent: Sequence[str],
+    *,
+    interrupted: bool = False,
+) -> dict[str, object]:
+    """Every cell, with its value, agreement, the numbers at the worst element and its witness; ``interrupted`` if some
+    are missing.
+    """
+    from diffuzz.corpus.environment import environment
+
+    return {
+        "target": target.name,
+        "params": dict(target.contract_params(given)),
+        "cells": [
+            {
+                "kernels": list(cell.result.kernels or (cell.a, cell.b)),
+                "value": json_number(cell.value),
+                "measure": cell.result.measurement.measure,
+                "agreement": cell.agreement.value,
+                "detail": {
+                    name: json_number(value) for name, value in cell.result.measurement.evidence.as_dict().items()
+                },
+                "failure": cell.result.failure,
+                "evaluations": cell.result.evaluations,
+                "witness": None if cell.witness is None else str(cell.witness),
+            }
+            for cell in cells
+        ],
+        "missing": list(absent),
+        "interrupted": interrupted,
+        "environment": environment() | {k: v for cell in cells for k, v in cell.result.libraries.items()},
+    }
+
+
+def matrix_text(cells: Sequence[Cell], absent: Sequence[str]) -> str:
+    """The triangle of values, with how each pair agrees, and a line for each that disagrees."""
+    from diffuzz.judging.evidence import Agreement
+
+    found = {(cell.a, cell.b): cell for cell in cells}
+    names = list(dict.fromkeys(name for pair in found for name in pair))
+    rows = [[a, *(_cell_text(found.get((a, b))) for b in names[1:])] for a in names[:-1]]
+    lines = table(["", *names[1:]], rows, width=200)
+    if cells:
+        lines += ["", f"Values: {cells[0].result.measurement.measure}. How they agree is as far as was seen."]
+    for cell in cells:
+        if cell.agreement is Agreement.OUTSIDE:
+            why = cell.result.failure or _errors(cell)
+            where = f"; witness in {cell.witness}" if cell.witness else ""
+            lines.append(f"{cell.a} and {cell.b} do not agree: {why}{where}.")
+    return "\n".join([*lines, *(f"Not here: {line}." for line in absent)]) + "\n"
+
+
+def _cell_text(cell: Cell | None) -> str:
+    return "" if cell is None else f"{cell.value:.3g}, {cell.agreement.value}"
+
+
+def _errors(cell: Cell) -> str:
+    from diffuzz.judging.evidence import Compared
+
+    found = cell.result.measurement.evidence
+    if not isinstance(found, Compared):
+        raise TypeError("a pair that does not agree has evidence")
+    if found.errors is None:
+        return f"{cell.value:g} elements differ, the first is {found.a:.9g} against {found.b:.9g}"
+    a, b = found.errors
+    return f"{cell.a} has {a:.3g} of its a-priori bound, {cell.b} {b:.3g}"

@@ -1,0 +1,1 @@
+"""The corpus: witnesses on disk, read back without trust, and replayed."""

@@ -1,0 +1,362 @@
+"""An entry of the corpus as text: what is written down of a witness, and how it is read back without trust.
+
+Concrete bits, never choice sequences or pickles: target, parameters, arrays, measure, value, bound, verdict, how it was
+found, and what a replay must give. Reading runs no code and is strict: an unknown or missing field, a wrong type, a
+shape outside the space, or a digest that does not match is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import attrs
+import numpy as np
+
+from diffuzz import formats, targets
+from diffuzz import kernels as modules
+from diffuzz.cases import encoding
+from diffuzz.cases.case import Case
+from diffuzz.cases.encoding import EncodingError, hex_float, parse_hex_float
+from diffuzz.cases.space import Space
+from diffuzz.judging.question import Claim, Compare, Judge, Question
+from diffuzz.judging.verdict import Verdict
+from diffuzz.targets.outcome import Bound
+from diffuzz.targets.parameter import Params
+from diffuzz.targets.target import Target
+
+# Schema 1 called the threshold "limit", and had parameters that play no part in the question.
+SCHEMA, READABLE = 2, (1, 2)
+_DIGEST12 = re.compile(r"[0-9a-f]{12}")
+
+
+Scalar: TypeAlias = int | float | bool | str
+# An object of a file: its values may be anything until _check_fields has looked at each.
+Json: TypeAlias = dict[str, Any]
+Kinds: TypeAlias = type | tuple[type, ...]
+
+
+class _FieldError(ValueError):
+    """A field that is not as it must be."""
+
+
+class NeedsFileError(ImportError):
+    """A target, a format or kernels of the entry came from a file, which has to be named again: its ``option`` with
+    ``file``, as the entry has it.
+    """
+
+    def __init__(self, option: str, file: str, name: str) -> None:
+        super().__init__(f"{option} {name!r} came from a file: give --{option} {shlex.quote(file)}")
+        self.option, self.file = option, file
+
+
+class NeedsCandidateError(ValueError):
+    """An entry that was found with a candidate, which a corpus file alone never runs; one line."""
+
+
+class NeedsLibraryError(ImportError):
+    """An entry that compares a build of libggml that has to be named again; one line."""
+
+
+@attrs.frozen
+class Counterexample:
+    """One entry. ``value`` and ``noise`` are the measurement when it was saved, which a replay must give again within
+    ``tolerance``.
+
+    ``params`` are those of the question, ``others`` what an older version wrote down beside them. ``bound`` is
+    the proven bound when it was saved, or None; ``found`` says how: engine, seed, evaluations, command; ``candidate``
+    is the ``FILE.py:FUNCTION`` that it was found with, if any, and ``kernels`` the two implementations that it
+    compares. ``files`` names, by option, the files that the target, a format and kernels (two with a comma between
+    them) came from.
+    """
+
+    target: str
+    params: Params
+    case: Case
+    measure: str
+    value: float
+    noise: float
+    threshold: float
+    bound: Bound | None
+    verdict: Verdict
+    tolerance: float
+    found: Mapping[str, Scalar]
+    environment: Mapping[str, Scalar]
+    candidate: str | None = None
+    kernels: tuple[str, str] | None = None
+    files: Mapping[str, str] = attrs.field(factory=dict)
+    others: Params = attrs.field(factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over target, parameters, candidate, kernels if any, and the case's own digest, in hexadecimal."""
+        key: list[object] = [
+            self.target,
+            sorted({**self.params, **self.others}.items()),
+            self.candidate,
+            self.case.digest,
+        ]
+        if self.kernels is not None:
+            key.append(list(self.kernels))
+        return sha256(json.dumps(key).encode()).hexdigest()
+
+    @property
+    def judges(self) -> bool:
+        """Whether functions were held against the target's contract: a candidate, or kernels."""
+        return self.candidate is not None or self.kernels is not None
+
+    def asked_again(self, candidate: Judge | None, library: str | None) -> Question:
+        """What was asked, with the implementation and the library that the caller names: an entry alone runs neither.
+
+        Raises NeedsCandidateError, NeedsLibraryError: it takes one, and the caller names none.
+        """
+        if self.candidate is None:
+            candidate = None
+        elif candidate is None:
+            raise NeedsCandidateError(f"found with a candidate: give --candidate {shlex.quote(self.candidate)}")
+        if self.kernels is None:
+            return candidate or Claim()
+        for name in self.kernels:
+            if library is None and name != modules.base(name):
+                raise NeedsLibraryError(f"kernels {name}: give the folder of that library with --library")
+        a, b = self.kernels if library is None else (modules.base(name) for name in self.kernels)
+        return Compare(a, b, library, candidate=candidate)
+
+    @property
+    def space(self) -> Space:
+        """The space of the case."""
+        target = targets.get(self.target)
+        return target.contract.space(self.params) if self.judges and target.contract else target.space(self.params)
+
+    @property
+    def name(self) -> str:
+        """``<target>/<digest12>.json``."""
+        return f"{self.target}/{self.digest[:12]}.json"
+
+
+def dumps(entry: Counterexample, indent: int | None = 1) -> str:
+    """The entry as JSON text; floats are hexadecimal, with the decimal beside the value for people."""
+    stored = {
+        "diffuzz": SCHEMA,
+        "target": entry.target,
+        "params": {**entry.params, **entry.others},
+        "candidate": entry.candidate,
+        **({} if entry.kernels is None else {"kernels": list(entry.kernels)}),
+        **({} if not entry.files else {"files": dict(entry.files)}),
+        "verdict": entry.verdict.value,
+        "measure": entry.measure,
+        "value": {"decimal": _decimal(entry.value), "hex": _float_text(entry.value)},
+        "noise": _float_text(entry.noise),
+        "threshold": _float_text(entry.threshold),
+        "bound": None if entry.bound is None else attrs.asdict(entry.bound),
+        "tolerance": entry.tolerance,
+        "arrays": {name: encoding.encode(array) for name, array in entry.case.arrays.items()},
+        "found": dict(entry.found),
+        "environment": dict(entry.environment),
+        "digest": entry.digest,
+    }
+    return json.dumps(stored, indent=indent, allow_nan=False)
+
+
+def _float_text(value: float) -> str:
+    return hex_float(value) if math.isfinite(value) else str(value)
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.9g}"
+
+
+def loads(text: str, stem: str) -> Counterexample:
+    """Inverse of ``dumps``; a stem like a digest must be the entry's. Raises ValueError or RecursionError."""
+    stored = json.loads(
+        text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite_from_text
+    )
+    return _from_json(stored, stem)
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> Json:
+    found: Json = {}
+    for name, value in pairs:
+        if name in found:
+            raise _FieldError(f"duplicate field {name!r}")
+        found[name] = value
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise _FieldError(f"{text} is not a JSON number")
+
+
+def _finite_from_text(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise _FieldError(f"{text} is not a finite number")
+    return number
+
+
+def _from_json(stored: object, stem: str) -> Counterexample:
+    wanted: dict[str, Kinds] = {
+        "diffuzz": int, "target": str, "params": dict, "candidate": (str, type(None)), "verdict": str, "measure": str,
+        "value": dict, "noise": str, "threshold": str, "bound": (dict, type(None)), "tolerance": (int, float),
+        "arrays": dict, "found": dict, "environment": dict, "digest": str,
+    }  # fmt: skip
+    if not isinstance(stored, dict):
+        raise _FieldError("the entry: an object is needed")
+    schema = stored.get("diffuzz")
+    # First, since another schema may have other fields; True is 1, and not meant.
+    if type(schema) is int and schema not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise _FieldError(f"diffuzz: schema {schema}, where this version reads {readable}")
+    wanted |= {name: kind for name, kind in (("kernels", list), ("files", dict)) if name in stored}
+    wanted |= {"limit": wanted.pop("threshold")} if type(schema) is int and schema == 1 else {}
+    _check_fields(stored, wanted, "the entry")
+    named = _files(stored.get("files", {}))
+    target = _target(stored["target"], named)
+    contract = stored["candidate"] is not None or stored.get("kernels") is not None
+    if contract and target.contract is None:
+        raise _FieldError(f"candidate: target {target.name} takes none")
+    params, others = _params(target, stored["params"], contract=contract, files=named)
+    kernels = _kernels(target, params, stored.get("kernels"), named)
+    if not 0 <= stored["tolerance"] <= 1e-3:
+        raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and 0.001")
+    for group in ("found", "environment"):
+        _check_fields(stored[group], dict.fromkeys(stored[group], (str, int, float)), group)
+    if stored["verdict"] not in Verdict.__members__:
+        raise _FieldError(f"verdict: {stored['verdict']!r} is none of {', '.join(Verdict.__members__)}")
+    threshold = "limit" if "limit" in stored else "threshold"
+    entry = Counterexample(
+        target=target.name,
+        params=params,
+        case=_case(target, params, stored["arrays"], contract=contract),
+        measure=stored["measure"],
+        value=_value(stored["value"]),
+        noise=_float_of(stored["noise"], "noise"),
+        threshold=_float_of(stored[threshold], threshold),
+        bound=_bound(stored["bound"]),
+        verdict=Verdict(stored["verdict"]),
+        tolerance=float(stored["tolerance"]),
+        found=stored["found"],
+        environment=stored["environment"],
+        candidate=stored["candidate"],
+        kernels=kernels,
+        files=named,
+        others=others,
+    )
+    if entry.digest != stored["digest"]:
+        raise _FieldError("digest: does not match target, params and arrays; the file was edited")
+    if _DIGEST12.fullmatch(stem) and not entry.digest.startswith(stem):
+        raise _FieldError(f"the file's name is not the digest {entry.digest[:12]}")
+    return entry
+
+
+def _check_fields(stored: Json, wanted: Mapping[str, Kinds], where: str) -> None:
+    unknown, missing = sorted(set(stored) - set(wanted)), sorted(set(wanted) - set(stored))
+    if unknown or missing:
+        what = f"unknown field {unknown[0]!r}" if unknown else f"missing field {missing[0]!r}"
+        raise _FieldError(f"{where}: {what}")
+    for name, kinds in wanted.items():
+        if not isinstance(stored[name], kinds) or isinstance(stored[name], bool):
+            raise _FieldError(f"{where}: {name} has the wrong type, {type(stored[name]).__name__}")
+        # What is shown on a terminal must not control it.
+        if not name.isprintable() or (isinstance(stored[name], str) and not stored[name].isprintable()):
+            raise _FieldError(f"{where}: {name!r} has characters that cannot be printed")
+
+
+def _files(stored: Json) -> dict[str, str]:
+    """What the entry says of where the target, a format and kernels came from: only said to a user, never loaded."""
+    _check_fields(stored, dict.fromkeys(set(stored) & {"target", "format", "kernels"}, str), "files")
+    return stored
+
+
+def _target(name: str, files: Mapping[str, str]) -> Target:
+    """Raises NeedsFileError for a target that came from a file which nobody has named again."""
+    if "target" in files and not targets.REGISTRY.known(name):
+        raise NeedsFileError("target", files["target"], name)
+    return targets.get(name)
+
+
+def _params(target: Target, stored: Json, *, contract: bool, files: Mapping[str, str]) -> tuple[Params, Params]:
+    """The parameters of the question, all of them and of their types; and others that the target has."""
+    name = stored.get("format")
+    if "format" in files and isinstance(name, str) and name.isprintable() and not formats.REGISTRY.known(name):
+        raise NeedsFileError("format", files["format"], name)
+    params = target.contract_params(stored) if contract else target.params(stored)
+    known = {one.name: one.parse(stored[one.name]) for one in target.declared if one.name in stored}
+    for name in params:
+        if name not in stored:
+            raise _FieldError(f"params: {name} is missing")
+    for name, value in known.items():
+        if type(stored[name]) is not type(value) or stored[name] != value:
+            raise _FieldError(f"params: {name} is not of its parameter's type, {type(value).__name__}")
+    return params, {name: value for name, value in stored.items() if name not in params}
+
+
+def _kernels(
+    target: Target, params: Params, stored: list[object] | None, files: Mapping[str, str]
+) -> tuple[str, str] | None:
+    if stored is None:
+        return None
+    known = (*(target.contract.kernels(params) if target.contract else ()), "candidate")
+    names = [name for name in stored if isinstance(name, str) and name.isprintable()]
+    if len(stored) != 2 or names != stored:
+        raise _FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
+    for name in names:
+        if modules.base(name) not in known and not modules.KernelName.parse(name).from_outside:
+            if "kernels" in files:
+                named = files["kernels"].split(",")
+                module = modules.KernelName.parse(name).module
+                file = next((file for file in named if Path(file.partition(".py")[0]).name == module), named[0])
+                raise NeedsFileError("kernels", file, name)
+            raise _FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
+    # A path would be a library to load: the caller has to name it.
+    if any("/" in name or "\\" in name for name in names):
+        raise _FieldError(f"kernels: {stored!r} name a path")
+    return names[0], names[1]
+
+
+def _value(stored: Json) -> float:
+    _check_fields(stored, {"decimal": str, "hex": str}, "value")
+    value = _float_of(stored["hex"], "value")
+    if stored["decimal"] != _decimal(value):
+        raise _FieldError(f"value: decimal {stored['decimal']} is not {_decimal(value)}, which hex says")
+    return value
+
+
+def _bound(stored: Json | None) -> Bound | None:
+    if stored is None:
+        return None
+    _check_fields(stored, {"value": (int, float), "rounding": (int, float), "because": str}, "bound")
+    if not 0 <= stored["value"] <= sys.float_info.max or not 0 <= stored["rounding"] <= sys.float_info.max:
+        raise _FieldError("bound: value and rounding are not finite numbers of at least 0")
+    return Bound(float(stored["value"]), stored["because"], rounding=float(stored["rounding"]))
+
+
+def _case(target: Target, params: Params, stored: Json, *, contract: bool) -> Case:
+    admissible = target.contract.space(params) if contract and target.contract else target.space(params)
+    _check_fields(stored, {spec.name: dict for spec in admissible.tensors}, "arrays")
+    arrays = {}
+    for spec in admissible.tensors:
+        try:
+            # The shape first: a few characters may ask for any amount of memory.
+            spec.sizes(np.broadcast_to(np.float32(0), encoding.decoded_shape(stored[spec.name])))
+            arrays[spec.name] = encoding.decode(stored[spec.name])
+        except EncodingError as error:
+            raise _FieldError(f"arrays.{spec.name}: {error}") from error
+    case = Case(arrays)
+    admissible.check(case)
+    return case
+
+
+def _float_of(text: str, where: str) -> float:
+    if text == "inf":
+        return math.inf
+    try:
+        return parse_hex_float(text)
+    except EncodingError as error:
+        raise _FieldError(f"{where}: {error}") from error

@@ -1,0 +1,1 @@
+"""A process of its own for code that may crash, hang, or take all memory."""

@@ -1,0 +1,446 @@
+"""Workers: a process of its own for code that may crash, hang, or use up all memory.
+
+    with Worker("diffuzz.judging.candidate:serve", "my_kernels.py:f", timeout=10.0) as worker:
+        ran = worker.run(request, {"x": x}, shape=(256,), dtype="float32")
+        ran.result, ran.failures                    float32[b, 256], {row: Failure}
+
+The process calls ``opener(argument)`` once, which returns a function. For each batch it calls that function with
+``(request, arrays, out)``, where ``out`` is room for the result in shared memory; the function returns the result,
+which may be ``out``. All arrays and the result have a leading batch axis.
+
+Whatever goes wrong becomes a Failure of a row and never harms the caller: where a batch fails, its rows are run one by
+one, and the process is started again as often as that takes.
+
+Processes are forked from a server (diffuzz.kernels.process.forkserver) and run diffuzz.kernels.process.child. The
+server ends when its client does, and each process when the server does; a process that is busy at that time is ended
+by an alarm of its own. Needs a system with ``fork``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+import os
+import signal
+import socket
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypeAlias
+
+import attrs
+import numpy as np
+
+from diffuzz import interruption
+from diffuzz.kernels.process import forkserver
+from diffuzz.kernels.process.child import KINDS, Failure, Kind, Placed, array_at, readiness
+from diffuzz.kernels.process.forkserver import WorkerError
+from diffuzz.registry import one_line
+
+__all__ = ["KINDS", "Failure", "Kind", "Ran", "RowsFailedError", "Worker", "WorkerError"]
+
+# After so many failures of single rows the rest of a batch is skipped.
+_FAILURES_PER_BATCH = 8
+# Opening may import a lot, and the first call may compile a lot. So their limit is _FIRST_CALL times the timeout, but
+# at most _MOST_FIRST seconds, or the timeout if that is more.
+_FIRST_CALL, _MOST_FIRST = 6, 30.0
+# How often a call is repeated whose process was killed by SIGKILL: probably from outside, and not by the code in it.
+_ATTEMPTS = 5
+# Once a row has hung, others have _PATIENCE times what the slowest good call took, at least _LEAST_PATIENCE seconds.
+_PATIENCE, _LEAST_PATIENCE = 20.0, 1.0
+# Seconds between two looks of a waiting client at the memory and the output of the process.
+_GLANCE = 0.05
+_MOST_OUTPUT = 2**20
+# The folder of diffuzz: tracebacks through it are not about the user's code.
+_PACKAGE = Path(__file__).parents[2]
+_ALIGNMENT = 64
+# The first bytes of the shared memory hold the number of the row that is being run.
+_HEADER = _ALIGNMENT
+# What a call gives: the result; or how many rows were done, the failure of the next (or of all), and the results of
+# those that were done.
+_Answer: TypeAlias = np.ndarray | tuple[int, Failure, np.ndarray]
+
+
+@attrs.frozen
+class Ran:
+    """What a batch gave: ``result[b, ...]``, which is zero in the rows of ``failures`` and ``skipped``.
+
+    Rows in ``skipped`` were not run, because too many others had failed. ``passing`` is a failure of the batch that did
+    not come again when its rows were run one by one: it is one of the batch as a whole, or happened by chance.
+    """
+
+    result: np.ndarray
+    failures: dict[int, Failure]
+    skipped: frozenset[int] = frozenset()
+    passing: Failure | None = None
+
+
+class RowsFailedError(RuntimeError):
+    """Rows of a batch have no result. ``ran`` has the results of the others, and the failures."""
+
+    def __init__(self, ran: Ran) -> None:
+        row, failure = next(iter(ran.failures.items()))
+        super().__init__(f"row {row}: {failure}")
+        self.ran = ran
+
+
+@attrs.define
+class Worker:
+    """A process that runs one function; see the module's docstring. It starts with the first batch.
+
+    ``opener`` is ``module:function``; ``argument`` and requests are pickled. ``timeout`` is the limit of one call in
+    seconds; opening and the first call have more. ``memory`` is the limit of resident memory in bytes, by default half
+    of the machine's; it is not enforced where there is no ``/proc``. ``starts`` counts the processes started.
+    """
+
+    opener: str
+    argument: object
+    timeout: float = attrs.field(default=10.0, kw_only=True)
+    memory: int = attrs.field(factory=lambda: _physical_memory() // 2, kw_only=True)
+    starts: int = attrs.field(init=False, default=0)
+    _process: _Process | None = attrs.field(init=False, default=None)
+    _longest: float = attrs.field(init=False, default=0.0)
+    _hangs: bool = attrs.field(init=False, default=False)
+    # Kinds of failures that were seen in a fresh process and that leave the process usable.
+    _seen: set[Kind] = attrs.field(init=False, factory=set)
+    # Reduced after a batch that failed although no row of it fails alone: it was too large or too slow.
+    _rows_per_call: int = attrs.field(init=False, default=2**62)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, if there is one; the next batch starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def run(self, request: object, arrays: Mapping[str, np.ndarray], *, shape: tuple[int, ...], dtype: str) -> Ran:
+        """The result of a batch, ``dtype[b, *shape]``, with the failures of rows that have none.
+
+        Raises WorkerError if the process cannot be opened: its opener raised an exception, took too long, or ended the
+        process.
+        """
+        total = len(next(iter(arrays.values())))
+        result: np.ndarray | None = None
+        failures: dict[int, Failure] = {}
+        passing: Failure | None = None
+        start = 0
+        while start < total:
+            rows: slice[int, int, None] = slice(start, min(start + self._rows_per_call, total))
+            alone = rows.stop - rows.start == 1
+            answer: _Answer | None = None
+            if alone or not self._hangs:
+                # After a hang, a batch is not tried: it would probably hang too, without saying in which row.
+                answer = self._call(request, {name: array[rows] for name, array in arrays.items()}, shape, dtype)
+            if isinstance(answer, np.ndarray) and rows == slice(0, total):
+                # The usual case: there is nothing to put together.
+                return Ran(answer, {})
+            if result is None:
+                result = np.zeros((total, *shape), dtype)
+            if isinstance(answer, np.ndarray):
+                result[rows] = answer
+                start = rows.stop
+                continue
+            before = len(failures)
+            if answer is not None and answer[1].kind == "hung" and alone:
+                # A row that was alone need not be run again.
+                failures[start], self._hangs, start = answer[1], True, rows.stop
+                continue
+            start = self._one_by_one(request, arrays, rows, result, failures)
+            if start < rows.stop or len(failures) >= _FAILURES_PER_BATCH:
+                return Ran(result, failures, frozenset(range(start, total)), passing)
+            if answer is not None and len(failures) == before:
+                passing = answer[1]
+                if passing.kind in ("hung", "out of memory"):
+                    self._rows_per_call = max(1, (rows.stop - rows.start) // 2)
+        return Ran(np.zeros((0, *shape), dtype) if result is None else result, failures, frozenset(), passing)
+
+    def _one_by_one(
+        self,
+        request: object,
+        arrays: Mapping[str, np.ndarray],
+        rows: slice[int, int, None],
+        result: np.ndarray,
+        failures: dict[int, Failure],
+    ) -> int:
+        """Run ``rows`` one by one; write their results to ``result`` and their failures to ``failures``.
+
+        Returns the first row that was skipped after too many failures, or the end of ``rows``.
+        """
+        start, tries = rows.start, 0
+        shape, dtype = result.shape[1:], str(result.dtype)
+        while start < rows.stop and tries < (1 if self._hangs else _FAILURES_PER_BATCH):
+            part = {name: array[start : rows.stop] for name, array in arrays.items()}
+            answer = self._call(request, part, shape, dtype, one_by_one=True)
+            if isinstance(answer, np.ndarray):
+                result[start : rows.stop] = answer
+                return rows.stop
+            done, failure, good = answer
+            row = start + done
+            result[start:row] = good
+            start, tries = row + 1, tries + 1
+            if failure.kind != "hung" and failure.kind not in self._seen:
+                # A process may be killed from outside, and its state may have been spoilt by an earlier row. So the row
+                # has failed only if it fails again, alone, in a fresh process.
+                self.close()
+                part = {name: array[row:start] for name, array in arrays.items()}
+                again = self._call(request, part, shape, dtype)
+                for _ in range(_ATTEMPTS):
+                    if isinstance(again, np.ndarray) or not again[1].killed:
+                        break
+                    again = self._call(request, part, shape, dtype)
+                if isinstance(again, np.ndarray):
+                    result[row] = again[0]
+                    continue
+                failure = again[1]
+                self._seen |= {failure.kind} & {"raised", "garbage"}
+            self._hangs |= failure.kind == "hung"
+            failures[row] = failure
+        return start
+
+    @property
+    def _first_timeout(self) -> float:
+        return max(self.timeout, min(_FIRST_CALL * self.timeout, _MOST_FIRST))
+
+    def _started(self) -> _Process:
+        for attempt in range(_ATTEMPTS + 1):
+            started = _Process.start(self.opener, self.argument, self._first_timeout)
+            if isinstance(started, _Process):
+                return started
+            if started.kind == "hung":
+                raise WorkerError(f"loading took more than {self._first_timeout:.3g} s")
+            if not started.killed or attempt == _ATTEMPTS:
+                raise WorkerError(started.text if started.kind == "raised" else str(started))
+        raise AssertionError
+
+    def _call(
+        self,
+        request: object,
+        arrays: Mapping[str, np.ndarray],
+        shape: tuple[int, ...],
+        dtype: str,
+        *,
+        one_by_one: bool = False,
+    ) -> _Answer:
+        """Run a batch as a whole or, in one call, row by row; a failure ends the process unless it can go on."""
+        first = self._process is None
+        if self._process is None:
+            self.starts += 1
+            self._process = self._started()
+        # ``why`` explains a limit that is not the timeout.
+        timeout, why = self.timeout, ""
+        if self._hangs:
+            timeout = min(timeout, max(_LEAST_PATIENCE, _PATIENCE * self._longest))
+            if timeout < self.timeout:
+                why = f" (the limit was {self.timeout:.3g} s until a call took longer)"
+        elif self.starts == 1 and first:
+            timeout = self._first_timeout
+            why = " of the first call"
+        started = time.monotonic()
+        try:
+            answer = self._process.call(request, arrays, shape, dtype, timeout, self.memory, one_by_one)
+        except BaseException:
+            # Interrupted: the next call must not read the answer to this one.
+            self.close()
+            raise
+        if isinstance(answer, np.ndarray):
+            if not one_by_one:
+                self._longest = max(self._longest, time.monotonic() - started)
+            return answer
+        done, failure, good = answer
+        if failure.kind in ("crashed", "hung", "out of memory"):
+            self.close()
+        if failure.kind == "hung":
+            failure = attrs.evolve(failure, text=failure.text + why)
+        return done, failure, good
+
+
+@attrs.define
+class _Process:
+    """One process: its number, the connection to it, descriptors of the files that hold the shared memory and what it
+    writes, and the memory itself.
+    """
+
+    pid: int
+    connection: Connection
+    file: int
+    output: int
+    memory: mmap.mmap
+    _ready: Callable[[float], bool] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ready = readiness(self.connection)
+
+    @classmethod
+    def start(cls, opener: str, argument: object, timeout: float) -> _Process | Failure:
+        """A process that has opened, or the failure to do so."""
+        import fcntl
+
+        ours, theirs = socket.socketpair()
+        file, output = _unlinked_file(), _unlinked_file()
+        # The process appends, so that it leaves no hole when the client truncates the file.
+        fcntl.fcntl(output, fcntl.F_SETFL, fcntl.fcntl(output, fcntl.F_GETFL) | os.O_APPEND)
+        os.ftruncate(file, _HEADER)
+        try:
+            pid = forkserver.server().fork(opener.partition(":")[0], [theirs.fileno(), file, output])
+        finally:
+            theirs.close()
+        process = cls(pid, Connection(ours.detach()), file, output, mmap.mmap(file, _HEADER))
+        try:
+            # Folder, environment and path may have changed since the server was started.
+            process.connection.send((os.getcwd(), dict(os.environ), sys.path, opener, argument))
+            said = process._wait(timeout, 2**62)
+        except (BrokenPipeError, ConnectionResetError):
+            said = None
+        except BaseException:
+            process.kill()
+            raise
+        if said is None or isinstance(said, Failure):
+            failure = said or process._ended()
+            process.kill()
+            return failure
+        return process
+
+    def call(
+        self,
+        request: object,
+        arrays: Mapping[str, np.ndarray],
+        shape: tuple[int, ...],
+        dtype: str,
+        timeout: float,
+        memory: int,
+        one_by_one: bool,
+    ) -> _Answer:
+        """As Worker._call; ``timeout`` is for the batch, or for each row where they are run one by one."""
+        total = len(next(iter(arrays.values())))
+        place = _HEADER
+        layout: list[Placed] = []
+        for name, array in arrays.items():
+            layout.append((name, array.dtype.str, array.shape, place))
+            place = _aligned(place + array.nbytes)
+        result = np.dtype(dtype).itemsize * total * math.prod(shape)
+        self._reserve(place + result)
+        for (_, kind, extent, offset), array in zip(layout, arrays.values(), strict=True):
+            np.copyto(array_at(self.memory, kind, extent, offset), array)
+        out = array_at(self.memory, np.dtype(dtype).str, (total, *shape), place)
+        counter = array_at(self.memory, "<i8", (1,), 0)
+        counter[0] = 0
+        if os.fstat(self.output).st_size > _MOST_OUTPUT:
+            os.ftruncate(self.output, 0)
+        before = os.fstat(self.output).st_size
+        try:
+            self.connection.send((request, layout, (dtype, shape, place), len(self.memory), timeout, one_by_one))
+            said = self._wait(timeout, memory, counter if one_by_one else None)
+        except (BrokenPipeError, ConnectionResetError):
+            said = None
+        if said is True:
+            return out.copy()
+        done = int(counter[0]) if one_by_one else 0
+        return min(done, total - 1), said or self._ended(before), out[: min(done, total - 1)].copy()
+
+    def _reserve(self, size: int) -> None:
+        if size > len(self.memory):
+            size = 1 << (size - 1).bit_length()
+            os.ftruncate(self.file, size)
+            # The old map stays until no array uses it.
+            self.memory = mmap.mmap(self.file, size)
+
+    def _wait(self, timeout: float, memory: int, counter: np.ndarray | None = None) -> Failure | Literal[True] | None:
+        """The next message of the process; None if it has ended; a Failure if it takes too long or too much memory.
+
+        With a counter, which holds the number of the row being run, each row has the whole timeout.
+        """
+        row, deadline = -1, math.inf
+        while True:
+            interruption.check()
+            now_at = 0 if counter is None else int(counter[0])
+            if now_at != row:
+                row, deadline = now_at, time.monotonic() + timeout
+            if self._ready(_GLANCE):
+                try:
+                    said = self.connection.recv()
+                except (EOFError, ConnectionResetError):
+                    return None
+                except Exception as error:  # code in the process may have written to the connection
+                    return Failure("garbage", f"the process sent something unreadable: {one_line(error)}")
+                if said is True or isinstance(said, Failure):
+                    return said
+                return Failure("garbage", f"the process sent a message of type {type(said).__name__}")
+            if (used := _resident(self.pid)) > memory:
+                return Failure("out of memory", f"{used / 2**30:.1f} GiB used, more than {memory / 2**30:.1f} GiB")
+            if time.monotonic() > deadline:
+                return Failure("hung", f"no result after {timeout:.3g} s")
+            if os.fstat(self.output).st_size > 64 * _MOST_OUTPUT:
+                os.ftruncate(self.output, 0)
+
+    def _ended(self, before: int = 0) -> Failure:
+        """How the process ended, with the last line that it wrote; ``before`` is the size of its earlier output."""
+        status = forkserver.server().wait(self.pid)
+        code = os.waitstatus_to_exitcode(status)
+        said = os.pread(self.output, _MOST_OUTPUT, min(before, os.fstat(self.output).st_size))
+        words = _last_words(said.decode(errors="replace"))
+        if code >= 0:
+            how = f"ended with exit status {code}"
+        else:
+            with contextlib.suppress(ValueError):
+                how = signal.Signals(-code).name
+                how += " (killed by the system, perhaps because memory ran out)" if -code == signal.SIGKILL else ""
+        return Failure("crashed", how + (f": {words}" if words else ""))
+
+    def kill(self) -> None:
+        """Kill the process and what it has started, and close its connection and files."""
+        server = forkserver.running()
+        if server is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            with contextlib.suppress(WorkerError):
+                server.wait(self.pid)
+        self.connection.close()
+        for file in (self.file, self.output):
+            with contextlib.suppress(OSError):
+                os.close(file)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _unlinked_file() -> int:
+    """Descriptor of a file without a name, in memory where the system has a folder for that."""
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.dup(file.fileno())
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _resident(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError):
+        return 0
+
+
+def _last_words(text: str) -> str:
+    """The last line that the code itself wrote, and the line of Python where it ended, if faulthandler wrote one."""
+    own, fatal, trace = text.partition("Fatal Python error")
+    lines = [" ".join(line.split()) for line in own.splitlines() if line.strip()]
+    places = [" ".join(line.split()) for line in (fatal + trace).splitlines() if line.lstrip().startswith("File ")]
+    elsewhere = (f'"{_PACKAGE}{os.sep}', f'"{sysconfig.get_path("stdlib")}{os.sep}')
+    ours = [place for place in places if "site-packages" in place or not any(folder in place for folder in elsewhere)]
+    return "; ".join([*lines[-1:], *ours[:1]])[:400]

@@ -1,0 +1,1 @@
+"""Minimising: a simpler case that shows the same."""

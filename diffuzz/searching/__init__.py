@@ -1,0 +1,1 @@
+"""Searching: the largest value of a problem."""

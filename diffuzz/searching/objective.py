@@ -1,0 +1,348 @@
+"""The objective: the one door through which every evaluation of a search goes.
+
+It counts evaluations, keeps the clock, remembers the best confirmed case and how it was reached, and shares promising
+inputs between engines. An engine hands in batches; the batch is screened (by JAX, where the target can be), and every
+row that promises more than the best is confirmed by the exact implementations before it counts.
+
+A screen runs on its device while the engine makes the next batch: ``start`` hands a batch in and returns a function
+that waits for its values. What is found when depends on this order alone, never on how long anything took.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import attrs
+import numpy as np
+
+from diffuzz import interruption
+from diffuzz.cases.case import Case, unstack
+from diffuzz.cases.space import Space
+from diffuzz.judging.problem import Problem
+from diffuzz.searching.population import Population
+from diffuzz.targets.outcome import Bound, Outcome
+
+Batch = dict[str, np.ndarray]
+Values = tuple[np.ndarray, Batch]
+# Starts to evaluate a batch, and returns what waits for its values.
+Screen = Callable[[Batch], Callable[[], Values]]
+
+ELITES = 64
+# Elements of one batch: 2 MiB of float64, which stays in a core's cache.
+ELEMENTS_PER_BATCH = 2**17
+# What a call costs however few rows it has: about a millisecond's worth of elements.
+LEAST_WORK_PER_CALL = 2**15
+# Rows of one batch that are confirmed at most.
+CONFIRMED_PER_BATCH = 4
+# A screen that says no more of the best case than this share too much is right about the order of others.
+AGREEMENT = 1e-6
+# A row promises more than the best if it is above it by this share: more than the float64 noise of a screen.
+LEAST_GAIN = 1e-9
+# A value counts only if the float64 noise of its evaluation is below this share of it.
+LARGEST_NOISE = 0.05
+# A value that a row alone has up to this share is the one that it had in its batch, summed in another order.
+SAME = 0.01
+# Close enough to a proven bound to stop: nothing that matters is left to find.
+ENOUGH = 1 - 1e-4
+
+
+class BudgetSpentError(Exception):
+    """Raised by Objective.evaluate once the budget is spent or the bound is reached; the best is kept."""
+
+
+@attrs.frozen
+class Found:
+    """A confirmed case: its value, its noise, and which engine found it after how many evaluations and seconds."""
+
+    case: Case
+    value: float
+    noise: float
+    engine: str
+    evaluations: int
+    seconds: float
+
+
+@attrs.frozen
+class Unsteady:
+    """A value that a case had in a batch, and did not have again when it was evaluated alone: it had ``again``."""
+
+    found: Found
+    again: float
+
+
+@attrs.frozen
+class Budget:
+    """Seconds on the clock and work in evaluated elements, whichever ends first.
+
+    The work makes a search repeatable: two runs that end by work, or at the bound, make the same evaluations, however
+    fast the machine happened to be.
+    """
+
+    seconds: float
+    work: float = math.inf
+
+
+@attrs.define
+class _Progress:
+    """What a search has done and found so far, shared by the objectives of all its engines."""
+
+    started: float
+    screen: Screen | None
+    elites: Population = attrs.field(factory=lambda: Population(ELITES))
+    evaluations: int = 0
+    # Rows that have a value: admissible, a number, and known far better than it is large.
+    valued: int = 0
+    work: float = 0.0
+    history: list[Found] = attrs.field(factory=list)
+    unsteady: Unsteady | None = None
+    stopped: str = ""
+    running: list[Callable[[], Values]] = attrs.field(factory=list)
+    # What the screen said of the best case.
+    promised: float = math.nan
+
+
+@attrs.frozen
+class Objective:
+    """The objective of a search over ``problem``, as the engine ``engine`` has it; see the module's docstring.
+
+    ``screen`` starts to evaluate a batch and returns a function that waits for ``(values float64[b], batch)``, the
+    batch with better perturbation directions where it knows some (see diffuzz.searching.screen); without one the exact
+    evaluation screens. ``on_found`` is called with each improvement. A value above ``enough``, beyond its noise, ends
+    the search.
+    """
+
+    problem: Problem
+    budget: Budget
+    screen_to_begin_with: Screen | None = attrs.field(default=None, alias="screen")
+    on_found: Callable[[Found], None] | None = None
+    clock: Callable[[], float] = time.monotonic
+    enough: float | None = None
+    engine: str = ""
+    _progress: _Progress = attrs.field()
+    _shapes: dict[str, tuple[int, ...]] = attrs.field()
+
+    @_progress.default
+    def _begin(self) -> _Progress:
+        return _Progress(self.clock(), self.screen_to_begin_with)
+
+    @_shapes.default
+    def _full_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {spec.name: spec.array_shape() for spec in self.space.tensors}
+
+    def for_engine(self, name: str) -> Objective:
+        """The same search, in which what is found from now on is credited to the engine ``name``."""
+        return attrs.evolve(self, engine=name)
+
+    def charge(self, work: float, evaluations: int = 0) -> None:
+        """Count work, in evaluated elements, and evaluations that an engine does beside those it asks for here."""
+        self._progress.work += work
+        self._progress.evaluations += evaluations
+
+    def use_screen(self, screen: Screen | None) -> None:
+        """Screen batches with ``screen`` from now on."""
+        self._progress.screen = screen
+
+    @property
+    def space(self) -> Space:
+        """The space of the problem."""
+        return self.problem.space
+
+    @property
+    def bound(self) -> Bound | None:
+        """The proven bound of the problem."""
+        return self.problem.bound
+
+    @property
+    def screened(self) -> bool:
+        """Whether batches are screened, by something that is compiled for one shape."""
+        return self._progress.screen is not None
+
+    @property
+    def evaluations(self) -> int:
+        """Rows that were evaluated so far."""
+        return self._progress.evaluations
+
+    @property
+    def valued(self) -> int:
+        """How many of them had a value."""
+        return self._progress.valued
+
+    @property
+    def work(self) -> float:
+        """The work so far, in evaluated elements."""
+        return self._progress.work
+
+    @property
+    def elites(self) -> Population:
+        """The best cases of the full shape of all batches."""
+        return self._progress.elites
+
+    @property
+    def history(self) -> tuple[Found, ...]:
+        """Every improvement, in order."""
+        return tuple(self._progress.history)
+
+    @property
+    def unsteady(self) -> Unsteady | None:
+        """The largest value that did not come again, where values may depend on chance or on the batch."""
+        return self._progress.unsteady
+
+    @property
+    def stopped(self) -> str:
+        """Why the search is over: bound reached, witness, work or clock; empty while it is not."""
+        return self._progress.stopped
+
+    @property
+    def best(self) -> Found | None:
+        """The largest confirmed value so far."""
+        return self._progress.history[-1] if self._progress.history else None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the search began."""
+        return self.clock() - self._progress.started
+
+    @property
+    def rows(self) -> int:
+        """A good batch size: enough rows to amortise a call, few enough to stay in cache."""
+        return int(np.clip(ELEMENTS_PER_BATCH / self.space.elements, 16, 1024))
+
+    def evaluate(self, batch: Batch) -> np.ndarray:
+        """Screened values of a batch, float64[b]; -inf for rows outside the space or without a value.
+
+        Raises BudgetSpentError, before evaluating, once the search is over.
+        """
+        return self.refine(batch)[0]
+
+    def refine(self, batch: Batch) -> Values:
+        """As ``evaluate``, and the batch with each row's perturbation replaced where a worse one is known."""
+        return self.start(batch)()
+
+    def start(self, batch: Batch) -> Callable[[], Values]:
+        """Begin to evaluate a batch, which must not be written to any more; the function that is returned waits for
+        what ``refine`` returns, and is to be called once.
+
+        Raises as ``stop_if_over`` does, before evaluating.
+        """
+        self.stop_if_over()
+        progress, rows = self._progress, len(next(iter(batch.values())))
+        # A screen is compiled for batches of ``rows``, and fills up smaller ones.
+        filled = -(-rows // self.rows) * self.rows / max(rows, 1) if progress.screen else 1.0
+        size = sum(array.size for array in batch.values())
+        self.charge(max(size * filled * self.problem.cost, LEAST_WORK_PER_CALL), rows)
+        # Overflow and NaN are values like any other here; a row that has them does not count.
+        with np.errstate(all="ignore"):
+            running = progress.screen(batch) if progress.screen else None
+            admissible = self.space.admissible(batch)
+
+        def finish() -> Values:
+            progress.running.remove(finish)
+            with np.errstate(all="ignore"):
+                if running is None:
+                    values, refined = self._exact(batch, admissible)
+                else:
+                    screened, refined = running()
+                    values = np.where(admissible & ~np.isnan(screened), screened, -np.inf)
+                    self._confirm(refined, values)
+            progress.valued += int(np.count_nonzero(values > -np.inf))
+            if all(array.shape[1:] == self._shapes[name] for name, array in refined.items()):
+                progress.elites.admit(refined, values)
+            return values, refined
+
+        progress.running.append(finish)
+        return finish
+
+    def _exact(self, batch: Batch, admissible: np.ndarray) -> Values:
+        batch = self.problem.solve(batch)
+        outcome = self.problem.evaluate(batch)
+        values = np.where(admissible, _clean(outcome), -np.inf)
+        self._record(batch, values, outcome)
+        return values, batch
+
+    def _confirm(self, batch: Batch, values: np.ndarray) -> None:
+        """Evaluate the best rows exactly while they promise more than is known, and correct their values."""
+        order = np.argsort(-values, kind="stable")[:CONFIRMED_PER_BATCH]
+        # The first row alone: where the screen is right about it, the others promise no more.
+        for rows in (order[:1], order[1:]):
+            best = self.best.value if self.best else 0.0
+            # Against what the screen said of the best, where it did not say too much: ties with it promise nothing.
+            promised = self._progress.promised
+            least = promised if promised <= best * (1 + AGREEMENT) else best
+            promising = rows[values[rows] > least * (1 + LEAST_GAIN)]
+            if not promising.size:
+                return
+            chosen = {name: np.asarray(array)[promising] for name, array in batch.items()}
+            outcome = self.problem.evaluate(chosen)
+            screened, exact = values[promising], _clean(outcome)
+            # A row that the exact implementations do not confirm must not lead an engine on.
+            values[promising] = exact
+            if self._record(chosen, exact, outcome):
+                self._progress.promised = float(screened[np.argmax(exact)])
+
+    def _record(self, batch: Batch, values: np.ndarray, outcome: Outcome) -> bool:
+        """Whether the best row is a new best case, which is kept; a row that alone has less does not count."""
+        for _ in range(CONFIRMED_PER_BATCH):
+            row = int(np.argmax(values))
+            value, noise = float(values[row]), float(outcome.noise[row])
+            if not value > (self.best.value if self.best else 0.0):
+                return False
+            found = Found(unstack(batch, row), value, noise, self.engine, self.evaluations, self.seconds)
+            again = self._alone(found)
+            if again is not None:
+                self._progress.history.append(again)
+                if self.on_found:
+                    self.on_found(again)
+                return True
+            values[row] = -np.inf
+        # None of these had its value again: it would be the same with the others.
+        values[values > (self.best.value if self.best else 0.0)] = -np.inf
+        return False
+
+    def _alone(self, found: Found) -> Found | None:
+        """What was found, with the value that it has without the rest of its batch; None where that is no new best.
+
+        A value above the threshold that did not come again is remembered: below it, a sum in another order is no news.
+        """
+        if self.problem.steady:
+            return found
+        outcome = self.problem.evaluate(found.case.batch())
+        value = float(_clean(outcome)[0])
+        lost = found.value - found.noise > self.problem.threshold and not value >= found.value * (1 - SAME)
+        if lost and (self.unsteady is None or found.value > self.unsteady.found.value):
+            self._progress.unsteady = Unsteady(found, float(outcome.value[0]))
+        if lost or not value > (self.best.value if self.best else 0.0):
+            return None
+        return attrs.evolve(found, value=value, noise=float(outcome.noise[0]))
+
+    def stop_if_over(self) -> None:
+        """Raise BudgetSpentError once the search is over; batches that run then still count. An interrupt is raised
+        here, too (see diffuzz.interruption).
+        """
+        reason = self._over()
+        if not reason:
+            interruption.check()
+            return
+        self._progress.stopped = reason
+        for finish in tuple(self._progress.running):
+            finish()
+        raise BudgetSpentError(reason)
+
+    def _over(self) -> str:
+        """Why the search is over, or nothing."""
+        best = self.best
+        if best and ((self.bound and best.value >= ENOUGH * self.bound.value > 0) or math.isinf(best.value)):
+            return "bound reached"
+        if best and self.enough is not None and best.value - best.noise > self.enough:
+            return "witness"
+        if self.work >= self.budget.work:
+            return "work"
+        return "clock" if self.seconds >= self.budget.seconds else ""
+
+
+def _clean(outcome: Outcome) -> np.ndarray:
+    """Values that count: known far better than they are large; others are -inf."""
+    value = np.asarray(outcome.value, np.float64)
+    counts = ~np.isnan(value) & ((outcome.noise <= LARGEST_NOISE * value) | np.isinf(value))
+    return np.where(counts, value, -np.inf)

@@ -1,0 +1,131 @@
+"""What a search found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from diffuzz.cases.case import Case
+from diffuzz.judging.evidence import Agreement, Compared, Judged
+from diffuzz.judging.problem import Measurement, Problem
+from diffuzz.judging.question import Compare, Judge
+from diffuzz.judging.verdict import Verdict
+from diffuzz.searching.objective import Found, Unsteady
+from diffuzz.targets.outcome import Bound
+from diffuzz.targets.parameter import Params
+from diffuzz.targets.target import Target
+
+
+@attrs.frozen
+class SearchResult:
+    """``case`` is None only if nothing admissible had a value above zero; ``seconds`` is all the time that it took,
+    loading a candidate included. ``stopped`` says what ended it: bound reached, witness, work, clock, ideas or
+    interrupted. ``first`` and ``default_threshold`` say how it was asked for.
+    """
+
+    problem: Problem
+    engine: str
+    seed: int
+    budget_s: float
+    evaluations: int
+    seconds: float
+    stopped: str
+    verdict: Verdict
+    measurement: Measurement
+    case: Case | None
+    history: tuple[Found, ...]
+    libraries: Mapping[str, str] = attrs.field(factory=dict)
+    first: bool = False
+    default_threshold: bool = True
+    unsteady: Unsteady | None = None
+    # By the user: the search, or only minimising.
+    interrupted: bool = False
+
+    @property
+    def target(self) -> Target:
+        """What was searched."""
+        return self.problem.target
+
+    @property
+    def params(self) -> Params:
+        """The parameters of the question."""
+        return self.problem.params
+
+    @property
+    def threshold(self) -> float:
+        """T of the claim "value > T"."""
+        return self.problem.threshold
+
+    @property
+    def bound(self) -> Bound | None:
+        """What no value exceeds, where that is proven."""
+        return self.problem.bound
+
+    @property
+    def candidate(self) -> str | None:
+        """The ``FILE.py:FUNCTION`` that took part, if one did."""
+        asked = self.problem.question
+        judged = asked.candidate if isinstance(asked, Compare) else asked if isinstance(asked, Judge) else None
+        return None if judged is None else judged.name
+
+    @property
+    def kernels(self) -> tuple[str, str] | None:
+        """The two implementations that were compared, if the question was that."""
+        asked = self.problem.question
+        return asked.recorded if isinstance(asked, Compare) else None
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """How the two implementations that were compared agree, as far as was seen; None if the question was another,
+        or an interrupt left no time to look at the case.
+        """
+        if not isinstance(self.problem.question, Compare):
+            return None
+        if self.value == 0:
+            return Agreement.BITS
+        found = self.measurement.evidence
+        return found.agreement(self.value) if isinstance(found, Compared) else None
+
+    @property
+    def value(self) -> float:
+        """The largest value found (of the minimised witness)."""
+        return self.measurement.value
+
+    @property
+    def largest(self) -> float:
+        """The largest value before minimising, which keeps nearly all of it (and sometimes finds more)."""
+        return self.history[-1].value if self.history else 0.0
+
+    @property
+    def replays(self) -> bool:
+        """Whether there is a case, and it has its value again when it is measured alone."""
+        return self.case is not None and not (self.unsteady is not None and self.case is self.unsteady.found.case)
+
+    @property
+    def efficiency(self) -> float | None:
+        """Share of the bound that the witness reaches, or None without a bound above zero."""
+        if self.bound is None or not self.bound.value > 0:
+            return None
+        return self.value / self.bound.value
+
+    @property
+    def failure(self) -> str | None:
+        """How the candidate, or which of the two kernels and how, failed on the case; None if none did."""
+        found = self.measurement.evidence
+        if isinstance(found, Judged):
+            return None if found.failure is None else str(found.failure)
+        if isinstance(found, Compared) and isinstance(self.problem.question, Compare):
+            asked = self.problem.question
+            named = zip((asked.a, asked.b), found.failures, strict=True)
+            said = [f"{self._title(name)} {failure}" for name, failure in named if failure is not None]
+            return said[-1] if said else None
+        return None
+
+    def _title(self, name: str) -> str:
+        return self.candidate or name if name == "candidate" else name
+
+    @property
+    def passing(self) -> str | None:
+        """A failure of the candidate that did not come again."""
+        return self.problem.passing

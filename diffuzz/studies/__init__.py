@@ -1,0 +1,1 @@
+"""Studies: what diffuzz measures with itself."""

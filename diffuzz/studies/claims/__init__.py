@@ -1,0 +1,1 @@
+"""The published claims: reproduced, searched and judged."""

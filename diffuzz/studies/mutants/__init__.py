@@ -1,0 +1,1 @@
+"""Wrong kernels and correct ones, and who tells them apart."""

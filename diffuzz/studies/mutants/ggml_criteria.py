@@ -1,0 +1,166 @@
+r"""The criteria of ggml's own tests, restated here to see what they say about a function.
+
+    test-quantize-fns   x_i = 0.1 + 2 cos(i), y_i = 0.1 + 2 cos(i + 1), 4096 of them. Product of x quantised and y:
+                        |f - sum x y| / n < 0.02 (0.04 for q2_K). Round trip of x: sqrt(sum of squared errors) / n <
+                        0.002 (0.0075 for q2_K, 0.004 for q3_K), and the same distance from the reference quantiser
+                        < 0.0001.
+    test-backend-ops    inputs uniform in [-1, 1], weights quantised from such; NMSE of all outputs of a case against
+                        the CPU backend's at most 5e-4 (MUL_MAT: 16 rows of 256, one to nine activations), 1e-7
+                        (others), 1e-6 (SOFT_MAX, CPY). RMS_NORM draws from [-10, 10] with eps 0, 1e-6, 1e-4, 0.1;
+                        SWIGLU from [-150, 150]; ROPE positions below 512.
+
+The first test has fixed data, so its answer is always the same; the second draws new data in every run. For q2_K and
+q3_K, whose ggml quantisers fit more closely than ours, the dot product is compared with that of the quantised weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+
+from diffuzz import formats
+from diffuzz.kernels import apr, exact, ggml
+from diffuzz.studies.mutants.mutants import Mutant
+from diffuzz.studies.mutants.wrong_blocks import Change
+from diffuzz.studies.mutants.wrong_dots import Matvec
+from diffuzz.targets import distances
+
+FNS_ELEMENTS = 32 * 128
+FNS_DOT, FNS_DOT_LOW = 0.02, 0.04
+FNS_ROUND_TRIP = {"q2_K": 0.0075, "q3_K": 0.0040}
+FNS_ROUND_TRIP_OTHERS = 0.002
+FNS_REFERENCE = 1e-4
+FNS_OWN_WEIGHTS = ("q2_K", "q3_K")
+OPS_NMSE = {"matvec": 5e-4, "softmax": 1e-6, "quantize": 1e-6}
+OPS_NMSE_OTHERS = 1e-7
+
+# (expected result, result of the mutant).
+Pair: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+
+def fns_kills(mutant: Mutant) -> bool | None:
+    """Whether test-quantize-fns fails with this function; None if it does not test the operation."""
+    with np.errstate(all="ignore"):
+        if mutant.target == "matvec":
+            return _fns_dot(mutant.params["format"], mutant.function)
+        if mutant.target == "dequantize":
+            return _fns_dequantiser(mutant.params["format"], mutant.function)
+        if mutant.target == "quantize":
+            return _fns_quantiser(mutant.params["format"], mutant.function)
+    return None
+
+
+def ops_kills(mutant: Mutant, rng: np.random.Generator) -> bool:
+    """Whether one run of test-backend-ops fails with this function."""
+    limit = OPS_NMSE.get(mutant.target, OPS_NMSE_OTHERS)
+    with np.errstate(all="ignore"):
+        for expected, got in _CASES[mutant.target](mutant, rng):
+            a, b = np.ravel(expected), np.ravel(got)
+            if not np.isfinite(b).all() or not distances.nmse(a, b) <= limit:
+                return True
+    return False
+
+
+def _data(offset: float) -> np.ndarray:
+    """The vector of test-quantize-fns, float32[FNS_ELEMENTS]."""
+    return np.asarray((0.1 + 2 * np.cos(np.arange(FNS_ELEMENTS) + offset)).astype(np.float32))
+
+
+def _quantised(format: str, values: np.ndarray) -> np.ndarray:
+    """Rows float32[m, k] as rows of blocks."""
+    fmt = formats.get(format)
+    if fmt.quantize is None:
+        raise ValueError(f"format {format!r} has no quantiser")
+    return fmt.quantize(values.reshape(-1, fmt.block_size)).reshape(len(values), -1)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """array_rmse of ggml: the square root of the sum of squared differences, divided by n."""
+    return float(np.sqrt(((a.astype(np.float64) - b) ** 2).sum()) / a.size)
+
+
+def _fns_dot(format: str, f: Matvec) -> bool:
+    x, y = _data(0.0), _data(1.0)
+    weights = _quantised(format, x[None])
+    result, expected = float(f(weights, y)[0]), float((x * y).astype(np.float64).sum())
+    if format in FNS_OWN_WEIGHTS:
+        expected = float(exact.vec_dot(format, weights, y[None])[0, 0])
+    error = abs(result - expected) / FNS_ELEMENTS
+    return not error < (FNS_DOT_LOW if format == "q2_K" else FNS_DOT)
+
+
+def _fns_dequantiser(format: str, f: Change) -> bool:
+    x = _data(0.0)
+    blocks = _quantised(format, x[None]).reshape(-1, formats.get(format).type_size)
+    return not _distance(x, np.ravel(f(blocks))) < FNS_ROUND_TRIP.get(format, FNS_ROUND_TRIP_OTHERS)
+
+
+def _fns_quantiser(format: str, f: Change) -> bool:
+    fmt, x = formats.get(format), _data(0.0)
+    blocks = x.reshape(-1, fmt.block_size)
+    ours, reference = fmt.dequantize(f(blocks)), fmt.dequantize(_quantised(format, blocks))
+    return not (_distance(blocks, ours) < FNS_ROUND_TRIP_OTHERS and _distance(reference, ours) < FNS_REFERENCE)
+
+
+def _uniform(rng: np.random.Generator, *shape: int, top: float = 1.0) -> np.ndarray:
+    return rng.uniform(-top, top, shape).astype(np.float32)
+
+
+def _mul_mat(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    format = mutant.params["format"]
+    for count in range(1, 10):
+        weights, x = _quantised(format, _uniform(rng, 16, 256)), _uniform(rng, count, 256)
+        # All outputs of a case count together, although each activation is a call of its own.
+        got = np.stack([mutant.function(weights, row) for row in x], axis=1)
+        yield ggml.vec_dot(format, weights, x), got
+
+
+def _get_rows(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    fmt = formats.get(mutant.params["format"])
+    blocks = _quantised(fmt.name, _uniform(rng, 5, 256)).reshape(-1, fmt.type_size)
+    yield fmt.dequantize(blocks), mutant.function(blocks)
+
+
+def _copy(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    fmt = formats.get(mutant.params["format"])
+    values = _uniform(rng, 24 * 256 // fmt.block_size, fmt.block_size)
+    yield fmt.dequantize(_quantised(fmt.name, values)), fmt.dequantize(mutant.function(values))
+
+
+def _soft_max(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    for n in (10, 16, 32, 1024):
+        z = _uniform(rng, 60, n)
+        yield apr.soft_max(z), mutant.function(z)
+
+
+def _rms_norm(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    for n in (64, 1025):
+        for eps in (0.0, 1e-6, 1e-4, 1e-1):
+            x = _uniform(rng, 60, n, top=10.0)
+            yield apr.rms_norm(x, eps), mutant.function(x, eps)
+
+
+def _swiglu(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    for n in (128, 5):
+        gate, up = _uniform(rng, 16, n, top=150.0), _uniform(rng, 16, n, top=150.0)
+        yield apr.swiglu(gate, up), mutant.function(gate, up)
+
+
+def _rope(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    mode = mutant.params.get("mode", "neox")
+    for head_dim, heads in ((128, 32), (64, 12), (80, 32)):
+        x, positions = _uniform(rng, 2, heads, head_dim), rng.integers(0, 512, 2).astype(np.int32)
+        yield apr.rope(x, positions, 10000.0, mode), mutant.function(x, positions, 10000.0, mode)
+
+
+_CASES: dict[str, Callable[[Mutant, np.random.Generator], Iterator[Pair]]] = {
+    "matvec": _mul_mat,
+    "dequantize": _get_rows,
+    "quantize": _copy,
+    "softmax": _soft_max,
+    "rmsnorm": _rms_norm,
+    "swiglu": _swiglu,
+    "rope": _rope,
+}

@@ -1,0 +1,1 @@
+"""The sizes of minimised cases, beside those that others make."""

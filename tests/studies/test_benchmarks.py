@@ -1,0 +1,41 @@
+"""The benchmark scripts run, in their smallest form: what nobody runs rots."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("throughput.py", ("--seconds", "0.01", "--target", "softmax", "--target", "dot-order"), "dot-order"),
+        ("roofline.py", ("--seconds", "0.01", "--target", "softmax"), "softmax"),
+        ("batch_size.py", ("--seconds", "0.01", "--target", "softmax", "--n", "7", "--rows", "3"), "softmax"),
+        ("startup.py", ("--repeats", "1"), "replay of 1000 entries"),
+        ("worker.py", ("--rows", "3", "--repeats", "2"), "rows without a result: [100]"),
+    ],
+)
+def test_runs(script: str, arguments: tuple[str, ...], said: str) -> None:
+    """Exit 0, and the table."""
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / script), *arguments], capture_output=True, text=True, timeout=300
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    assert said in done.stdout
+
+
+def test_every_script_is_run_here() -> None:
+    """A new one joins the list above."""
+    assert {path.name for path in FOLDER.glob("*.py")} == {
+        "batch_size.py",
+        "roofline.py",
+        "startup.py",
+        "throughput.py",
+        "worker.py",
+    }
