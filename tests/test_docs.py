@@ -13,8 +13,8 @@ from diffuzz.cli.main import commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# A command goes on where its line ends with a backslash.
-COMMAND = re.compile(r"^(?:\$ )?python -m diffuzz ((?:.*\\\n)*.*)$", re.MULTILINE)
+# A command may follow others in its line, and goes on where that ends with a backslash.
+COMMAND = re.compile(r"^(?:\$ )?(?:.*&& )?python -m diffuzz ((?:.*\\\n)*.*)$", re.MULTILINE)
 MOST_LINES = 150
 
 

@@ -14,6 +14,7 @@ from diffuzz.cli.options import (
     PARAMS,
     SECONDS,
     SEED,
+    TARGETS,
     given_parameters,
     print_json,
     print_text,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command("engines")
-@click.option("--target", "names", multiple=True, metavar="NAME", help="Compare on this target (repeatable) [all].")
+@TARGETS
 @PARAMS
 @click.option(
     "--engine", "competitors", multiple=True, metavar="NAME", help="Compare this engine or peer (repeatable) [all]."

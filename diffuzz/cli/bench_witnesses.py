@@ -13,6 +13,7 @@ from diffuzz.cli.options import (
     SECONDS,
     SEED,
     SHARE,
+    TARGETS,
     given_parameters,
     print_json,
     print_text,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command("witnesses")
-@click.option("--target", "names", multiple=True, metavar="NAME", help="Minimise on this target (repeatable) [all].")
+@TARGETS
 @PARAMS
 @click.option("--budget", type=SECONDS, default="3s", show_default=True, help="Time to search each target.")
 @click.option(

@@ -15,6 +15,7 @@ from diffuzz.cli.options import (
     PARAMS,
     SECONDS,
     SEED,
+    TARGET,
     given_parameters,
     print_json,
     print_text,
@@ -29,13 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command("matrix")
-@click.option(
-    "--target",
-    "target_name",
-    required=True,
-    metavar="NAME",
-    help="Whose operation, a name (see `targets`) or FILE.py:NAME.",
-)
+@TARGET
 @PARAMS
 @click.option("--kernels", "chosen", metavar="A,B,...", help="Which implementations [default: all that are here].")
 @LIBRARY

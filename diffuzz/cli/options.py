@@ -80,6 +80,16 @@ class _Number(click.ParamType[float]):
 
 SECONDS, SETTING, KERNELS = _Seconds(), _Setting(), _Kernels()
 SHARE = _Number("a share of the value, above 0 and at most 1", 0.0, 1.0 + 2**-52)
+TARGET = click.option(
+    "--target",
+    "target_name",
+    required=True,
+    metavar="NAME",
+    help="The target, a name (see `targets`) or FILE.py:NAME.",
+)
+TARGETS = click.option(
+    "--target", "names", multiple=True, metavar="NAME", help="Only this target, a name or FILE.py:NAME (repeatable)."
+)
 PARAMS = click.option(
     "--param",
     "settings",

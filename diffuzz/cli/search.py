@@ -19,6 +19,7 @@ from diffuzz.cli.options import (
     SECONDS,
     SEED,
     SHARE,
+    TARGET,
     THRESHOLD,
     TIMEOUT,
     complain,
@@ -38,13 +39,7 @@ if TYPE_CHECKING:
 
 
 @click.command("search")
-@click.option(
-    "--target",
-    "target_name",
-    required=True,
-    metavar="NAME",
-    help="What to search, a name (see `targets`) or FILE.py:NAME.",
-)
+@TARGET
 @PARAMS
 @click.option(
     "--engine",

@@ -281,23 +281,22 @@ def constructions_are_admissible(trial: _Trial) -> None:
 @_law
 def values_are_numbers(trial: _Trial) -> None:
     """Values are finite and not negative, one for each case of a batch."""
-    problem = trial.claim()
-    for kind, batch in trial.batches(problem.space, problem.starts):
-        value = np.asarray(_evaluated(problem, batch).value)
-        rows = len(next(iter(batch.values())))
-        trial.demand(value.shape == (rows,), f"{rows} {kind} cases have values of shape {value.shape}")
-        trial.demand_all(np.isfinite(value) & (value >= 0), kind, "the value is {!r}", value)
+    _are_numbers(trial, "value", lambda outcome: outcome.value)
 
 
 @_law
 def noise_is_a_number(trial: _Trial) -> None:
     """The noise of a value is finite and not negative, one for each case of a batch."""
+    _are_numbers(trial, "noise", lambda outcome: outcome.noise)
+
+
+def _are_numbers(trial: _Trial, what: str, of: Callable[[Outcome], np.ndarray]) -> None:
     problem = trial.claim()
     for kind, batch in trial.batches(problem.space, problem.starts):
-        noise = np.asarray(_evaluated(problem, batch).noise)
+        numbers = np.asarray(of(_evaluated(problem, batch)))
         rows = len(next(iter(batch.values())))
-        trial.demand(noise.shape == (rows,), f"{rows} {kind} cases have noise of shape {noise.shape}")
-        trial.demand_all(np.isfinite(noise) & (noise >= 0), kind, "the noise is {!r}", noise)
+        trial.demand(numbers.shape == (rows,), f"the {what} of {rows} {kind} cases has the shape {numbers.shape}")
+        trial.demand_all(np.isfinite(numbers) & (numbers >= 0), kind, f"the {what} is {{!r}}", numbers)
 
 
 @_law

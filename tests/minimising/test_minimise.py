@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
 
 import attrs
 import numpy as np
 import pytest
+from made_up import problem_of
 
 from diffuzz import formats
 from diffuzz.cases.case import Case
-from diffuzz.cases.space import Dim, InadmissibleError, Space, TensorSpec
-from diffuzz.judging.problem import Problem, open_problem
+from diffuzz.cases.space import Dim, InadmissibleError, TensorSpec
+from diffuzz.judging.problem import Problem
 from diffuzz.minimising.minimise import Minimised, minimise
-from diffuzz.targets.drift import Drift
 from diffuzz.targets.outcome import Arrays, Bound, Outcome
-from diffuzz.targets.parameter import Params
-from diffuzz.targets.target import Target
-
-Value = Callable[[dict[str, np.ndarray]], np.ndarray]
-
-
-def problem_of(value: Value, *tensors: TensorSpec, noise: float = 0.0) -> Problem:
-    def evaluate(params: Params, arrays: Arrays) -> Outcome:
-        numbers = np.asarray(value(dict(arrays)), np.float64)
-        return Outcome(numbers, np.full(len(numbers), noise))
-
-    target = Target(
-        name="made-up",
-        summary="",
-        parameters=(),
-        space=lambda p: Space(tensors),
-        question=Drift(evaluate),
-        measure=lambda p: "made up",
-        bound=lambda p: None,
-        claim="",
-        threshold=lambda p: 0.0,
-    )
-    return open_problem(target)
 
 
 def vector(n: int, name: str = "x", *, fixed: bool = True, peak: float = 0.0, top: float = 16.0) -> TensorSpec:

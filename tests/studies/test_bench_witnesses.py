@@ -8,45 +8,21 @@ from collections.abc import Callable
 import attrs
 import numpy as np
 import pytest
+from made_up import problem_of
 
 from diffuzz import targets
 from diffuzz.cases.case import Case
 from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.cli import main
 from diffuzz.cli.bench_witnesses import witnesses_summary, witnesses_text
-from diffuzz.judging.problem import Problem, open_problem
+from diffuzz.judging.problem import Problem
 from diffuzz.minimising import simplicity
 from diffuzz.minimising.simplicity import Size
 from diffuzz.searching.objective import Found
 from diffuzz.studies.witnesses import comparison, shrinking
 from diffuzz.studies.witnesses.comparison import Referee, Row, Table, compare, ddmin
-from diffuzz.targets.drift import Drift
-from diffuzz.targets.outcome import Arrays, Outcome
-from diffuzz.targets.parameter import Params
-from diffuzz.targets.target import Target
 
 COMMAND = ("bench", "witnesses", "--target", "quantize", "--budget", "0.3s", "--minimising", "0.3s")
-
-
-def problem_of(
-    value: Callable[[dict[str, np.ndarray]], np.ndarray], *tensors: TensorSpec, noise: float = 0.0
-) -> Problem:
-    def evaluate(params: Params, arrays: Arrays) -> Outcome:
-        numbers = np.asarray(value(dict(arrays)), np.float64)
-        return Outcome(numbers, np.full(len(numbers), noise))
-
-    target = Target(
-        name="made-up",
-        summary="",
-        parameters=(),
-        space=lambda p: Space(tensors),
-        question=Drift(evaluate),
-        measure=lambda p: "made up",
-        bound=lambda p: None,
-        claim="",
-        threshold=lambda p: 0.0,
-    )
-    return open_problem(target)
 
 
 def vector(n: int, low: float = -16.0, high: float = 16.0) -> TensorSpec:

@@ -351,6 +351,16 @@ def test_a_default_out_of_range_is_one_line() -> None:
         laws.check(target)
 
 
+def test_one_number_for_a_whole_batch() -> None:
+    """A value, or a noise, that does not come one for each case."""
+    value = evaluating(lambda outcome, arrays: attrs.evolve(outcome, value=outcome.value[:1]))
+    noise = evaluating(lambda outcome, arrays: attrs.evolve(outcome, noise=outcome.noise[:1]))
+    with pytest.raises(AssertionError, match=r"^law values_are_numbers: .* the value of \d+ \w+ cases has the shape "):
+        laws.values_are_numbers(value)
+    with pytest.raises(AssertionError, match=r"^law noise_is_a_number: .* the noise of \d+ \w+ cases has the shape "):
+        laws.noise_is_a_number(noise)
+
+
 def test_a_negative_cost_is_out_of_range() -> None:
     """Work is counted with it."""
     with pytest.raises(AssertionError, match="the cost is -1"):
