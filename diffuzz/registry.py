@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 import sys
@@ -28,6 +29,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
+
+from diffuzz.escaping import escaped, unwrapped
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -39,6 +42,8 @@ _LONGEST_TEXT = 400
 _MODULES: dict[Path, ModuleType] = {}
 # Of the files that were loaded.
 _FOLDERS: set[Path] = set()
+# Those of them that were put at the end of sys.path, the last one first.
+_APPENDED: list[str] = []
 
 
 class RegistryError(ValueError):
@@ -231,7 +236,9 @@ def _checked_name(name: object, what: str) -> str:
 
 
 def load_file(path: Path, what: str) -> ModuleType:
-    """The module in a file, which is run now, with its folder importable.
+    """The module in a file, which is run now, under a name of our own.
+
+    What lies beside it can be imported, but hides no library: a file may be called ``jax.py``, or lie beside one.
 
     Raises RegistryError, one line that begins with ``what``: no such file, no Python file, an exception while it ran.
     """
@@ -241,13 +248,15 @@ def load_file(path: Path, what: str) -> ModuleType:
         raise RegistryError(f"{what}: {path} is not a Python file (its name must end in .py)")
     resolved = path.resolve()
     name = f"diffuzz_file_{path.stem}"
+    while name in sys.modules:
+        # A file of the same name in another folder, whose objects still refer to their module.
+        name += "_"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RegistryError(f"{what}: {path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    if str(resolved.parent) not in sys.path:
-        sys.path.insert(0, str(resolved.parent))
+    _append(str(resolved.parent))
     hidden = _namesakes(resolved.parent)
     for other in hidden:
         del sys.modules[other]
@@ -256,10 +265,26 @@ def load_file(path: Path, what: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise RegistryError(f"{what}: {path} fails to load: {one_line(error)}") from error
+        raise RegistryError(f"{what}: {path} fails to load: {located(error)}") from error
     finally:
         sys.modules.update(hidden)
     return module
+
+
+def _append(folder: str) -> None:
+    """Make what lies in a folder importable: after all libraries, but before what lies in other such folders."""
+    if folder in sys.path and folder not in _APPENDED:
+        return
+    libraries = search_path()
+    _APPENDED[:] = [folder, *(other for other in _APPENDED if other != folder)]
+    # `python -m diffuzz` has put the working directory last.
+    last = [libraries.pop()] if libraries and libraries[-1] == os.getcwd() else []
+    sys.path[:] = [*libraries, *_APPENDED, *last]
+
+
+def search_path() -> list[str]:
+    """``sys.path`` without the folders of files that were loaded: what another process begins with."""
+    return [folder for folder in sys.path if folder not in _APPENDED]
 
 
 def _namesakes(folder: Path) -> dict[str, ModuleType]:
@@ -284,23 +309,34 @@ def _module_of(path: Path, what: str) -> ModuleType:
 
 
 def place_of(error: BaseException) -> str | None:
-    """The line of a file that a user named in which an exception was raised, or the call that led to it; None if no
-    such file takes part.
+    """The line of a file that a user named, or of one beside it, in which an exception was raised, or the call that led
+    to it: ``k.py, line 7``. None if no such file takes part.
     """
-    files = {module.__file__: path.name for path, module in _MODULES.items()}
     place, trace = None, error.__traceback__
     while trace is not None:
-        name = files.get(trace.tb_frame.f_code.co_filename)
-        place = place if name is None else f"{name}, line {trace.tb_lineno}"
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.suffix == ".py" and (file.parent in _FOLDERS or file.resolve().parent in _FOLDERS):
+            place = f"{escaped(file.name)}, line {trace.tb_lineno}"
         trace = trace.tb_next
     return place
 
 
-def one_line(error: BaseException) -> str:
-    """Type and message of an exception, without line breaks, and cut short if it goes on and on."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def located(error: BaseException) -> str:
+    """``one_line``, and in brackets the ``place_of`` it, if there is one."""
+    place = place_of(error)
+    return one_line(error) if place is None else f"{one_line(error)} ({place})"
+
+
+def one_line(error: BaseException, longest: int = _LONGEST_TEXT) -> str:
+    """Type and message of an exception as one line that can be printed, its end cut off if it goes on and on."""
+    try:
+        said = str(error)
+    except Exception as another:  # an exception of somebody else may fail to say what it is
+        said = f"(its message cannot be had: {type(another).__name__})"
+    # Cut first: an exception may quote a whole array.
+    text, name = unwrapped(said[: 2 * longest]), escaped(type(error).__name__[:longest])
+    cut = text if len(text) <= longest and len(said) <= 2 * longest else f"{text[:longest]} ..."
+    return f"{name}: {cut}" if text else name
 
 
 def adopt(places: Iterable[tuple[str, str]]) -> None:

@@ -17,13 +17,13 @@ shrinks to something a person can read: a constant with one changed element, not
         my_norm(drawn.expand())     # Activations(n=4096, family='constant', seed=0, scale=100, edits=((0, 0.0),), ...)
 """
 
-from strategies.activations import Activations, activations, described_activations
-from strategies.block_scales import half_scales, sub_scales
-from strategies.cases import cases
-from strategies.logits import Logits, described_logits, logits
-from strategies.perturbations import Direction, described_directions, directions
-from strategies.positions import positions
-from strategies.weights import Blocks, blocks, described_blocks
+from .activations import Activations, activations, described_activations
+from .block_scales import half_scales, sub_scales
+from .cases import cases
+from .logits import Logits, described_logits, logits
+from .perturbations import Direction, described_directions, directions
+from .positions import positions
+from .weights import Blocks, blocks, described_blocks
 
 __all__ = [
     "Activations",

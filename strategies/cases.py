@@ -12,11 +12,12 @@ from diffuzz import formats
 from diffuzz.cases.case import Case
 from diffuzz.cases.ranges import clip
 from diffuzz.cases.space import Dim, Space, TensorSpec
-from strategies.activations import activations
-from strategies.logits import logits
-from strategies.perturbations import directions, signs_of
-from strategies.positions import positions
-from strategies.weights import blocks
+
+from .activations import activations
+from .logits import logits
+from .perturbations import directions, signs_of
+from .positions import positions
+from .weights import blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64
@@ -26,20 +27,19 @@ def cases(space: Space, *, smaller_shapes: bool = False) -> st.SearchStrategy[Ca
     """Admissible cases of ``space``: each tensor is drawn by its kind, within its range.
 
     Sometimes activations take the signs of the weights that they are multiplied with (TensorSpec.against), or the
-    opposite ones, and a direction those of the array that it perturbs. Shapes are the largest ones; with
+    opposite ones, and a direction those of the array that it perturbs. Shapes are those of batches; with
     ``smaller_shapes`` smaller admissible ones are drawn too. Shrinks towards the simplest array of each tensor.
     """
-    dims = {dim.name: dim for spec in space.tensors for dim in spec.shape}
     if not smaller_shapes:
-        return _with_sizes(space, {name: dim.size for name, dim in dims.items()})
-    smaller = st.fixed_dictionaries({name: _size(dim) for name, dim in dims.items()})
+        return _with_sizes(space, {dim.name: dim.size for dim in space.dims})
+    smaller = st.fixed_dictionaries({dim.name: _size(dim) for dim in space.dims})
     return smaller.flatmap(lambda sizes: _with_sizes(space, sizes))
 
 
 def _size(dim: Dim) -> st.SearchStrategy[int]:
     if dim.fixed:
         return st.just(dim.size)
-    return st.integers(1, dim.size // dim.step).map(lambda steps: steps * dim.step)
+    return st.integers(dim.lowest // dim.step, dim.size // dim.step).map(lambda steps: steps * dim.step)
 
 
 def _with_sizes(space: Space, sizes: dict[str, int]) -> st.SearchStrategy[Case]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from diffuzz.cases.ranges import clip
 from diffuzz.cases.space import TensorSpec
-from strategies.activations import LARGEST_FLOAT32
+
+from .activations import LARGEST_FLOAT32
 
 if TYPE_CHECKING:
     from jaxtyping import Float32

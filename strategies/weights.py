@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from diffuzz import formats
 from diffuzz.targets.published import seed_block
-from strategies.block_scales import LARGEST_HALF, half_scales, single_bit, sub_scales
+
+from .block_scales import LARGEST_HALF, half_scales, single_bit, sub_scales
 
 if TYPE_CHECKING:
     from jaxtyping import Int32, UInt8

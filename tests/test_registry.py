@@ -34,6 +34,8 @@ def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(registry, "_MODULES", {})
+    monkeypatch.setattr(registry, "_FOLDERS", set())
+    monkeypatch.setattr(registry, "_APPENDED", [])
     before = [(one, dict(one._files), dict(one._found)) for one in ALL]
     yield
     for one, files, found in before:
@@ -222,6 +224,66 @@ def test_the_place_of_an_error() -> None:
         engines.get("failing")(None, None)  # type: ignore[arg-type]
     assert registry.place_of(raised.value) == "failing.py, line 4"
     assert registry.place_of(ValueError()) is None
+
+
+def test_the_place_of_an_error_beside_a_file() -> None:
+    """A file that lies beside one that a user named is the user's, too; libraries and diffuzz are not."""
+    Path("beside_it.py").write_text("def g():\n    raise RuntimeError('two\\nlines \\x1b[2J')\n")
+    engines.load(written("import beside_it\n\ndef rounds(objective, rng):\n    beside_it.g()\n", "calling.py"))
+    with pytest.raises(RuntimeError) as raised:
+        engines.get("calling")(None, None)  # type: ignore[arg-type]
+    assert r"RuntimeError: two lines \x1b[2J (beside_it.py, line 2)" == registry.located(raised.value)
+    assert "ValueError: x" == registry.located(ValueError("x"))
+
+
+@pytest.mark.parametrize("name", ["jax.py", "numpy.py", "json.py", "attrs.py"])
+def test_a_file_that_is_called_like_a_library(name: str) -> None:
+    """It is loaded, may import that library, and hides it from nobody; its own objects are where they say."""
+    library = Path(name).stem
+    before = sys.modules.get(library)
+    written(f"import {library} as it\n" + KERNELS + "place = it.__file__\n", name)
+    module = registry.load_file(Path(name), "kernels")
+    assert module.place != module.__file__
+    assert module is sys.modules[module.__name__]
+    assert module is not importlib.import_module(library)
+    assert before is None or before is sys.modules[library]
+    assert str(Path.cwd()) == sys.path[-1]
+
+
+def test_what_lies_beside_files() -> None:
+    """Each file has what lies beside it, whichever other file was loaded before; libraries come first."""
+    for number, folder in enumerate(("one", "two", "three")):
+        Path(folder).mkdir()
+        Path(folder, "of_this_folder.py").write_text(f"number = {number}\n")
+        Path(folder, "mine.py").write_text("from of_this_folder import number\n")
+        module = registry.load_file(Path(folder, "mine.py"), "kernels")
+        assert number == module.number
+        sys.modules.pop("of_this_folder")
+    assert [str(Path(folder).resolve()) for folder in ("three", "two", "one")] == sys.path[-3:]
+    # What a process of its own begins with, before it loads the same files.
+    assert sys.path[:-3] == registry.search_path()
+
+
+def test_the_working_directory_comes_last() -> None:
+    """`python -m diffuzz` has put it at the end, and what lies beside a file is before it."""
+    sys.path.append(str(Path.cwd()))
+    Path("folder").mkdir()
+    for folder in (".", "folder"):
+        Path(folder, "of_two_folders.py").write_text(f"where = {folder!r}\n")
+    Path("folder/mine.py").write_text("from of_two_folders import where\n")
+    assert "folder" == registry.load_file(Path("folder/mine.py"), "kernels").where
+    del sys.modules["of_two_folders"]
+    assert [str(Path("folder").resolve()), str(Path.cwd())] == sys.path[-2:]
+
+
+def test_files_of_one_name() -> None:
+    """Two files of one name in two folders are two modules, and the first stays what it was."""
+    modules = []
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "same.py").write_text(f"class C: where = {folder!r}\n")
+        modules.append(registry.load_file(Path(folder, "same.py"), "kernels"))
+    assert ["one", "two"] == [sys.modules[module.C.__module__].C.where for module in modules]
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.kind)

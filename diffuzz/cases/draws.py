@@ -32,6 +32,10 @@ _NEAR, _FAR = 48.0, 140.0
 # It is less for logits, because most of a few hundred logits that are hundreds apart have no weight in a softmax.
 _SCATTERED = {"activations": 24.0, "logits": 6.0}
 LARGEST_HALF = 65504.0
+# How far the other numbers of ``loud_ends`` are below the last: a quarter of a million of them count for little.
+_LOUDER, _LOUDER_LOGITS, _LOWEST_END = 2.0**-12, 16.0, 2.0**-8
+# Share of the rows in which an array is absent that may be.
+_ABSENT = 0.875
 
 
 def uniform(space: Space, rng: np.random.Generator, rows: int) -> Batch:
@@ -61,6 +65,8 @@ def structured(space: Space, rng: np.random.Generator, rows: int) -> Batch:
             batch[spec.name] = _directions(spec, rng, shape)
         else:
             batch[spec.name] = _vectors(spec, rng, shape)
+        if spec.absent is not None:
+            batch[spec.name][rng.random(rows) < _ABSENT] = spec.absent
     return batch
 
 
@@ -80,6 +86,31 @@ def scattered(space: Space, rng: np.random.Generator, rows: int) -> Batch:
             half = rng.random(batch[spec.name].shape) < 0.5
             batch[spec.name] = np.where(half, _positions(spec, rng, half.shape), batch[spec.name])
     return batch
+
+
+def loud_ends(space: Space, rng: np.random.Generator, batch: Batch) -> Batch:
+    """``batch`` with the largest numbers of each row in its last 1 to 64 elements, and the others far below: then it
+    shows if the end of a row is left out of a sum, a maximum or the result. Arrays that may be absent are, because a
+    shift of all logits costs digits.
+    """
+    loud = dict(batch)
+    for spec in space.tensors:
+        x = batch[spec.name]
+        if spec.absent is not None:
+            loud[spec.name] = np.full_like(x, spec.absent)
+        if spec.kind not in _SCATTERED or x.shape[-1] == 1:
+            continue
+        shape = (len(x), *[1] * (x.ndim - 1))
+        width = np.minimum(2 ** rng.integers(0, 7, shape), x.shape[-1] // 2)
+        last = np.arange(x.shape[-1]) >= x.shape[-1] - width
+        if spec.kind == "logits":
+            loud[spec.name] = clip(spec, np.where(last, spec.high, x - _LOUDER_LOGITS))
+        else:
+            most = max(spec.high, -spec.low)
+            lowest = max(most * _LOWEST_END, spec.smallest_peak)
+            top = np.copysign(most * (lowest / most) ** rng.random(shape), x)
+            loud[spec.name] = clip(spec, np.where(last, top, x * _LOUDER))
+    return loud
 
 
 def reach(spec: TensorSpec) -> float:

@@ -29,6 +29,7 @@ class Part:
     axis of a field that has fewer numbers than the blocks have elements. ``low`` and ``high`` are the least and the
     greatest admissible number, which a reader knows if they are the domain's or a code's (``known_ends``), and not if
     they are a float16's. ``block_shape`` is the shape of the field in one block.
+    ``absent`` is the number that all of them have where a reader does not see the part at all.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Part:
     known_ends: bool = True
     format: str | None = None
     block_shape: tuple[int, ...] = ()
+    absent: float | None = None
 
     def fit(self, values: np.ndarray) -> np.ndarray:
         """Any numbers as admissible ones: clipped, rounded for integers and stored scales, in the part's dtype."""
@@ -61,7 +63,8 @@ def parts_of(space: Space) -> tuple[Part, ...]:
             continue
         dtype = np.dtype(spec.dtype)
         low, high = (spec.low, spec.high) if dtype.kind == "i" else float32_range(spec)
-        parts.append(Part(spec.name, spec.name, tuple(dim.name for dim in spec.shape), dtype, float(low), float(high)))
+        dims = tuple(dim.name for dim in spec.shape)
+        parts.append(Part(spec.name, spec.name, dims, dtype, float(low), float(high), absent=spec.absent))
     return tuple(parts)
 
 

@@ -41,21 +41,49 @@ class InadmissibleError(ValueError):
 
 @attrs.frozen
 class Dim:
-    """A named dimension: a multiple of ``step``, at most ``size``; or exactly ``size`` if it is ``fixed``.
+    """A named dimension: a multiple of ``step``, ``least`` to ``largest``; or exactly ``size`` if it is ``fixed``.
 
-    Dimensions of the same name have the same size within a case.
+    ``size`` is the one that batches have, except those of an engine that looks at others. By default it is the largest,
+    too, and the least is one step. Dimensions of the same name have the same size within a case.
     """
 
     name: str
     size: int
     step: int = attrs.field(default=1, kw_only=True)
     fixed: bool = attrs.field(default=False, kw_only=True)
+    least: int | None = attrs.field(default=None, kw_only=True)
+    largest: int | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        """Raises ValueError, one line, if no size is admissible, or ``size`` is not."""
+        if not self.admits(self.size):
+            raise ValueError(f"dimension {self.name}: {self.size} is not {self.text}")
+
+    @property
+    def lowest(self) -> int:
+        """The least admissible size."""
+        if self.fixed:
+            return self.size
+        return self.step if self.least is None else -(-self.least // self.step) * self.step
+
+    @property
+    def highest(self) -> int:
+        """The largest admissible size."""
+        if self.fixed:
+            return self.size
+        return (self.size if self.largest is None else self.largest) // self.step * self.step
 
     def admits(self, size: int) -> bool:
         """Whether the dimension may have this size."""
-        if self.fixed:
-            return size == self.size
-        return self.step <= size <= self.size and size % self.step == 0
+        return self.lowest <= size <= self.highest and (self.fixed or size % self.step == 0)
+
+    @property
+    def text(self) -> str:
+        """``n=64``, ``n<=256``, ``32<=n<=256 in steps of 32``: the admissible sizes."""
+        if self.lowest == self.highest:
+            return f"{self.name}={self.size}"
+        least = f"{self.lowest}<=" if self.lowest > self.step else ""
+        return f"{least}{self.name}<={self.highest}" + (f" in steps of {self.step}" if self.step > 1 else "")
 
 
 @attrs.frozen
@@ -69,6 +97,8 @@ class TensorSpec:
     smallest_scale   of 0 is none
     quantiser        the format that the kernel quantises this tensor to, from which generators know where ties are
     against          the ``blocks`` tensor that this one is multiplied with, whose signs matter to generators
+    absent           the number that all elements have in a case that was written down without this array: one that a
+                     target has had for less long than there are entries of it
     """
 
     name: str
@@ -82,6 +112,7 @@ class TensorSpec:
     smallest_scale: float = attrs.field(default=0.0, kw_only=True)
     quantiser: str | None = attrs.field(default=None, kw_only=True)
     against: str | None = attrs.field(default=None, kw_only=True)
+    absent: float | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         """Raises ValueError, one line, for a kind that there is not, or a range that is empty."""
@@ -97,7 +128,7 @@ class TensorSpec:
         return _DTYPE.get(self.kind, "float32")
 
     def array_shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
-        """Shape of the array if its dimensions have these sizes, by default the largest.
+        """Shape of the array if its dimensions have these sizes, by default those that batches have.
 
         The last axis of ``blocks`` counts bytes.
         """
@@ -118,12 +149,7 @@ class TensorSpec:
                 )
             shape[-1] = shape[-1] // fmt.type_size * fmt.block_size
         if len(shape) != len(self.shape) or not all(d.admits(s) for d, s in zip(self.shape, shape, strict=True)):
-            wanted = ", ".join(
-                f"{d.name}={d.size}"
-                if d.fixed
-                else f"{d.name}<={d.size}" + (f" in steps of {d.step}" if d.step > 1 else "")
-                for d in self.shape
-            )
+            wanted = ", ".join(d.text for d in self.shape)
             raise InadmissibleError(f"{self.name}: shape {tuple(array.shape)} does not fit ({wanted})")
         return {dim.name: size for dim, size in zip(self.shape, shape, strict=True)}
 
@@ -184,12 +210,22 @@ class Space:
                 return spec
         raise KeyError(name)
 
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """The dimensions, each once, in order."""
+        return tuple({dim.name: dim for spec in self.tensors for dim in spec.shape}.values())
+
+    @property
+    def free(self) -> tuple[Dim, ...]:
+        """The dimensions that have more sizes than one."""
+        return tuple(dim for dim in self.dims if dim.lowest < dim.highest)
+
     def of_kind(self, *kinds: Kind) -> tuple[TensorSpec, ...]:
         """The tensors of these kinds, in order."""
         return tuple(spec for spec in self.tensors if spec.kind in kinds)
 
     def resized(self, sizes: Mapping[str, int]) -> Space:
-        """The cases of this space in which the dimensions named in ``sizes`` have at most these sizes.
+        """The cases of this space in which the dimensions named in ``sizes`` have at most these sizes, as batches have.
 
         Raises ValueError for a size that its dimension does not admit.
         """
@@ -197,21 +233,52 @@ class Space:
         def resize(dim: Dim) -> Dim:
             size = sizes.get(dim.name, dim.size)
             if not dim.admits(size):
-                raise ValueError(f"{dim.name}={size}: at most {dim.size} in steps of {dim.step} is needed")
-            return attrs.evolve(dim, size=size)
+                raise ValueError(f"{dim.name}={size}: {dim.text} is needed")
+            return attrs.evolve(dim, size=size, largest=None)
 
         return Space(tuple(attrs.evolve(spec, shape=tuple(map(resize, spec.shape))) for spec in self.tensors))
 
+    def written(self, case: Case) -> Case:
+        """``case`` as it is written down: without arrays that say no more than that they are absent."""
+        arrays = dict(case.arrays)
+        for spec in self.tensors:
+            if spec.absent is not None and spec.name in arrays and (arrays[spec.name] == spec.absent).all():
+                del arrays[spec.name]
+        return Case(arrays)
+
+    def completed(self, arrays: Mapping[str, np.ndarray]) -> Case:
+        """The case of these arrays and those that are absent from them."""
+        batch = self.filled({name: array[None] for name, array in arrays.items()})
+        return Case({name: array[0] for name, array in batch.items()})
+
+    def filled(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch with the arrays that are absent from it."""
+        rows = len(next(iter(batch.values())))
+        missing = {
+            spec.name: np.full((rows, *spec.array_shape()), spec.absent, spec.dtype)
+            for spec in self.tensors
+            if spec.absent is not None and spec.name not in batch
+        }
+        return {**batch, **missing}
+
     @property
     def elements(self) -> int:
-        """Number of array elements of the largest case."""
+        """Number of array elements of a case whose dimensions have the sizes that batches have."""
         return sum(int(np.prod(spec.array_shape())) for spec in self.tensors)
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise InadmissibleError unless these are the arrays of a case of the space, in admissible shapes."""
+        _same_names(shapes, (spec.name for spec in self.tensors))
+        for spec in self.tensors:
+            # An array of any shape that takes no memory.
+            spec.sizes(np.broadcast_to(np.uint8(0), shapes[spec.name]))
 
     def check(self, case: Case) -> None:
         """Raise InadmissibleError unless ``case`` is in the space; the message is one line."""
-        _same_names(case.arrays, (spec.name for spec in self.tensors))
+        there = [spec for spec in self.tensors if spec.absent is None or spec.name in case.arrays]
+        _same_names(case.arrays, (spec.name for spec in there))
         sizes: dict[str, int] = {}
-        for spec in self.tensors:
+        for spec in there:
             for dim, size in spec.sizes(case[spec.name]).items():
                 if sizes.setdefault(dim, size) != size:
                     raise InadmissibleError(

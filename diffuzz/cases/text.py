@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from diffuzz.cases.space import Space, TensorSpec
 WIDTH = 100
 # Runs of one array that are written out; what is longer is summarised.
 RUNS = 10
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def decimal(value: float) -> str:
@@ -25,16 +28,18 @@ def decimal(value: float) -> str:
     return np.format_float_positional(narrow, trim="-") if 1e-4 <= abs(value) < 1e7 else str(narrow)
 
 
-def space_text(space: Space) -> str:
-    """``x float32[n<=255] in [-16, 16]; ...``: which cases there are."""
+def space_text(space: Space, instead: Mapping[str, str] = _NONE) -> str:
+    """``x[n<=255] float32 in [-16, 16]; ...``: which cases there are, or what stands for an array ``instead``."""
 
-    def numbers(spec: TensorSpec) -> str:
+    def tensor(spec: TensorSpec) -> str:
+        if spec.name in instead:
+            return instead[spec.name]
+        shape = ", ".join(dim.text for dim in spec.shape)
         if spec.kind == "blocks":
-            return f"blocks of {spec.format}"
-        return f"{spec.dtype} in [{decimal(spec.low)}, {decimal(spec.high)}]"
+            return f"{spec.name}[{shape}] blocks of {spec.format}"
+        return f"{spec.name}[{shape}] {spec.dtype} in [{decimal(spec.low)}, {decimal(spec.high)}]"
 
-    shapes = (", ".join(f"{d.name}{'=' if d.fixed else '<='}{d.size}" for d in spec.shape) for spec in space.tensors)
-    return "; ".join(f"{spec.name}[{shape}] {numbers(spec)}" for spec, shape in zip(space.tensors, shapes, strict=True))
+    return "; ".join(map(tensor, space.tensors))
 
 
 def runs_text(array: np.ndarray) -> str:
@@ -57,29 +62,47 @@ def runs_text(array: np.ndarray) -> str:
     )
 
 
-def _blocks_text(spec: TensorSpec, array: np.ndarray) -> list[str]:
+def array_text(name: str, array: np.ndarray) -> str:
+    """``x = 10 x 2, -10 x 5``, with the shape where there is more than one dimension: ``x [2, 64] = ...``."""
+    return f"{name}{'' if array.ndim == 1 else f' {list(array.shape)}'} = {runs_text(array)}"
+
+
+def blocks_text(spec: TensorSpec, array: np.ndarray) -> list[str]:
+    """Rows of blocks as how many there are, ``weights = 5 rows of 3 blocks of q4_K``, and a line for each field.
+
+    A scale that is stored as a byte, the exponent of a power of two, is shown as that byte.
+    """
     fmt = formats.get(spec.format or "")
     blocks = array.reshape(-1, fmt.type_size)
-    count = f"{len(blocks)} block{'s' if len(blocks) > 1 else ''} of {fmt.name}"
-    lines = [f"{spec.name} = {count}"]
+    rows, across = int(np.prod(array.shape[:-1], dtype=int)), array.shape[-1] // fmt.type_size
+    count = f"{_counted(rows, 'row')} of " if array.ndim > 1 else ""
+    lines = [f"{spec.name} = {count}{_counted(across, 'block')} of {fmt.name}"]
+    records = np.ascontiguousarray(blocks).view(fmt.layout).reshape(-1)
     for name, values in fmt.unpack(blocks).items():
-        lines.append(f"  {name} = {runs_text(values)}")
+        if name in fmt.scale_fields and records[name].dtype.kind == "u":
+            lines.append(f"  {name} (e8m0 byte) = {runs_text(records[name])}")
+        else:
+            lines.append(f"  {name} = {runs_text(values)}")
     return lines
 
 
-def case_text(space: Space, case: Case) -> str:
-    """Every array of a case, in the order of the space; one line each, one for each field of blocks."""
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def case_text(space: Space, case: Case, instead: Mapping[str, str] = _NONE) -> str:
+    """Every array of a case, in the order of the space; one line each, one for each field of blocks. ``instead`` has,
+    by array, the line of what an array stands for, or nothing for one that is not shown.
+    """
     lines: list[str] = []
     for spec in space.tensors:
+        if spec.absent is not None and (spec.name not in case.arrays or (case[spec.name] == spec.absent).all()):
+            continue
         array = case[spec.name]
-        if spec.kind == "blocks":
-            lines += _blocks_text(spec, array)
+        if spec.name in instead:
+            lines += [instead[spec.name]] if instead[spec.name] else []
+        elif spec.kind == "blocks":
+            lines += blocks_text(spec, array)
         else:
-            shape = "" if array.ndim == 1 else f" {list(array.shape)}"
-            lines.append(f"{spec.name}{shape} = {runs_text(array)}")
+            lines.append(array_text(spec.name, array))
     return "\n".join(line if len(line) <= 4 * WIDTH else line[: 4 * WIDTH] + " ..." for line in lines)
-
-
-def printable(text: str) -> str:
-    """``text`` with ? for every character that could control a terminal, or has no place in UTF-8 or XML."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import (
+    FILE,
     JSON,
     PARAMS,
     SECONDS,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--budget", type=SECONDS, default="10s", show_default=True, help="Time for each run, compiling aside.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs, of which the median.")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw best so far against time.")
+@click.option("--picture", type=FILE, help="Draw best so far against time.")
 @JSON
 def command(
     names: tuple[str, ...],

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import JSON, SECONDS, SEED, print_json, print_text, unfinished
+from diffuzz.cli.options import (
+    BAD_INPUT,
+    FOLDER,
+    JSON,
+    PLACE,
+    SECONDS,
+    SEED,
+    complain,
+    print_json,
+    print_text,
+    unfinished,
+)
 from diffuzz.cli.tables import json_number, number, table
 
 if TYPE_CHECKING:
@@ -18,23 +29,25 @@ if TYPE_CHECKING:
 @click.command("claims")
 @click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each claim.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
-@click.option("--model", type=click.Path(path_type=Path), help="A GGUF file, for the claims about a model.")
-@click.option(
-    "--corpus", type=click.Path(path_type=Path, file_okay=False), help="Save the witnesses there [default: nowhere]."
-)
+@click.option("--model", type=PLACE, help="A GGUF file, for the claims about a model.")
+@click.option("--corpus", type=FOLDER, help="Save the witnesses there [default: nowhere].")
 @JSON
 def command(budget: float, seed: int, model: Path | None, corpus: Path | None, as_json: bool) -> int:
     """Reproduce the published claims, search each one, and judge it."""
     from diffuzz.corpus import files as store
+    from diffuzz.corpus.record import Keeper
     from diffuzz.studies.claims import settling
 
     if corpus is not None:
         store.check_writable(corpus)
-    settled = settling.settle(budget, seed, corpus=corpus, model_path=model, on_row=claims_progress())
+    keeper = None if corpus is None else Keeper(corpus)
+    settled = settling.settle(budget, seed, save=keeper, model_path=model, on_row=claims_progress())
     if as_json:
         print_json(claims_json(settled))
     elif settled:
         print_text(claims_text(settled))
+    if keeper is not None and keeper.failures:
+        return complain("; ".join(keeper.failures), BAD_INPUT)
     planned = len(settling.ROWS)
     return unfinished(len(settled), planned, "claims") if len(settled) < planned else 0
 

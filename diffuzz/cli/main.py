@@ -12,6 +12,7 @@ when a command runs, and the command's own file when it is called, so that --hel
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -23,7 +24,7 @@ from typing import NoReturn
 import click
 
 from diffuzz import __version__, interruption
-from diffuzz.cli.options import BAD_INPUT, DEFECT, INTERRUPTED, MISSING, complain
+from diffuzz.cli.options import BAD_INPUT, DEFECT, INTERRUPTED, MISSING, complain, print_error, settle
 
 # What --help says of each command, so that it imports none of them.
 COMMANDS = {
@@ -64,6 +65,7 @@ def commands() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; bad input is one line on stderr, never a traceback."""
+    _fill_gaps()
     if sys.stderr is None:
         # Closed (2>&-): what would be said there is for nobody.
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -75,7 +77,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # Once the result is there, its exit code stands; a caller within a process has its Ctrl-C back.
     with interruption.deferred(afterwards=signal.SIG_IGN if arguments is None else None):
         code = _run(sys.argv[1:] if arguments is None else arguments)
+        settle()
     sys.exit(code)
+
+
+def _fill_gaps() -> None:
+    """Standard streams that are closed lead nowhere: another file or socket with their number would be written to."""
+    with contextlib.suppress(OSError):
+        # The least number that is free is what a file gets.
+        while (gap := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(gap)
 
 
 def _run(arguments: list[str]) -> int:
@@ -87,7 +99,7 @@ def _run(arguments: list[str]) -> int:
         code = commands.main(args=arguments or ["--help"], prog_name="python -m diffuzz", standalone_mode=False)
         return int(code or 0) if arguments else BAD_INPUT
     except click.ClickException as error:
-        return complain(error.format_message(), error.exit_code)
+        return complain(" ".join(error.format_message().split()), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except ImportError as error:
@@ -110,5 +122,5 @@ def _run(arguments: list[str]) -> int:
 
         if (place := place_of(error)) is not None:
             return complain(f"{place}: {one_line(error)}", BAD_INPUT)
-        traceback.print_exc()
+        print_error(traceback.format_exc())
         return DEFECT

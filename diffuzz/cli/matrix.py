@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import (
+    BAD_INPUT,
     CONFIRMED,
+    FOLDER,
     JSON,
     LIBRARY,
     PARAMS,
     SECONDS,
     SEED,
     TARGET,
+    complain,
     given_parameters,
     print_json,
     print_text,
+    report,
     target_named,
     unfinished,
 )
-from diffuzz.cli.tables import json_number, table
+from diffuzz.cli.tables import json_number, libraries_text, table
+from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:
     from diffuzz.searching.matrix import Cell
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Save there the witnesses of pairs that differ by more than rounding [default: nowhere].",
 )
 @JSON
@@ -55,7 +60,8 @@ def command(
     """Search every pair of implementations: who agrees with whom to the bit, to rounding, by policy, or not at all."""
     from diffuzz import kernels
     from diffuzz.corpus import files as store
-    from diffuzz.corpus.record import record
+    from diffuzz.corpus.record import Keeper
+    from diffuzz.kernels.names import MissingKernelsError
     from diffuzz.searching import matrix
 
     target, given = target_named(target_name), given_parameters(settings)
@@ -64,7 +70,8 @@ def command(
         raise click.UsageError(f"--kernels {chosen}: not a list of names: exact,apr,ggml is")
     wanted = [kernels.load(name) for name in named]
     absent = matrix.names(target, given, wanted)[1]
-    planned = len(matrix.pairs(target, given, wanted))
+    planned, left_out = len(matrix.pairs(target, given, wanted)), list[str]()
+    keeper = None if corpus is None else Keeper(corpus)
     if corpus is not None:
         store.check_writable(corpus / target.name)
     cells = matrix.matrix(
@@ -74,15 +81,22 @@ def command(
         seed=seed,
         chosen=wanted,
         library=library,
-        save=None if corpus is None else lambda result: store.save(record(result), corpus),
+        save=keeper,
         on_cell=matrix_progress(),
+        on_missing=left_out.append,
     )
+    planned -= len(left_out)
+    absent += dict.fromkeys(left_out)
+    if not planned:
+        raise MissingKernelsError(absent[-1])
     interrupted = len(cells) < planned
     if as_json:
         print_json(matrix_json(target, given, cells, absent, interrupted=interrupted))
     elif cells:
         print_text(matrix_text(cells, absent))
     code = unfinished(len(cells), planned, "pairs") if interrupted else 0
+    if keeper is not None and keeper.failures:
+        return complain("; ".join(keeper.failures), BAD_INPUT)
     return CONFIRMED if matrix.outside(cells) else code
 
 
@@ -137,8 +151,8 @@ def matrix_text(cells: Sequence[Cell], absent: Sequence[str]) -> str:
 
     found = {(cell.a, cell.b): cell for cell in cells}
     names = list(dict.fromkeys(name for pair in found for name in pair))
-    rows = [[a, *(_cell_text(found.get((a, b))) for b in names[1:])] for a in names[:-1]]
-    lines = table(["", *names[1:]], rows, width=200)
+    rows = [[escaped(a), *(_cell_text(found.get((a, b))) for b in names[1:])] for a in names[:-1]]
+    lines = table(["", *map(escaped, names[1:])], rows, width=200)
     if cells:
         lines += ["", f"Values: {cells[0].result.measurement.measure}. How they agree is as far as was seen."]
     for cell in cells:
@@ -146,7 +160,8 @@ def matrix_text(cells: Sequence[Cell], absent: Sequence[str]) -> str:
             why = cell.result.failure or _errors(cell)
             where = f"; witness in {cell.witness}" if cell.witness else ""
             lines.append(f"{cell.a} and {cell.b} do not agree: {why}{where}.")
-    return "\n".join([*lines, *(f"Not here: {line}." for line in absent)]) + "\n"
+    libraries = {name: text for cell in cells for name, text in cell.result.libraries.items()}
+    return report([*lines, *libraries_text(libraries), *(f"Not here: {line}." for line in absent)])
 
 
 def _cell_text(cell: Cell | None) -> str:
@@ -160,6 +175,7 @@ def _errors(cell: Cell) -> str:
     if not isinstance(found, Compared):
         raise TypeError("a pair that does not agree has evidence")
     if found.errors is None:
-        return f"{cell.value:g} elements differ, the first is {found.a:.9g} against {found.b:.9g}"
+        exact = "" if found.exact is None else f", where {found.exact:.9g} is exact"
+        return f"{cell.value:g} elements differ, the first is {found.a:.9g} against {found.b:.9g}{exact}"
     a, b = found.errors
     return f"{cell.a} has {a:.3g} of its a-priori bound, {cell.b} {b:.3g}"

@@ -11,12 +11,17 @@ from diffuzz.cli.options import (
     CONFIRMED,
     FORMAT_FILES,
     JSON,
+    LONGEST,
+    MISSING,
     PARAMS,
+    PLACE,
     THRESHOLD,
+    complain,
     given_parameters,
     load_files,
     print_json,
     print_text,
+    report,
     target_named,
 )
 from diffuzz.cli.search import headline
@@ -28,13 +33,14 @@ if TYPE_CHECKING:
 
 
 @click.command("measure")
-@click.argument("case_file", metavar="CASE", type=click.Path(path_type=Path))
+@click.argument("case_file", metavar="CASE", type=PLACE)
 @click.option(
     "--target", "target_name", metavar="NAME", help="What to measure, a name or FILE.py:NAME [default: the entry's]."
 )
 @PARAMS
 @FORMAT_FILES
 @THRESHOLD
+@LONGEST
 @JSON
 def command(
     case_file: Path,
@@ -42,9 +48,11 @@ def command(
     settings: tuple[tuple[str, str], ...],
     formats: tuple[str, ...],
     threshold: float | None,
+    longest: float,
     as_json: bool,
 ) -> int:
     """Measure one case: a corpus entry (.json), or named arrays (.npz, .safetensors)."""
+    from diffuzz.corpus.replay import NeedsTimeError
     from diffuzz.judging.problem import open_problem
     from diffuzz.judging.verdict import Verdict
 
@@ -52,18 +60,22 @@ def command(
     target = None if target_name is None else target_named(target_name)
     given: dict[str, object] = dict(given_parameters(settings))
     if case_file.suffix == ".json":
-        name, recorded, recorded_threshold, case = _entry(case_file)
+        try:
+            name, recorded, recorded_threshold, case = _entry(case_file, longest)
+        except NeedsTimeError as error:
+            return complain(f"{case_file}: {error}", MISSING)
         target = target or target_named(name)
         if target.name == name:
             threshold = recorded_threshold if threshold is None and not given else threshold
             given = recorded | given
+        problem = open_problem(target, given, threshold=threshold)
     else:
         if target is None:
             raise click.UsageError(f"{case_file}: arrays alone do not say what to measure: give --target")
         from diffuzz.corpus.arrays import load_arrays
 
-        case = load_arrays(case_file)
-    problem = open_problem(target, given, threshold=threshold)
+        problem = open_problem(target, given, threshold=threshold)
+        case = load_arrays(case_file, problem.space)
     measured = problem.measured(case)
     if as_json:
         print_json(measurement_json(problem, measured))
@@ -72,10 +84,13 @@ def command(
     return CONFIRMED if problem.verdict(measured) is Verdict.CONFIRMED else 0
 
 
-def _entry(file: Path) -> tuple[str, dict[str, object], float, Case]:
-    """Target, parameters, threshold and case of an entry of a claim. Raises click.UsageError for any other."""
+def _entry(file: Path, longest: float) -> tuple[str, dict[str, object], float, Case]:
+    """Target, parameters, threshold and case of an entry of a claim. Raises click.UsageError for any other,
+    NeedsTimeError for one that takes longer.
+    """
     from diffuzz.corpus import files as store
     from diffuzz.corpus.entry import NeedsFileError
+    from diffuzz.corpus.replay import check_time
 
     try:
         entry = store.load(file)
@@ -88,6 +103,7 @@ def _entry(file: Path) -> tuple[str, dict[str, object], float, Case]:
         raise click.UsageError(f"{file}: found with a candidate; measure it with: diffuzz replay {file} {option}")
     if entry.kernels is not None:
         raise click.UsageError(f"{file}: compares {' and '.join(entry.kernels)}: replay it")
+    check_time(entry, longest)
     return entry.target, dict(entry.params), entry.threshold, entry.case
 
 
@@ -123,4 +139,4 @@ def measurement_text(problem: Problem, measured: Measurement) -> str:
         f"  domain        {params_text(problem.params)}",
     ]
     lines += [f"  {name:13} {number(value)}" for name, value in measured.evidence.as_dict().items()]
-    return "\n".join(lines) + "\n"
+    return report(lines)

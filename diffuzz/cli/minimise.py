@@ -6,34 +6,70 @@ from pathlib import Path
 
 import click
 
-from diffuzz.cli.options import CANDIDATE, JSON, LIBRARY, SHARE, TIMEOUT, files, print_json, print_text
+from diffuzz.cli.options import (
+    BAD_INPUT,
+    CANDIDATE,
+    JSON,
+    LIBRARY,
+    LONGEST,
+    MISSING,
+    PLACE,
+    SHARE,
+    TIMEOUT,
+    complain,
+    files,
+    print_json,
+    print_text,
+)
 from diffuzz.cli.show import entry_text
 from diffuzz.cli.tables import json_number
 
 
 @click.command("minimise")
-@click.argument("entry", type=click.Path(path_type=Path))
+@click.argument("entry", type=PLACE)
 @click.option("--keep", type=SHARE, default=0.9, show_default=True, help="Share of the value to keep.")
 @CANDIDATE
 @TIMEOUT
 @LIBRARY
+@LONGEST
 @files
 @JSON
-def command(entry: Path, keep: float, candidate: str | None, timeout: float, library: str | None, as_json: bool) -> int:
+def command(
+    entry: Path,
+    keep: float,
+    candidates: tuple[str, ...],
+    timeout: float,
+    library: str | None,
+    longest: float,
+    as_json: bool,
+) -> int:
     """Make the witness of a corpus entry simpler, and save it as another entry in the same corpus (or beside it)."""
     from diffuzz.corpus import files as store
+    from diffuzz.corpus.candidates import by_name, function_for, parse
+    from diffuzz.corpus.entry import NeedsCandidateError
     from diffuzz.corpus.record import minimised
-    from diffuzz.judging.question import Judge
+    from diffuzz.corpus.replay import NeedsTimeError
 
     old = store.load(entry)
     folder = entry.resolve().parent
     corpus = folder.parent if folder.name == old.target else folder
     store.check_writable(corpus / old.target)
-    judged = None if candidate is None else Judge(candidate, timeout=timeout)
-    new = minimised(old, keep, candidate=judged, library=library)
-    path = entry if new == old else store.save(new, corpus, always=True)
+    judged = function_for(by_name(parse(candidates, timeout), (old.candidate,)), old.candidate)
+    try:
+        new = minimised(old, keep, candidate=judged, library=library, longest=longest)
+    except (NeedsCandidateError, NeedsTimeError) as error:
+        return complain(f"{entry}: {error}", MISSING)
+    path, failure = entry, None
+    if new != old:
+        try:
+            path = store.save(new, corpus, always=True)
+        except store.CorpusError as error:
+            # What was found is printed all the same.
+            failure = str(error)
     if as_json:
-        print_json({"entry": str(entry), "minimised": str(path), "value": json_number(new.value)})
+        written = None if failure is not None else str(path)
+        print_json({"entry": str(entry), "minimised": written, "value": json_number(new.value)})
     else:
-        print_text(("Nothing simpler was found.\n\n" if new == old else "") + entry_text(new, path))
-    return 0
+        head = "Nothing simpler was found.\n\n" if new == old else ""
+        print_text(head + entry_text(new, path if failure is None else Path("(not saved)")))
+    return 0 if failure is None else complain(failure, BAD_INPUT)

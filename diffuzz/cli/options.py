@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -10,9 +11,11 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
+
+from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:
     from diffuzz.targets.target import Target
@@ -25,7 +28,8 @@ DEFECT = 70
 _UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-class _Seconds(click.ParamType[float]):
+# Click's types take a parameter from 8.4 on, and earlier versions will do: so none is given below.
+class _Seconds(click.ParamType):  # type: ignore[type-arg]
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -37,7 +41,18 @@ class _Seconds(click.ParamType[float]):
         return seconds
 
 
-class _Setting(click.ParamType[tuple[str, str]]):
+class _Place(click.Path):
+    """A path. An empty one, which would be the current folder, is none."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if value == "":
+            self.fail("an empty path names no file and no folder; the current folder is .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Setting(click.ParamType):  # type: ignore[type-arg]
     name = "key=value"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
@@ -49,7 +64,7 @@ class _Setting(click.ParamType[tuple[str, str]]):
         return key.strip(), text.strip()
 
 
-class _Kernels(click.ParamType[tuple[str, str]]):
+class _Kernels(click.ParamType):  # type: ignore[type-arg]
     name = "A,B"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
@@ -61,7 +76,7 @@ class _Kernels(click.ParamType[tuple[str, str]]):
         return names[0], names[1]
 
 
-class _Number(click.ParamType[float]):
+class _Number(click.ParamType):  # type: ignore[type-arg]
     name = "number"
 
     def __init__(self, wanted: str, low: float = -math.inf, high: float = math.inf) -> None:
@@ -79,6 +94,8 @@ class _Number(click.ParamType[float]):
 
 
 SECONDS, SETTING, KERNELS = _Seconds(), _Setting(), _Kernels()
+PLACE, FILE = _Place(path_type=Path), _Place(path_type=Path, dir_okay=False)
+FOLDER = _Place(path_type=Path, file_okay=False)
 SHARE = _Number("a share of the value, above 0 and at most 1", 0.0, 1.0 + 2**-52)
 TARGET = click.option(
     "--target",
@@ -90,13 +107,10 @@ TARGET = click.option(
 TARGETS = click.option(
     "--target", "names", multiple=True, metavar="NAME", help="Only this target, a name or FILE.py:NAME (repeatable)."
 )
-PARAMS = click.option(
-    "--param",
-    "settings",
-    type=SETTING,
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a parameter of the target (repeatable). A format may be FILE.py:NAME.",
+_NARROWING = (
+    ("fix", "NAME=VALUE", "Only this size or number: --fix n=4096, --fix eps=1e-6, --fix b=1 (repeatable)."),
+    ("range", "NAME=LOW:HIGH", "Only these: --range positions=0:4095, --range n=128: (repeatable)."),
+    ("multiple", "NAME=STEP", "Only sizes that are multiples: --multiple k=64 (repeatable)."),
 )
 THRESHOLD = click.option(
     "--threshold",
@@ -113,8 +127,18 @@ LIBRARY = click.option(
 )
 CANDIDATE = click.option(
     "--candidate",
-    metavar="FILE.py:FUNCTION",
-    help="The function, for entries that were found with a candidate.",
+    "candidates",
+    metavar="[NAME=]FILE.py:FUNCTION",
+    multiple=True,
+    help="The function for entries that were found with a candidate, by the NAME that they recorded (repeatable). "
+    "Without a NAME it is for those of its own name; a single one of which there is none is for all.",
+)
+LONGEST = click.option(
+    "--longest",
+    type=SECONDS,
+    default="2s",
+    show_default=True,
+    help="Time that the case of one entry may be expected to take.",
 )
 TIMEOUT = click.option(
     "--timeout",
@@ -126,6 +150,33 @@ TIMEOUT = click.option(
 )
 SEED = click.IntRange(0, 2**63 - 1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+def PARAMS(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a decorator like its neighbours
+    """The parameters of a target, and what of its domain is left, as ``settings``."""
+
+    @functools.wraps(command)
+    def setting(**others: object) -> int:
+        settings = others.pop("settings")
+        assert isinstance(settings, tuple)
+        for kind, *_ in _NARROWING:
+            given = others.pop(kind)
+            assert isinstance(given, tuple)
+            settings += tuple((f"{kind}:{name}", value) for name, value in given)
+        return command(settings=settings, **others)
+
+    for kind, metavar, text in reversed(_NARROWING):
+        setting = click.option(f"--{kind}", type=SETTING, multiple=True, metavar=metavar, help=text)(setting)
+    return click.option(
+        "--param",
+        "settings",
+        type=SETTING,
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set a parameter of the target (repeatable). A format may be FILE.py:NAME.",
+    )(setting)
+
+
 FORMAT_FILES = click.option(
     "--format",
     "formats",
@@ -190,10 +241,18 @@ def given_parameters(settings: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 
 def complain(message: str, code: int) -> int:
-    """One line on stderr, whatever the message quotes; ``code``."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
-    click.echo(f"diffuzz: {line}", err=True)
+    """One line on stderr, whatever the message quotes; ``code``, whether or not stderr can be written to."""
+    print_error(f"diffuzz: {escaped(message)}\n")
     return code
+
+
+def print_error(text: str) -> None:
+    """Text on stderr. It may be full, or closed, or its reader may have gone: then the exit code tells all the same."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _forget(sys.stderr)
 
 
 def unfinished(done: int, planned: int, what: str) -> int:
@@ -203,22 +262,42 @@ def unfinished(done: int, planned: int, what: str) -> int:
 
 def print_json(value: Mapping[str, object]) -> None:
     """One line of strict JSON on stdout."""
-    print_text(json.dumps(value, allow_nan=False) + "\n")
+    print_text(json_text(value))
+
+
+def json_text(value: Mapping[str, object]) -> str:
+    """One line of strict JSON."""
+    return json.dumps(value, allow_nan=False) + "\n"
+
+
+def report(lines: Iterable[str]) -> str:
+    """The text of a report: every line stays one, whatever it quotes."""
+    return "\n".join(map(escaped, lines)) + "\n"
 
 
 def print_text(text: str) -> None:
-    """Text on stdout, whose reader may have gone."""
+    """Text on stdout, whose reader may have gone; what it quotes controls no terminal."""
     try:
-        sys.stdout.write(text)
+        sys.stdout.write("\n".join(map(escaped, text.split("\n"))))
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, less) has gone; the exit code still tells.
-        _forget_stdout()
+        _forget(sys.stdout)
     except OSError as error:
-        _forget_stdout()
+        _forget(sys.stdout)
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def _forget_stdout() -> None:
-    """What could not be written is not tried again when Python exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def settle() -> None:
+    """Flush both streams while a failure to do so can still be ignored: Python itself would exit with another code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            _forget(stream)
+
+
+def _forget(stream: TextIO) -> None:
+    """What could not be written is not tried again when Python exits, which would change the exit code."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from diffuzz.cli.tables import number
+from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from diffuzz.searching.objective import Found
 
-# What minimising may try, as work of so many seconds (see diffuzz.minimising.minimise).
-MINIMISING = 5.0
+# What minimising may try, as work of so many seconds (see diffuzz.searching.search).
+MINIMISING = 3.0
 
 
 class Searching(NamedTuple):
@@ -32,14 +33,17 @@ def searching(label: str, seconds: float) -> Iterator[Searching]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    # Names of targets and engines are those of files: no markup.
     columns = (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[said]}", markup=False),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    shown = sys.stderr.isatty()
+    # Quiet, too: older versions of rich end even a disabled progress with an empty line.
+    console = Console(stderr=True, quiet=not shown)
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         search = bar.add_task(label, total=seconds, said="starting")
         minimise = bar.add_task("minimising", total=MINIMISING, said="", start=False, visible=False)
 
@@ -89,4 +93,4 @@ def line_printer() -> Callable[[str], None] | None:
     from rich.console import Console
 
     console = Console(stderr=True)
-    return lambda line: console.print(line, highlight=False)
+    return lambda line: console.print(escaped(line), highlight=False, markup=False, emoji=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +14,17 @@ from diffuzz.cli.options import (
     BAD_INPUT,
     CANDIDATE,
     DEFAULT_CORPUS,
+    FILE,
     JSON,
     LIBRARY,
+    LONGEST,
+    PLACE,
     TIMEOUT,
     complain,
     files,
     print_json,
     print_text,
+    report,
 )
 from diffuzz.cli.tables import json_number
 
@@ -27,36 +33,46 @@ if TYPE_CHECKING:
 
 
 @click.command("replay")
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=PLACE)
 @CANDIDATE
 @TIMEOUT
 @LIBRARY
+@LONGEST
 @files
-@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit report, too.")
+@click.option("--junit", type=FILE, help="Write a JUnit report, too.")
+@click.option(
+    "--upgrade",
+    is_flag=True,
+    help="Write entries of older versions that replay as recorded in the format of this one; numbers stay as they are.",
+)
 @JSON
 def command(
     paths: tuple[Path, ...],
-    candidate: str | None,
+    candidates: tuple[str, ...],
     timeout: float,
     library: str | None,
+    longest: float,
     junit: Path | None,
+    upgrade: bool,
     as_json: bool,
 ) -> int:
     """Measure every entry of the corpus again and compare with what it recorded [default: corpus/]."""
+    from diffuzz.corpus import candidates as named
+    from diffuzz.corpus import files as store
     from diffuzz.corpus.replay import exit_code, replay
-    from diffuzz.judging.candidate import check_name
-    from diffuzz.judging.question import Judge
 
     if junit is not None:
         _check_writable(junit)
-    judged = None if candidate is None else Judge(candidate, timeout=timeout)
-    if candidate is not None:
-        check_name(candidate)
-    results = replay(paths or (DEFAULT_CORPUS,), judged, library)
+    judged = named.parse(candidates, timeout)
+    results = replay(paths or (DEFAULT_CORPUS,), judged, library, longest=longest)
+    good = [result.path for result in results if result.status == "as recorded"]
+    renewed = [path for path in good if upgrade and store.upgrade(path)]
+    recorded = {store.candidate_of(result.path) for result in results} if candidates else set()
+    left = named.unused(judged, [name for name in recorded if name is not None])
     if as_json:
-        print_json(replay_json(results))
+        print_json(replay_json(results, left))
     else:
-        print_text(replay_text(results))
+        print_text(replay_text(results, left) + (f"{len(renewed)} of them written again\n" if upgrade else ""))
     if junit is not None:
         try:
             junit.write_text(junit_xml(results), encoding="utf-8")
@@ -74,11 +90,15 @@ def _check_writable(file: Path) -> None:
         raise click.UsageError(f"--junit {file}: cannot be written; choose another file")
 
 
-def replay_json(results: list[Replayed]) -> dict[str, object]:
-    """The object of ``replay --json``."""
+def replay_json(results: list[Replayed], unused: Sequence[str] = ()) -> dict[str, object]:
+    """The object of ``replay --json``; ``unused`` are candidates of which there was no entry."""
+    from diffuzz.corpus.replay import needed
+
     return {
         "replayed": len(results),
         "as_recorded": sum(result.status == "as recorded" for result in results),
+        "needed_candidates": list(needed(results)),
+        "unused_candidates": list(unused),
         "results": [
             {
                 "path": str(result.path),
@@ -92,30 +112,33 @@ def replay_json(results: list[Replayed]) -> dict[str, object]:
     }
 
 
-def replay_text(results: list[Replayed]) -> str:
-    """One line for each entry, whatever its file is called, and a count."""
-    from diffuzz.cases.text import printable
+def replay_text(results: list[Replayed], unused: Sequence[str] = ()) -> str:
+    """One line for each entry, whatever its file is called, a count, and the candidates that were not there, or are for
+    no entry.
+    """
+    from diffuzz.corpus.replay import needed
 
     width = max(len(str(result.path)) for result in results)
     status = max(len(result.status) for result in results) + 1
     # The message of what was not measured begins with the file, which stands before it here.
     lines = [
-        printable(
-            f"{result.status:{status}} {result.path!s:{width}}  {result.message.removeprefix(f'{result.path}: ')}"
-        )
+        f"{result.status:{status}} {result.path!s:{width}}  {result.message.removeprefix(f'{result.path}: ')}"
         for result in results
     ]
     good = sum(result.status == "as recorded" for result in results)
     seconds = sum(result.seconds for result in results)
     lines.append(f"{good} of {len(results)} entries replayed as recorded, in {seconds:.2f} s")
-    return "\n".join(lines) + "\n"
+    for name, count in needed(results).items():
+        lines.append(f"{count} not replayed without the candidate: --candidate {shlex.quote(name)}")
+    lines += [f"not used, because no entry was found with it: --candidate {name}" for name in unused]
+    return report(lines)
 
 
 def junit_xml(results: list[Replayed]) -> str:
     """JUnit XML: a test case for each entry; a changed one is a failure, one that could not be replayed an error."""
     from xml.etree import ElementTree
 
-    from diffuzz.cases.text import printable
+    from diffuzz.escaping import escaped
 
     suite = ElementTree.Element(
         "testsuite",
@@ -129,11 +152,11 @@ def junit_xml(results: list[Replayed]) -> str:
         case = ElementTree.SubElement(
             suite,
             "testcase",
-            classname=printable(result.path.parent.name),
-            name=printable(result.path.stem),
+            classname=escaped(result.path.parent.name),
+            name=escaped(result.path.stem),
             time=f"{result.seconds:.3f}",
         )
         if result.status != "as recorded":
             kind = "failure" if result.status == "changed" else "error"
-            ElementTree.SubElement(case, kind, message=printable(result.message))
+            ElementTree.SubElement(case, kind, message=escaped(result.message))
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

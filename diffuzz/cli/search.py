@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from diffuzz.cli.options import (
     BAD_INPUT,
     CONFIRMED,
     DEFAULT_CORPUS,
+    FOLDER,
     INTERRUPTED,
     JSON,
     KERNELS,
@@ -24,13 +26,16 @@ from diffuzz.cli.options import (
     TIMEOUT,
     complain,
     given_parameters,
-    print_json,
+    json_text,
     print_text,
+    report,
     target_named,
 )
-from diffuzz.cli.tables import bound_json, bound_text, json_number, number, params_text
+from diffuzz.cli.tables import bound_json, bound_text, json_number, libraries_text, number, params_text
 
 if TYPE_CHECKING:
+    from diffuzz.cases.space import Dim, Space
+    from diffuzz.judging.company import Company
     from diffuzz.judging.evidence import Compared, Judged
     from diffuzz.judging.question import Question
     from diffuzz.judging.verdict import Verdict
@@ -54,7 +59,12 @@ if TYPE_CHECKING:
 @click.option(
     "--keep", type=SHARE, default=0.999, show_default=True, help="Share of the value that minimising must keep."
 )
-@click.option("--first", is_flag=True, help="Stop at the first witness, instead of looking for the largest value.")
+@click.option(
+    "--largest",
+    is_flag=True,
+    help="Look for the largest value for the whole budget, where --candidate or --kernels would stop at a witness.",
+)
+@click.option("--first", is_flag=True, help="Stop at the first witness of the target's own claim, too.")
 @click.option("--candidate", metavar="FILE.py:FUNCTION", help="Test this function in the place of the implementation.")
 @TIMEOUT
 @click.option(
@@ -63,7 +73,7 @@ if TYPE_CHECKING:
 @LIBRARY
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=DEFAULT_CORPUS,
     show_default=True,
     help="Where witnesses are saved.",
@@ -80,6 +90,7 @@ def command(
     seed: int | None,
     threshold: float | None,
     keep: float,
+    largest: bool,
     first: bool,
     candidate: str | None,
     timeout: float,
@@ -94,12 +105,14 @@ def command(
     """Search for the largest value, minimise the case that has it, judge the claim, save the witness."""
     from diffuzz.cli.progress import searching
     from diffuzz.corpus import files as store
-    from diffuzz.corpus.record import record
+    from diffuzz.corpus.record import Keeper
     from diffuzz.judging.verdict import Verdict
     from diffuzz.searching.search import search
 
     if wanted and no_save:
         raise click.UsageError("--save and --no-save: give one of them")
+    if first and largest:
+        raise click.UsageError("--first and --largest: give one of them")
     target, given = target_named(target_name), given_parameters(settings)
     question = _question(candidate, timeout, kernels, library)
     if not no_save:
@@ -114,24 +127,21 @@ def command(
             seed=seed,
             threshold=threshold,
             keep=keep,
+            largest=largest,
+            minimise_best=wanted or verbose,
             first=first,
             on_found=progress.on_found,
             on_smaller=progress.on_smaller,
         )
-    path, failure = None, None
+    keeper, path = Keeper(corpus), None
     shown = wanted or not result.problem.judges or result.verdict is Verdict.CONFIRMED
     if shown and not no_save and result.replays:
-        try:
-            path = store.save(record(result), corpus)
-        except store.CorpusError as error:
-            # What was found is printed all the same.
-            failure = str(error)
-    if as_json:
-        print_json(search_json(result, path))
-    else:
-        print_text(
-            search_text(result, path, unused=[name for name in given if name not in result.params], verbose=verbose)
-        )
+        path = keeper(result)
+    unused = _not_used(given, result)
+    # What was found is printed, whatever goes wrong from here on.
+    lost = bool(keeper.failures)
+    failure = _report(result, path, unused, verbose=verbose, as_json=as_json, lost=lost)
+    failure = "; ".join([*keeper.failures, *([failure] if failure else [])]) or None
     interrupted = result.stopped == "interrupted"
     if failure is None and result.evaluations == 0 and result.verdict is Verdict.UNRESOLVED and not interrupted:
         failure = f"{budget:g} s were over before the first evaluation; compiling alone takes seconds: try --budget 10s"
@@ -140,6 +150,62 @@ def command(
     if result.case is None and interrupted:
         return INTERRUPTED
     return CONFIRMED if result.verdict is Verdict.CONFIRMED else 0
+
+
+def _report(
+    result: SearchResult, path: Path | None, unused: list[str], *, verbose: bool, as_json: bool, lost: bool
+) -> str | None:
+    """Print the result, and the bits of the case if it is ``lost`` otherwise; one line about what went wrong, if
+    anything did, and where the witness is then.
+    """
+    import json
+
+    from diffuzz.registry import one_line
+
+    failure = None
+    try:
+        bits = {"arrays": _bits(result)} if lost else {}
+        if as_json:
+            text = json_text(search_json(result, path) | bits)
+        else:
+            text = search_text(result, path, unused=unused, verbose=verbose)
+            text += "".join(f"The case to the bit: {json.dumps(arrays)}\n" for arrays in bits.values())
+    except Exception as error:
+        failure = f"the report fails: {one_line(error)}"
+        text = bare_text(result, path, as_json=as_json)
+    try:
+        print_text(text)
+    except OSError as error:
+        where = "nothing was saved" if path is None else f"what was found is in {path}"
+        failure = f"standard output: {error.strerror}; {result.verdict.value} {result.value:.9g}, {where}"
+    return failure
+
+
+def bare_text(result: SearchResult, path: Path | None, *, as_json: bool) -> str:
+    """The result with what needs no code of others: verdict, value, where it was saved, and the bits of the case."""
+    import json
+
+    found: dict[str, object] = {
+        "target": result.target.name,
+        "verdict": result.verdict.value,
+        "value": json_number(result.value),
+        "threshold": json_number(result.threshold),
+        "witness": None if path is None else str(path),
+        "arrays": _bits(result),
+    }
+    if as_json:
+        return json_text(found)
+    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in found.items())
+
+
+def _bits(result: SearchResult) -> dict[str, dict[str, object]]:
+    """The arrays of the case, as an entry of the corpus has them."""
+    from diffuzz.cases import encoding
+
+    if result.case is None:
+        return {}
+    written = result.problem.space.written(result.case)
+    return {name: encoding.encode(array) for name, array in written.arrays.items()}
 
 
 def _question(candidate: str | None, timeout: float, names: tuple[str, str] | None, library: str | None) -> Question:
@@ -183,6 +249,8 @@ def headline(claim: str, verdict: Verdict, value: float, threshold: float, bound
 
 def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]:
     """The object of ``search --json``: the keys of the contract, and a few more."""
+    import attrs
+
     from diffuzz.corpus.environment import device, environment
 
     found, unsteady = result.measurement.evidence, result.unsteady
@@ -208,13 +276,25 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
         "kernels": None if result.kernels is None else list(result.kernels),
         "agreement": None if result.agreement is None else result.agreement.value,
         "failure": result.failure,
+        "within_policies": [dict(policy) for policy in result.policies],
+        "failure_output": list(result.wrote),
         "passing_failure": result.passing,
+        "unminimised": result.unminimised,
         "unsteady": None
         if unsteady is None
-        else {"in_a_batch": json_number(unsteady.found.value), "alone": json_number(unsteady.again)},
+        else {
+            "in_a_batch": json_number(unsteady.found.value),
+            "alone": json_number(unsteady.again),
+            "seen": unsteady.seen,
+            "calls": unsteady.calls,
+        },
+        "chance": None if result.chance is None else attrs.asdict(result.chance),
+        "company": None if result.company is None else result.company.rows,
         "claim": result.problem.claim,
+        "coverage": _coverage_json(result),
         "detail": {name: json_number(value) for name, value in found.as_dict().items()},
         "stopped_by": result.stopped,
+        "minimising_timed_out": result.minimising_timed_out,
         "seconds": round(result.seconds, 3),
         "largest_before_minimising": json_number(result.largest),
     }
@@ -227,7 +307,6 @@ def search_text(
 
     Of functions that were not found wrong it has two lines, unless it is ``verbose``.
     """
-    from diffuzz.cases.text import space_text
     from diffuzz.judging.verdict import Verdict
 
     judges, right = result.problem.judges, result.problem.judges and result.verdict is Verdict.UNRESOLVED
@@ -235,31 +314,47 @@ def search_text(
         result.problem.claim, result.verdict, result.value, result.threshold, result.bound
     )]  # fmt: skip
     if right and not verbose and result.passing is None and result.unsteady is None:
-        lines.append(f"Searched {space_text(result.problem.space)}: {_effort(result)}")
+        lines.append(" ".join([f"Searched {_domain(result)}: {_effort(result)}", *_coverage(result)]))
+        lines += libraries_text(result.libraries)
         lines += [f"Saved in {witness}."] if witness else []
         lines += _unused(unused)
-        return "\n".join(lines) + "\n"
+        return report(lines)
     share = "" if result.efficiency is None else f"  ({100 * result.efficiency:.2f} % of the bound)"
     lines += [
         "",
-        f"  largest found  {number(result.value)}{share}",
+        _found(result, share),
         *_before(result),
         *([] if judges else [f"  proven bound   {bound_text(result.bound)}"]),
         f"  measure        {result.measurement.measure}",
         f"  {'parameters' if judges else 'domain    '}     {params_text(result.params)}",
-        *([f"  domain         {space_text(result.problem.space)}"] if judges else []),
+        *([f"  domain         {_domain(result)}"] if judges else []),
     ]
     terms = result.measurement.evidence.as_dict()
     if terms and not judges:
         lines.append(f"  made of        {', '.join(f'{name} {number(value)}' for name, value in terms.items())}")
     lines += [*_excess(result), *_unused(unused), "", *_case(result, witness), *_shown(result)]
+    if result.unminimised is not None:
+        lines += ["", f"The case is as it was found, since minimising it failed: {result.unminimised}."]
     if result.passing is not None:
         lines += [
             "",
             f"Once the candidate failed, and not again on the same cases in a fresh process: {result.passing}.",
         ]
-    lines += ["", _effort(result)]
-    return "\n".join(lines) + "\n"
+    lines += ["", *libraries_text(result.libraries), _effort(result)]
+    lines += [] if result.stopped == "witness" else _coverage(result)
+    return report(lines)
+
+
+def _domain(result: SearchResult) -> str:
+    """What a function is called with."""
+    from diffuzz.cases.text import space_text
+
+    contract = result.target.contract
+    if contract is None:
+        return space_text(result.problem.space)
+    chosen = [f"{one.name}={result.params[one.name]}" for one in contract.parameters if one.options]
+    text = space_text(result.problem.space, contract.domain(result.params))
+    return f"{text}; {', '.join(chosen)}" if chosen else text
 
 
 def _judged_headline(result: SearchResult) -> str:
@@ -276,11 +371,63 @@ def _judged_headline(result: SearchResult) -> str:
     return f"UNRESOLVED: {result.candidate} was not found to be wrong ({most}); that is no proof that it is right."
 
 
+def _found(result: SearchResult, share: str) -> str:
+    """The value; of a search that went on to look for a larger one, as the largest."""
+    if result.stopped == "witness":
+        return f"  value          {number(result.value)}{share}"
+    return f"  largest found  {number(result.value)}{share}"
+
+
+def _dims(result: SearchResult) -> list[Dim]:
+    """The dimensions of which several sizes were looked at, and the number of cases in a call, if it is one of many."""
+
+    cases = result.problem.batch
+    return [*result.problem.space.free, *([cases] if cases is not None and cases.lowest < cases.highest else [])]
+
+
+def _coverage(result: SearchResult) -> list[str]:
+    """Which sizes were looked at."""
+    from diffuzz.cases.domain import BATCH
+
+    said = []
+    for dim in _dims(result):
+        seen = result.coverage.sizes.get(dim.name, frozenset())
+        if len(seen) < 2:
+            continue
+        shares = [] if dim.name == BATCH else [(*result.coverage.of_models(dim), "that models have")]
+        shares.append((*result.coverage.edges(dim), "at powers of two"))
+        known = ", ".join(f"{count} of {whole} {which}" for count, whole, which in shares if whole)
+        what = "batch sizes" if dim.name == BATCH else f"sizes of {dim.name}"
+        said.append(f"{len(seen)} {what} from {min(seen)} to {max(seen)}" + (f" ({known})" if known else ""))
+    return [f"Looked at {'; '.join(said)}."] if said else []
+
+
+def _coverage_json(result: SearchResult) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for dim in _dims(result):
+        seen = result.coverage.sizes.get(dim.name, frozenset())
+        found[dim.name] = {
+            "sizes": len(seen),
+            "least": min(seen, default=None),
+            "largest": max(seen, default=None),
+            "of_models": list(result.coverage.of_models(dim)),
+            "beside_powers_of_two": list(result.coverage.edges(dim)),
+        }
+    return found
+
+
 def _before(result: SearchResult) -> list[str]:
     """Simpler cases may have larger values, which the engine did not find."""
     if not result.value > result.largest * (1 + 1e-3):
         return []
     return [f"  before         {number(result.largest)}  (minimising made it larger)"]
+
+
+def _not_used(given: Mapping[str, str], result: SearchResult) -> list[str]:
+    """The given parameters that play no part in the question; what narrows the domain always does."""
+    from diffuzz.cases import domain
+
+    return [name for name in given if name not in result.params and not domain.is_domain(name)]
 
 
 def _unused(names: list[str] | None) -> list[str]:
@@ -300,7 +447,31 @@ def _case(result: SearchResult, witness: Path | None) -> list[str]:
     confirmed = result.verdict is Verdict.CONFIRMED
     what = "The case" if not result.replays else "Witness" if confirmed else "Best case found"
     lines = [what + (f", in {witness}" if witness else ""), ""]
-    return lines + ["  " + line for line in case_text(result.problem.space, result.case).splitlines()]
+    contract = result.target.contract if result.problem.judges else None
+    instead = (
+        {} if contract is None else contract.instead(result.params, result.problem.space.filled(result.case.batch()))
+    )
+    lines += ["  " + line for line in case_text(result.problem.space, result.case, instead).splitlines()]
+    return lines + company_text(result.problem.space, result.company, result.problem.scalars)
+
+
+def company_text(space: Space, company: Company | None, scalars: Collection[str]) -> list[str]:
+    """The rows beside which a case has its value, where it needs any: equal ones are written once, and ``scalars``,
+    which are those of the case, not at all.
+    """
+    from diffuzz.cases.space import Space
+    from diffuzz.cases.text import case_text
+    from diffuzz.judging.company import runs
+
+    if company is None:
+        return []
+    lines: list[str] = []
+    for side, cases in (("before", company.before), ("after", company.after)):
+        for count, row in runs(cases):
+            lines += ["", f"  in a batch, {side} it: " + ("a row of" if count == 1 else f"{count:,} rows of")]
+            without = Space(tuple(spec for spec in space.tensors if spec.name not in scalars))
+            lines += ["    " + line for line in case_text(without, row).splitlines()]
+    return lines
 
 
 def _shown(result: SearchResult) -> list[str]:
@@ -309,7 +480,7 @@ def _shown(result: SearchResult) -> list[str]:
     from diffuzz.judging.question import Compare
 
     found, asked = result.measurement.evidence, result.problem.question
-    lines = _unsteady(result)
+    lines = [*_unsteady(result), *_by_chance(result)]
     if isinstance(asked, Compare) and result.agreement is Agreement.BITS:
         a, b = asked.kernels
         return [*lines, "", f"{a} and {b} agree to the bit, as far as was seen."]
@@ -333,16 +504,36 @@ def _unsteady(result: SearchResult) -> list[str]:
     """A value that did not come again, and what that says."""
     if result.unsteady is None:
         return []
-    found, again = result.unsteady.found.value, result.unsteady.again
+    from diffuzz.judging.company import times
+
+    unsteady, wrong = result.unsteady, result.verdict.value == "CONFIRMED"
+    if wrong and result.replays:
+        # What is wrong for certain is the news.
+        return []
     lines = [
         "",
-        f"In a batch one case had {number(found)}, and {number(again)} when it was measured again, alone and beside "
-        "two other rows.",
-        "So the function mixes up the rows of a batch, keeps a state from one call to the next, or depends on chance.",
+        f"The function returned a result outside its bound, {number(unsteady.found.value)}, "
+        f"{'at least ' if wrong else ''}{times(unsteady.seen)}. The case had no more than {number(unsteady.again)} "
+        f"when it was called again, {times(unsteady.calls)}.",
+        "So the function keeps a state between calls (a cache, a file, a seed), or fails more rarely by chance.",
     ]
-    if not result.replays and result.case is not None:
-        lines.append("Nothing is saved: it would not replay. Call the function twice with the same batch to see which.")
+    if not wrong:
+        lines.append("Seen once, it is not called wrong: search longer, or with another seed.")
+    elif result.case is not None:
+        lines.append("Nothing is saved: it would not replay.")
     return lines
+
+
+def _by_chance(result: SearchResult) -> list[str]:
+    """How often the case shows that the function is wrong, where it does not show it every time."""
+    if result.chance is None:
+        return []
+    beside = "" if result.company is None else " beside those rows"
+    return [
+        "",
+        f"This is left to chance, or to the calls before: {result.chance} of a fresh process with this case{beside}. "
+        f"A replay repeats it up to {result.chance.patience} times.",
+    ]
 
 
 def _place(result: SearchResult, element: int) -> str:
@@ -358,12 +549,19 @@ def _place(result: SearchResult, element: int) -> str:
 def _three_ways(result: SearchResult, found: Judged) -> list[str]:
     """Exact, reference and candidate at the worst element: who is wrong, and would ggml's own test have seen it."""
     if found.failure is not None:
-        return [f"On the witness it {_FAILED[found.failure.kind]} {found.failure.text}."]
+        lines = [f"On the witness it {_FAILED[found.failure.kind]} {found.failure.text}."]
+        if found.failure.kind == "raised":
+            contract = result.target.contract
+            names = ", ".join(() if contract is None else contract.narrowable(result.params))
+            lines.append(f"If it is not made for such a call, narrow {names} with --fix, --range or --multiple.")
+        return [*lines, *_wrote(result)]
     lines = [f"At {_place(result, found.element)}:"]
+    if result.company is not None and result.chance is None:
+        lines = ["This is so beside those rows: the function mixes up the rows of a batch, or loses some.", *lines]
     if found.alone is not None:
         lines = [
-            "This is so in a batch, beside a row of the largest numbers and one of the smallest; alone the case has "
-            f"{number(found.alone)}. The function mixes up the rows of a batch.",
+            "This is so in a batch, beside rows of the largest numbers, of the smallest, of zeros and of others; "
+            f"alone the case has {number(found.alone)}. The function mixes up the rows of a batch.",
             *lines,
         ]
     for name in ("exact", "reference", "candidate", "allowance"):
@@ -380,7 +578,25 @@ def _three_ways(result: SearchResult, found: Judged) -> list[str]:
             f"On this case ggml's test-backend-ops would {'' if seen else 'not '}have seen it: "
             f"NMSE {found.nmse:.2e} against its limit {found.nmse_limit:.0e}."
         )
-    return lines
+    return lines + _policies(result)
+
+
+def _policies(result: SearchResult) -> list[str]:
+    """The choices that would explain the case, and what to type to have the function judged by one of them."""
+    if not result.policies:
+        return []
+    declared = {parameter.name: parameter for parameter in result.target.declared}
+    lines = ["On this case it is within the bound of another choice. If that is what it is meant to compute, try:"]
+    for policy in result.policies:
+        settings = " ".join(f"--param {name}={value}" for name, value in policy.items())
+        meanings = "; ".join(filter(None, (declared[name].meaning(value) for name, value in policy.items())))
+        lines.append(f"  {settings}" + (f"  ({meanings})" if meanings else ""))
+    return [*lines, "Other cases may still show it to be wrong."]
+
+
+def _wrote(result: SearchResult) -> list[str]:
+    """The end of the log of a function that failed."""
+    return ["It wrote last:", *(f"  {line}" for line in result.wrote)] if result.wrote else []
 
 
 def _two_kernels(result: SearchResult, found: Compared) -> list[str]:
@@ -388,7 +604,7 @@ def _two_kernels(result: SearchResult, found: Compared) -> list[str]:
     from diffuzz.judging.question import Compare
 
     if result.failure is not None:
-        return [f"On the witness {result.failure}."]
+        return [f"On the witness {result.failure}.", *_wrote(result)]
     asked = result.problem.question
     a, b = asked.kernels if isinstance(asked, Compare) else ("A", "B")
     shown = {a: found.a, b: found.b, "exact": found.exact, "rounding": found.rounding}
@@ -427,8 +643,14 @@ def _effort(result: SearchResult) -> str:
     end = "nothing is larger" if result.bound is None and result.stopped == "bound reached" else _ENDS[result.stopped]
     return (
         f"{result.evaluations:,} evaluations in {result.seconds:.1f} s ({rate:,.0f} per second) by {_engines(result)}, "
-        f"seed {result.seed}; {end}."
+        f"seed {result.seed}; {end}{_minimising(result)}."
     )
+
+
+def _minimising(result: SearchResult) -> str:
+    if not result.minimising_timed_out:
+        return ""
+    return "; time was up before the case was as simple as can be (another run may get further or less far)"
 
 
 def _engines(result: SearchResult) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import JSON, files, print_text
+from diffuzz.cli.options import CANDIDATE, JSON, PLACE, files, print_text, report
+from diffuzz.cli.search import company_text
 from diffuzz.cli.tables import params_text
 
 if TYPE_CHECKING:
@@ -15,30 +16,52 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("entry", type=click.Path(path_type=Path))
+@click.argument("entry", type=PLACE)
+@click.option(
+    "--python",
+    "as_program",
+    is_flag=True,
+    help="Print a program that needs NumPy only: it calls the function, and shows how far the result is off.",
+)
+@CANDIDATE
 @files
 @JSON
-def command(entry: Path, as_json: bool) -> int:
+def command(entry: Path, as_program: bool, candidates: tuple[str, ...], as_json: bool) -> int:
     """Show a corpus entry: the witness, what it confirms, and how it was found."""
     from diffuzz.corpus import files as store
     from diffuzz.corpus.entry import dumps
 
+    if as_program and as_json:
+        raise click.UsageError("--python and --json: give one of them")
+    if candidates and not as_program:
+        raise click.UsageError("--candidate: it is for --python; a report needs no function")
     loaded = store.load(entry)
+    if as_program:
+        from diffuzz.corpus.candidates import by_name, function_for, parse
+        from diffuzz.corpus.snippet import snippet
+
+        given = by_name(parse(candidates), (loaded.candidate,))
+        print_text(snippet(loaded, function_for(given, loaded.candidate)))
+        return 0
     print_text(dumps(loaded, indent=None) + "\n" if as_json else entry_text(loaded, entry))
     return 0
 
 
 def entry_text(entry: Counterexample, path: Path) -> str:
     """What an entry shows, the case, how it was found, where it was measured."""
-    from diffuzz.cases.text import case_text, printable
+    from diffuzz import targets
+    from diffuzz.cases.text import case_text
 
     bound = "none known" if entry.bound is None else f"{entry.bound.value:.7g}  ({entry.bound.because})"
     found = ", ".join(f"{name} {value}" for name, value in entry.found.items() if name != "command")
     judged = [f"  candidate     {entry.candidate}"] if entry.candidate else []
     judged += [f"  kernels       {' against '.join(entry.kernels)}"] if entry.kernels else []
     measured = entry.environment
+    contract = targets.get(entry.target).contract if entry.judges else None
+    instead = {} if contract is None else contract.instead(entry.params, entry.space.filled(entry.case.batch()))
+    scalars = () if contract is None else tuple(scalar.array for scalar in contract.scalars)
     lines = [
-        printable(str(path)),
+        str(path),
         "",
         f"{entry.verdict.value}: {entry.target}, value > {entry.threshold:.7g}",
         "",
@@ -49,7 +72,9 @@ def entry_text(entry: Counterexample, path: Path) -> str:
         *judged,
         *(f"  {name:13} from {file}" for name, file in entry.files.items()),
         "",
-        *("  " + line for line in case_text(entry.space, entry.case).splitlines()),
+        *("  " + line for line in case_text(entry.space, entry.case, instead).splitlines()),
+        *company_text(entry.space, entry.company, scalars),
+        *([] if entry.chance is None else ["", f"  by chance     {entry.chance}, in a fresh process"]),
         "",
         f"  found by      {found}",
         f"  command       {entry.found.get('command', '')}",
@@ -57,4 +82,4 @@ def entry_text(entry: Counterexample, path: Path) -> str:
         f"numpy {measured.get('numpy', '')}",
         f"  digest        {entry.digest[:12]}",
     ]
-    return "\n".join(lines) + "\n"
+    return report(lines)

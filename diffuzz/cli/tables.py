@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -24,24 +24,25 @@ def table(
     wraps: bool = True,
 ) -> list[str]:
     """The lines of a table. The first column, at least ``first`` wide, is justified to the left; an unnamed last one
-    is, too. Cells that are too wide are folded if it ``wraps``.
+    is, too. Cells that are too wide are folded if it ``wraps``. What a cell says is text, and no markup of rich.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(headings):
         ends = place == 0 or (place == len(headings) - 1 and not heading)
         grid.add_column(
-            heading,
+            Text(heading),
             justify="left" if ends else justify,
             overflow="fold",
             no_wrap=not wraps,
             min_width=first if place == 0 and first else len(heading) if not wraps else None,
         )
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(Text, row))
     written = io.StringIO()
     Console(width=width, file=written, color_system=None).print(grid)
     return [line.rstrip() for line in written.getvalue().splitlines()]
@@ -50,6 +51,11 @@ def table(
 def number(value: float) -> str:
     """A value as people read it: seven significant digits."""
     return f"{value:.7g}"
+
+
+def libraries_text(libraries: Mapping[str, str]) -> list[str]:
+    """A line for each library that took part: its name, the file that was taken, and its version."""
+    return [f"{name} is {about.partition('; ')[0]}." for name, about in libraries.items()]
 
 
 def json_number(value: float) -> Number:
@@ -65,8 +71,11 @@ def plain(value: object) -> str:
 
 
 def params_text(params: Params) -> str:
-    """``n=7, max_abs=10, ...``"""
-    return ", ".join(f"{name}={plain(value)}" for name, value in params.items())
+    """``n=7, max_abs=10, ...``, and what is left of the domain, as options."""
+    from diffuzz.cases import domain
+
+    given = [f"{name}={plain(value)}" for name, value in params.items() if not domain.is_domain(name)]
+    return ", ".join(given + [one.text for one in domain.restrictions(params)])
 
 
 def bound_text(bound: Bound | None) -> str:

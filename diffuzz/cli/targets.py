@@ -52,6 +52,7 @@ def target_json(target: Target) -> dict[str, object]:
         "limit": json_number(target.threshold(params)),
         **bound_json(target.bound(params)),
         "candidate": target.contract.signature if target.contract else None,
+        "narrowed_by": list(narrowable(target)),
         "kernels": dict(zip(("here", "missing"), _kernels_of(target), strict=True)),
         "parameters": [
             {
@@ -71,6 +72,11 @@ def target_json(target: Target) -> dict[str, object]:
             for parameter in target.declared
         ],
     }
+
+
+def narrowable(target: Target) -> tuple[str, ...]:
+    """What can be narrowed for a candidate."""
+    return () if target.contract is None else target.contract.narrowable(target.contract_params())
 
 
 def _kernels_of(target: Target) -> tuple[list[str], list[str]]:
@@ -95,6 +101,7 @@ def targets_text(listed: Sequence[Target]) -> str:
             here, away = _kernels_of(target)
             lines.append(f"    --kernels two of {', '.join(here)}" + "".join(f"; not here: {name}" for name in away))
             lines += _parameters(target.contract.parameters)
+            lines.append(f"      --fix, --range, --multiple of {', '.join(narrowable(target))}")
         lines.append("")
     return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 
 Concrete bits, never choice sequences or pickles: target, parameters, arrays, measure, value, bound, verdict, how it was
 found, and what a replay must give. Reading runs no code and is strict: an unknown or missing field, a wrong type, a
-shape outside the space, or a digest that does not match is an error.
+shape outside the space, or a digest or a seal that does not match is an error. The digest is over what was measured,
+and names the entry; the seal is over all of it, so that no edit goes unseen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -22,18 +24,25 @@ import numpy as np
 
 from diffuzz import formats, targets
 from diffuzz import kernels as modules
-from diffuzz.cases import encoding
+from diffuzz.cases import domain, encoding
 from diffuzz.cases.case import Case
 from diffuzz.cases.encoding import EncodingError, hex_float, parse_hex_float
 from diffuzz.cases.space import Space
+from diffuzz.judging.company import MOST_COMPANY, MOST_DIFFERENT, Chance, Company, runs
 from diffuzz.judging.question import Claim, Compare, Judge, Question
 from diffuzz.judging.verdict import Verdict
 from diffuzz.targets.outcome import Bound
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
 
-# Schema 1 called the threshold "limit", and had parameters that play no part in the question.
-SCHEMA, READABLE = 2, (1, 2)
+# Schema 1 called the threshold "limit", and had parameters that play no part in the question. Schema 2 had no seal.
+SCHEMA, READABLE = 3, (1, 2, 3)
+# Fields that an entry has only if there is something to say.
+_OPTIONAL = {"kernels": list, "files": dict, "company": dict, "chance": dict}
+# Of a text other than the numbers of an array: what others look for in a list of names takes time.
+LONGEST_TEXT = 2**14
+# Commas and colons of a file. Parsed, each value takes a hundred times the memory and the time of its characters.
+MOST_VALUES = 2**17
 _DIGEST12 = re.compile(r"[0-9a-f]{12}")
 
 
@@ -45,6 +54,14 @@ Kinds: TypeAlias = type | tuple[type, ...]
 
 class _FieldError(ValueError):
     """A field that is not as it must be."""
+
+
+class EditedError(ValueError):
+    """An entry whose seal does not match: ``entry`` as it is now, which says nothing that can be trusted."""
+
+    def __init__(self, entry: Counterexample) -> None:
+        super().__init__("seal: does not match, so the file was edited after it was saved")
+        self.entry = entry
 
 
 class NeedsFileError(ImportError):
@@ -68,13 +85,15 @@ class NeedsLibraryError(ImportError):
 @attrs.frozen
 class Counterexample:
     """One entry. ``value`` and ``noise`` are the measurement when it was saved, which a replay must give again within
-    ``tolerance``.
+    the tolerance of the question; ``tolerance`` is what that was.
 
     ``params`` are those of the question, ``others`` what an older version wrote down beside them. ``bound`` is
     the proven bound when it was saved, or None; ``found`` says how: engine, seed, evaluations, command; ``candidate``
     is the ``FILE.py:FUNCTION`` that it was found with, if any, and ``kernels`` the two implementations that it
-    compares. ``files`` names, by option, the files that the target, a format and kernels (two with a comma between
-    them) came from.
+    compares. ``company`` are the rows beside which the case has its value, if it needs any, and ``chance`` says how
+    often it was seen, if not every time: then the value is that of one such call. ``files`` names, by option, the
+    files that the target, a format and kernels (two with a comma between them) came from. ``schema`` is that of the
+    file that it was read from; it is written in the current one.
     """
 
     target: str
@@ -93,24 +112,43 @@ class Counterexample:
     kernels: tuple[str, str] | None = None
     files: Mapping[str, str] = attrs.field(factory=dict)
     others: Params = attrs.field(factory=dict)
+    company: Company | None = None
+    chance: Chance | None = None
+    schema: int = attrs.field(default=SCHEMA, eq=False)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over target, parameters, candidate, kernels if any, and the case's own digest, in hexadecimal."""
+        """SHA-256 over target, parameters, candidate, kernels if any, and the case's own digest, in hexadecimal.
+
+        A parameter that the target got later does not count at its default, so older entries keep their digests.
+        """
         key: list[object] = [
             self.target,
-            sorted({**self.params, **self.others}.items()),
+            sorted({**_of_older_entries(self.target, self.params), **self.others}.items()),
             self.candidate,
             self.case.digest,
         ]
         if self.kernels is not None:
             key.append(list(self.kernels))
+        if self.company is not None:
+            sides = (self.company.before, self.company.after)
+            key.append([[[count, case.digest] for count, case in runs(side)] for side in sides])
         return sha256(json.dumps(key).encode()).hexdigest()
 
     @property
     def judges(self) -> bool:
         """Whether functions were held against the target's contract: a candidate, or kernels."""
         return self.candidate is not None or self.kernels is not None
+
+    @property
+    def given_threshold(self) -> float | None:
+        """The threshold that the command line gave which found the entry; None if that left it to the question."""
+        try:
+            words = shlex.split(str(self.found.get("command", "")))
+            given = [value for name, value in pairwise(words) if name in ("--threshold", "--limit")]
+            return float(given[-1]) if given else None
+        except ValueError:
+            return None
 
     def asked_again(self, candidate: Judge | None, library: str | None) -> Question:
         """What was asked, with the implementation and the library that the caller names: an entry alone runs neither.
@@ -157,12 +195,33 @@ def dumps(entry: Counterexample, indent: int | None = 1) -> str:
         "threshold": _float_text(entry.threshold),
         "bound": None if entry.bound is None else attrs.asdict(entry.bound),
         "tolerance": entry.tolerance,
-        "arrays": {name: encoding.encode(array) for name, array in entry.case.arrays.items()},
+        "arrays": _case_json(entry.case),
+        **({} if entry.company is None else {"company": _company_json(entry.company)}),
+        **({} if entry.chance is None else {"chance": attrs.asdict(entry.chance)}),
         "found": dict(entry.found),
         "environment": dict(entry.environment),
         "digest": entry.digest,
     }
-    return json.dumps(stored, indent=indent, allow_nan=False)
+    return json.dumps(stored | {"seal": seal(stored)}, indent=indent, allow_nan=False)
+
+
+def seal(stored: Json) -> str:
+    """SHA-256, in hexadecimal, over all fields of an entry but the seal, as canonical JSON: keys sorted, no spaces."""
+    rest = {name: value for name, value in stored.items() if name != "seal"}
+    return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def _case_json(case: Case) -> Json:
+    return {name: encoding.encode(array) for name, array in case.arrays.items()}
+
+
+def _company_json(company: Company) -> Json:
+    """Each row with the number of times that it stands there, one after the other."""
+    sides = {"before": company.before, "after": company.after}
+    return {
+        side: [{"times": count, "arrays": _case_json(case)} for count, case in runs(cases)]
+        for side, cases in sides.items()
+    }
 
 
 def _float_text(value: float) -> str:
@@ -174,11 +233,21 @@ def _decimal(value: float) -> str:
 
 
 def loads(text: str, stem: str) -> Counterexample:
-    """Inverse of ``dumps``; a stem like a digest must be the entry's. Raises ValueError or RecursionError."""
+    """Inverse of ``dumps``; a stem like a digest must be the entry's. Raises ValueError or RecursionError; EditedError,
+    one of them, if all is as it must be but the seal.
+    """
+    checked_length(text)
     stored = json.loads(
         text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite_from_text
     )
     return _from_json(stored, stem)
+
+
+def checked_length(text: str) -> str:
+    """``text``. Raises ValueError if it has more values than any entry."""
+    if text.count(",") + text.count(":") > MOST_VALUES:
+        raise _FieldError(f"more than {MOST_VALUES} values, so no corpus entry")
+    return text
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> Json:
@@ -204,17 +273,20 @@ def _from_json(stored: object, stem: str) -> Counterexample:
     wanted: dict[str, Kinds] = {
         "diffuzz": int, "target": str, "params": dict, "candidate": (str, type(None)), "verdict": str, "measure": str,
         "value": dict, "noise": str, "threshold": str, "bound": (dict, type(None)), "tolerance": (int, float),
-        "arrays": dict, "found": dict, "environment": dict, "digest": str,
+        "arrays": dict, "found": dict, "environment": dict, "digest": str, "seal": str,
     }  # fmt: skip
     if not isinstance(stored, dict):
         raise _FieldError("the entry: an object is needed")
-    schema = stored.get("diffuzz")
+    schema: Any = stored.get("diffuzz")
     # First, since another schema may have other fields; True is 1, and not meant.
     if type(schema) is int and schema not in READABLE:
-        readable = " and ".join(map(str, READABLE))
+        readable = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
         raise _FieldError(f"diffuzz: schema {schema}, where this version reads {readable}")
-    wanted |= {name: kind for name, kind in (("kernels", list), ("files", dict)) if name in stored}
-    wanted |= {"limit": wanted.pop("threshold")} if type(schema) is int and schema == 1 else {}
+    wanted |= {name: kind for name, kind in _OPTIONAL.items() if name in stored}
+    if type(schema) is int and schema < 3:
+        del wanted["seal"]
+    if type(schema) is int and schema == 1:
+        wanted["limit"] = wanted.pop("threshold")
     _check_fields(stored, wanted, "the entry")
     named = _files(stored.get("files", {}))
     target = _target(stored["target"], named)
@@ -247,12 +319,30 @@ def _from_json(stored: object, stem: str) -> Counterexample:
         kernels=kernels,
         files=named,
         others=others,
+        schema=schema,
+        company=_company(target, params, stored.get("company"), contract=contract),
+        chance=_chance(stored.get("chance")),
     )
+    if not entry.judges and (entry.company or entry.chance):
+        raise _FieldError("company, chance: only functions that are judged have them")
+    if entry.company is not None:
+        # It has to fit the case before anything is called with it.
+        scalars = target.contract.scalars if target.contract else ()
+        entry.company.around(entry.case.batch(), [scalar.array for scalar in scalars])
     if entry.digest != stored["digest"]:
         raise _FieldError("digest: does not match target, params and arrays; the file was edited")
     if _DIGEST12.fullmatch(stem) and not entry.digest.startswith(stem):
         raise _FieldError(f"the file's name is not the digest {entry.digest[:12]}")
+    if schema >= 3 and stored["seal"] != seal(stored):
+        raise EditedError(entry)
     return entry
+
+
+def _check_lengths(stored: Json, where: str) -> None:
+    """Raise _FieldError for a text that is longer than any name, path or command."""
+    for name, value in stored.items():
+        if len(name) > LONGEST_TEXT or (isinstance(value, str) and len(value) > LONGEST_TEXT):
+            raise _FieldError(f"{where}: {name[:40]!r} has more than {LONGEST_TEXT} characters")
 
 
 def _check_fields(stored: Json, wanted: Mapping[str, Kinds], where: str) -> None:
@@ -260,6 +350,7 @@ def _check_fields(stored: Json, wanted: Mapping[str, Kinds], where: str) -> None
     if unknown or missing:
         what = f"unknown field {unknown[0]!r}" if unknown else f"missing field {missing[0]!r}"
         raise _FieldError(f"{where}: {what}")
+    _check_lengths(stored, where)
     for name, kinds in wanted.items():
         if not isinstance(stored[name], kinds) or isinstance(stored[name], bool):
             raise _FieldError(f"{where}: {name} has the wrong type, {type(stored[name]).__name__}")
@@ -281,16 +372,25 @@ def _target(name: str, files: Mapping[str, str]) -> Target:
     return targets.get(name)
 
 
+def _of_older_entries(target: str, params: Params) -> dict[str, int | float | bool | str]:
+    """``params`` without those at their defaults that the target got later (see Parameter.later)."""
+    later = {one.name: one.default for one in targets.get(target).declared if one.later}
+    return {name: value for name, value in params.items() if name not in later or value != later[name]}
+
+
 def _params(target: Target, stored: Json, *, contract: bool, files: Mapping[str, str]) -> tuple[Params, Params]:
     """The parameters of the question, all of them and of their types; and others that the target has."""
+    _check_lengths(stored, "params")
     name = stored.get("format")
     if "format" in files and isinstance(name, str) and name.isprintable() and not formats.REGISTRY.known(name):
         raise NeedsFileError("format", files["format"], name)
     params = target.contract_params(stored) if contract else target.params(stored)
     known = {one.name: one.parse(stored[one.name]) for one in target.declared if one.name in stored}
+    later = {one.name for one in target.declared if one.later}
     for name in params:
-        if name not in stored:
+        if name not in stored and name not in later:
             raise _FieldError(f"params: {name} is missing")
+    known |= {name: value for name, value in params.items() if domain.is_domain(name)}
     for name, value in known.items():
         if type(stored[name]) is not type(value) or stored[name] != value:
             raise _FieldError(f"params: {name} is not of its parameter's type, {type(value).__name__}")
@@ -303,7 +403,7 @@ def _kernels(
     if stored is None:
         return None
     known = (*(target.contract.kernels(params) if target.contract else ()), "candidate")
-    names = [name for name in stored if isinstance(name, str) and name.isprintable()]
+    names = [name for name in stored if isinstance(name, str) and name.isprintable() and len(name) <= LONGEST_TEXT]
     if len(stored) != 2 or names != stored:
         raise _FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
     for name in names:
@@ -339,9 +439,10 @@ def _bound(stored: Json | None) -> Bound | None:
 
 def _case(target: Target, params: Params, stored: Json, *, contract: bool) -> Case:
     admissible = target.contract.space(params) if contract and target.contract else target.space(params)
-    _check_fields(stored, {spec.name: dict for spec in admissible.tensors}, "arrays")
+    there = [spec for spec in admissible.tensors if spec.absent is None or spec.name in stored]
+    _check_fields(stored, {spec.name: dict for spec in there}, "arrays")
     arrays = {}
-    for spec in admissible.tensors:
+    for spec in there:
         try:
             # The shape first: a few characters may ask for any amount of memory.
             spec.sizes(np.broadcast_to(np.float32(0), encoding.decoded_shape(stored[spec.name])))
@@ -351,6 +452,36 @@ def _case(target: Target, params: Params, stored: Json, *, contract: bool) -> Ca
     case = Case(arrays)
     admissible.check(case)
     return case
+
+
+def _company(target: Target, params: Params, stored: Json | None, *, contract: bool) -> Company | None:
+    if stored is None:
+        return None
+    _check_fields(stored, {"before": list, "after": list}, "company")
+    rows = [*stored["before"], *stored["after"]]
+    if not 1 <= len(rows) <= MOST_DIFFERENT:
+        raise _FieldError(f"company: {len(rows)} different rows, where 1 to {MOST_DIFFERENT} are kept")
+    for row in rows:
+        if not isinstance(row, dict):
+            raise _FieldError("company: an object is needed for each row")
+        _check_fields(row, {"times": int, "arrays": dict}, "company")
+    if not all(row["times"] >= 1 for row in rows) or sum(row["times"] for row in rows) > MOST_COMPANY:
+        raise _FieldError(f"company: 1 to {MOST_COMPANY} rows are kept")
+
+    def side(name: str) -> tuple[Case, ...]:
+        kept = ((row["times"], _case(target, params, row["arrays"], contract=contract)) for row in stored[name])
+        return tuple(case for count, case in kept for _ in range(count))
+
+    return Company(side("before"), side("after"))
+
+
+def _chance(stored: Json | None) -> Chance | None:
+    if stored is None:
+        return None
+    _check_fields(stored, {"seen": int, "calls": int}, "chance")
+    if not 1 <= stored["seen"] <= stored["calls"]:
+        raise _FieldError(f"chance: seen {stored['seen']} times in {stored['calls']} calls")
+    return Chance(stored["seen"], stored["calls"])
 
 
 def _float_of(text: str, where: str) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffuzz import __version__
-from diffuzz.cases.text import printable
+from diffuzz.escaping import unwrapped
 
 
 @cache
@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
         return found
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     # A hypervisor may name its processor as it likes; an entry is printable.
-    found["cpu"] = printable(" ".join(fields.get("model name", found["cpu"]).split()))
+    found["cpu"] = unwrapped(fields.get("model name", found["cpu"]))
     flags = set(fields.get("flags", "").split())
     found["cpu_flags"] = " ".join(
         f for f in ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni") if f in flags

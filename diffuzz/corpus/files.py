@@ -3,44 +3,75 @@ again.
 
 What a file holds is in diffuzz.corpus.entry. One that cannot be read, or not trusted, is a CorpusError of one line; so
 is an entry that could not be loaded again, before it is saved. Files are written beside their place and renamed into
-it.
+it; what a process that was killed has left there is removed by a later one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import stat
-import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from diffuzz.cases.case import Case
-from diffuzz.cases.text import printable
-from diffuzz.corpus.entry import Counterexample, NeedsFileError, dumps, loads
+from diffuzz.corpus.entry import SCHEMA, Counterexample, EditedError, NeedsFileError, checked_length, dumps, loads
+from diffuzz.escaping import unwrapped
 
 # Parsing JSON takes up to thirty times the memory of its text.
 LARGEST_FILE = 2**24
 # Two cases have one mechanism if each array has the same number of distinct values, or this many in both.
 MANY = 8
 _LONGEST_REASON = 300
+# A file that is being written is ".DIGEST12.PID.RANDOM.tmp", and was ".DIGEST12.RANDOM.tmp" in version 0.1.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}(?:\.(?P<pid>[0-9]{1,10})\.[0-9a-f]{8}|\.[0-9a-z_]{8})\.tmp")
+# Seconds. Writing takes less than the first, so that the process is gone, and not one of another machine with the same
+# disk; after the second it does not matter which.
+_WRITTEN, _FORGOTTEN = 60.0, 86400.0
 
 
 class CorpusError(ValueError):
     """A corpus file that cannot be read, trusted or written; one line with the file, the field, and what to do."""
 
 
+class SealError(CorpusError):
+    """A file whose entry was edited after it was saved: all is as it must be but the seal; ``entry`` as it is now."""
+
+    def __init__(self, message: str, entry: Counterexample) -> None:
+        super().__init__(message)
+        self.entry = entry
+
+
 def load(path: Path) -> Counterexample:
-    """The entry in a file. Raises CorpusError, or NeedsFileError, one line."""
+    """The entry in a file. Raises CorpusError (SealError where nothing but the seal is wrong), or NeedsFileError, one
+    line.
+    """
     if path.suffix not in (".json", ""):
         raise CorpusError(f"{path}: is no corpus entry; a corpus entry (.json), or a folder of them, is needed")
     text = _read_text(path)
     try:
         return loads(text, path.stem)
+    except EditedError as error:
+        raise SealError(f"{path}: {error}; restore the file, or delete it and search again", error.entry) from error
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: {reason(error)}; restore the file, or delete it and search again") from error
+
+
+def candidate_of(path: Path) -> str | None:
+    """The name of the candidate that the entry in a file recorded; None without one, and for what is no entry."""
+    try:
+        stored = json.loads(checked_length(_read_text(path)))
+    except (ValueError, RecursionError):
+        return None
+    found = stored.get("candidate") if isinstance(stored, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def reason(error: BaseException) -> str:
@@ -49,14 +80,13 @@ def reason(error: BaseException) -> str:
         return "nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON, or cut short (line {error.lineno}: {error.msg})"
-    line = printable(" ".join(str(error).split()))
+    line = unwrapped(str(error))
     return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "..."
 
 
 def _read_text(path: Path) -> str:
     try:
-        check_regular(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(LARGEST_FILE + 1)
         if len(raw) > LARGEST_FILE:
             raise CorpusError(f"{path}: larger than {LARGEST_FILE} bytes, so no corpus entry")
@@ -67,10 +97,17 @@ def _read_text(path: Path) -> str:
         raise CorpusError(f"{path}: not UTF-8 text (byte {error.start}); restore the file, or delete it") from error
 
 
-def check_regular(path: Path) -> None:
-    # Before it is opened: opening a named pipe would wait for a writer.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise CorpusError(f"{path}: is no regular file; name a corpus entry (.json) or a file of arrays")
+def open_regular(path: Path) -> BinaryIO:
+    """The file at ``path``, opened for reading. Raises CorpusError for a folder, a pipe or a device; OSError.
+
+    What was opened is looked at, and not what had the name before. A named pipe is opened without waiting for who
+    would write to it.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise CorpusError(f"{path}: is no regular file; name a corpus entry (.json) or a file of arrays")
 
 
 def check_writable(directory: Path) -> None:
@@ -87,7 +124,13 @@ def save(entry: Counterexample, directory: Path, *, always: bool = False) -> Pat
     least its value, by the same mechanism (see ``mechanism``). ``always`` writes it anyway. Raises CorpusError if it
     cannot be written, or could not be loaded again.
     """
-    path = directory / entry.name
+    try:
+        path = directory / entry.name
+    except KeyError as error:
+        # Without it nobody knows which arrays a case has.
+        raise CorpusError(
+            f"{directory}: not saved, because it could not be loaded again: params: {error} is missing"
+        ) from error
     known = None if always else _as_good(entry, directory)
     if known is not None:
         return known
@@ -102,6 +145,22 @@ def save(entry: Counterexample, directory: Path, *, always: bool = False) -> Pat
     return path
 
 
+def upgrade(path: Path) -> bool:
+    """Write the entry in a file again, in the current schema, if it is of an older one; whether it was.
+
+    Nothing else changes: what was recorded stays as it is. Raises CorpusError, NeedsFileError.
+    """
+    entry = load(path)
+    if entry.schema == SCHEMA:
+        return False
+    text = _checked_text(entry, path)
+    try:
+        _write(text, path)
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be written ({error.strerror})") from error
+    return True
+
+
 def _checked_text(entry: Counterexample, path: Path) -> str:
     try:
         text = dumps(entry) + "\n"
@@ -114,32 +173,69 @@ def _checked_text(entry: Counterexample, path: Path) -> str:
 
 
 def _write(text: str, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    _remove_stale(path.parent)
+    temporary = path.parent / f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    # "x": never a file, nor a link, that is there already.
+    with temporary.open("x", encoding="utf-8") as file:
+        try:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote to ``folder`` has left there."""
+    try:
+        found = [(path, match) for path in folder.iterdir() if (match := _TEMPORARY.fullmatch(path.name))]
+    except OSError:
+        # A folder may be written to, and not listed.
+        return
+    for path, match in found:
+        # Another process may be removing the same.
+        with suppress(OSError):
+            age = time.time() - path.lstat().st_mtime
+            if age > _FORGOTTEN or (age > _WRITTEN and match["pid"] is not None and not _runs(int(match["pid"]))):
+                path.unlink()
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is a process of this number on this machine, as far as can be told."""
+    if os.name != "posix":
+        # There kill would end it.
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _as_good(entry: Counterexample, directory: Path) -> Path | None:
     """An entry of the corpus that leaves nothing to add, or None."""
-    key = (dict(entry.params), entry.candidate, entry.kernels, mechanism(entry.case))
+    key = _likeness(entry)
     for path in files([directory / entry.target]) if (directory / entry.target).is_dir() else ():
         try:
             other = load(path)
         except (CorpusError, NeedsFileError):
             # What cannot be read here is of another target, format or kernels, or of none.
             continue
-        same = (dict(other.params), other.candidate, other.kernels, mechanism(other.case)) == key
-        if same and other.value >= entry.value:
+        if _likeness(other) == key and other.value >= entry.value:
             return path
     return None
+
+
+def _likeness(entry: Counterexample) -> tuple[object, ...]:
+    """What two entries have in common of which the one with the larger value is enough."""
+    # A witness that shows every time, alone, says more than one that needs company or chance.
+    sort = (entry.company is None, entry.chance is None)
+    return dict(entry.params), entry.candidate, entry.kernels, mechanism(entry.case), sort
 
 
 def mechanism(case: Case) -> tuple[tuple[str, int], ...]:

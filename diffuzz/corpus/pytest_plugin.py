@@ -4,7 +4,8 @@ Installed with diffuzz (entry point ``pytest11``); it collects files named like 
 hexadecimal digits>.json``, wherever pytest looks, and leaves every other file alone (``replay`` reads them all):
 
     pytest corpus/
-    pytest corpus/ --diffuzz-candidate my_kernels.py:soft_max      for entries that were found with a candidate
+    pytest corpus/ --diffuzz-candidate my_kernels.py:soft_max      for entries that were found with a candidate; of
+                                                                   several, once for each
     pytest corpus/ --diffuzz-target my_norm.py:TARGET              for entries of a target in a file
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from diffuzz.corpus.candidates import Candidates
     from diffuzz.corpus.replay import Replayed
 
 # Nothing of diffuzz is imported here: this module is loaded in every pytest run of everyone who has diffuzz installed.
@@ -25,6 +27,7 @@ _NAME = re.compile(r"[0-9a-f]{12}\.json")
 # Every entry begins with this field.
 _BEGINS = re.compile(rb'\s*\{\s*"diffuzz"')
 _FILES = ("target", "format", "kernels")
+_CANDIDATES: pytest.StashKey[Candidates | None] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,8 +35,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("diffuzz")
     group.addoption(
         "--diffuzz-candidate",
-        metavar="FILE.py:FUNCTION",
-        help="function to replay those corpus entries with that were found with a candidate",
+        metavar="[NAME=]FILE.py:FUNCTION",
+        action="append",
+        default=[],
+        help="function to replay those corpus entries with that were found with the candidate NAME (repeatable); see "
+        "--candidate of diffuzz replay",
+    )
+    group.addoption(
+        "--diffuzz-longest",
+        metavar="SECONDS",
+        type=float,
+        help="time that the case of one corpus entry may be expected to take [2]",
     )
     for kind in _FILES:
         group.addoption(
@@ -47,18 +59,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the files that the options name. Raises pytest.UsageError where one cannot be loaded."""
-    named = {kind: config.getoption(f"--diffuzz-{kind}") for kind in _FILES}
+    named = {kind: config.getoption(f"--diffuzz-{kind}") for kind in (*_FILES, "candidate")}
     if not any(named.values()):
         return
     from diffuzz import formats, kernels, targets
+    from diffuzz.corpus import candidates
+    from diffuzz.judging.candidate import CandidateError
     from diffuzz.registry import RegistryError
 
     try:
+        config.stash[_CANDIDATES] = candidates.parse(named["candidate"])
         for load, kind in ((formats.load, "format"), (targets.load, "target"), (kernels.load, "kernels")):
             for name in named[kind]:
                 load(name)
-    except RegistryError as error:
+    except (CandidateError, RegistryError) as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say which candidate is for which entries, now that it is known which entries there are."""
+    if (given := config.stash.get(_CANDIDATES, None)) is None:
+        return
+    from diffuzz.corpus import candidates, files
+
+    entries = [item for item in items if isinstance(item, CorpusItem)]
+    config.stash[_CANDIDATES] = candidates.by_name(given, (files.candidate_of(item.path) for item in entries))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -99,11 +124,11 @@ class CorpusItem(pytest.Item):
 
     def runtest(self) -> None:
         """Replay, and raise ReplayError unless everything is as recorded."""
-        from diffuzz.corpus.replay import replay_file
-        from diffuzz.judging.question import Judge
+        from diffuzz.corpus.replay import LONGEST, replay_file
 
-        name = self.config.getoption("--diffuzz-candidate")
-        result = replay_file(self.path, Judge(name) if name else None)
+        longest = self.config.getoption("--diffuzz-longest")
+        candidates = self.config.stash.get(_CANDIDATES, None)
+        result = replay_file(self.path, candidates, longest=LONGEST if longest is None else longest)
         if result.status != "as recorded":
             raise ReplayError(_message(result))
 
@@ -111,7 +136,9 @@ class CorpusItem(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A failed replay as its own words, without a traceback."""
         if isinstance(excinfo.value, ReplayError):
-            return str(excinfo.value)
+            from diffuzz.escaping import escaped
+
+            return escaped(str(excinfo.value))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, None, str]:
@@ -121,10 +148,14 @@ class CorpusItem(pytest.Item):
 
 def _message(result: Replayed) -> str:
     """What is wrong, with the options as they are called here."""
-    if result.status == "needs candidate" and result.entry is not None:
+    said = result.message.removeprefix(f"{result.path}: ")
+    if result.status == "needs candidate" and result.entry is not None and said.startswith("found with a candidate"):
         return f"give --diffuzz-candidate {result.entry.candidate}: found with a candidate"
+    if result.status == "needs time":
+        said, _, option = said.partition(": give --longest ")
+        return f"give --diffuzz-longest {option.removesuffix('s')}: {said}"
     if result.status == "needs file":
         # pytest's summary has room for a few words: the option first.
-        said, _, option = result.message.removeprefix(f"{result.path}: ").partition(": give --")
+        said, _, option = said.partition(": give --")
         return f"give --diffuzz-{option}: {said}"
     return f"{result.status}: {result.message}"

@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
 
 from diffuzz import formats, kernels, targets
-from diffuzz.corpus.entry import Counterexample, Scalar
+from diffuzz.cases import domain
+from diffuzz.corpus import files as store
+from diffuzz.corpus.entry import LONGEST_TEXT, Counterexample, Scalar
 from diffuzz.corpus.environment import device, environment
+from diffuzz.corpus.replay import LONGEST, check_time
+from diffuzz.escaping import escaped
+from diffuzz.judging.evidence import Judged
 from diffuzz.judging.problem import open_problem
-from diffuzz.judging.question import Judge
+from diffuzz.judging.question import Compare, Judge
 from diffuzz.minimising.minimise import minimise
+from diffuzz.registry import one_line
 from diffuzz.searching import engines
+from diffuzz.searching.reproduction import CALLS, counted, in_company
 from diffuzz.searching.result import SearchResult
 from diffuzz.searching.search import failing_alike
 from diffuzz.targets.target import Target
+
+
+@attrs.frozen
+class Keeper:
+    """Saves what searches found in the corpus ``directory``; ``failures`` says what could not be saved, one line each.
+
+    What a search has found is not lost because saving it fails, in whatever way.
+    """
+
+    directory: Path
+    failures: list[str] = attrs.field(init=False, factory=list)
+
+    def __call__(self, result: SearchResult) -> Path | None:
+        """The file of the entry, or None if there is none."""
+        try:
+            return store.save(record(result), self.directory)
+        except store.CorpusError as error:
+            self.failures.append(str(error))
+        except Exception as error:
+            self.failures.append(f"{self.directory}: not saved: {escaped(one_line(error))}")
+        return None
 
 
 def record(result: SearchResult) -> Counterexample:
@@ -33,23 +65,37 @@ def record(result: SearchResult) -> Counterexample:
     }
     if result.failure is not None:
         found["failure"] = result.failure
+    if isinstance(evidence := result.measurement.evidence, Judged) and evidence.alone is not None:
+        found["alone"] = evidence.alone
     return Counterexample(
         target=result.target.name,
         params=result.params,
-        case=result.case,
-        measure=result.measurement.measure,
+        case=result.problem.space.written(result.case),
+        measure=escaped(result.measurement.measure),
         value=result.value,
         noise=result.measurement.noise,
         threshold=result.threshold,
-        bound=result.bound,
+        bound=None if result.bound is None else attrs.evolve(result.bound, because=escaped(result.bound.because)),
         verdict=result.verdict,
         tolerance=result.problem.tolerance,
-        found=found,
-        environment=environment() | device() | dict(result.libraries),
-        candidate=result.candidate,
-        kernels=result.kernels,
-        files=_files(result),
+        found=_escaped(found),
+        environment=_escaped(environment() | device() | dict(result.libraries)),
+        candidate=None if result.candidate is None else escaped(result.candidate),
+        kernels=None if result.kernels is None else (escaped(result.kernels[0]), escaped(result.kernels[1])),
+        files=_escaped(_files(result)),
+        company=result.company,
+        chance=result.chance,
     )
+
+
+def _escaped(texts: Mapping[str, Scalar]) -> dict[str, Any]:
+    """What an entry says of others, such as the message of an exception: it is printable, and no longer than it may
+    be.
+    """
+    return {
+        escaped(name): escaped(value)[:LONGEST_TEXT] if isinstance(value, str) else value
+        for name, value in texts.items()
+    }
 
 
 def _files(result: SearchResult) -> dict[str, str]:
@@ -68,7 +114,10 @@ def command_of(result: SearchResult) -> str:
     files = _files(result)
     words = ["python", "-m", "diffuzz", "search", "--target", files.get("target", result.target.name)]
     for name, value in result.params.items():
-        if value != _default(result.target, name):
+        if domain.is_domain(name):
+            kind, _, what = name.partition(":")
+            words += [f"--{kind}", f"{what}={value}"]
+        elif value != _default(result.target, name):
             shown = str(value).lower() if isinstance(value, bool) else value
             words += ["--param", f"{name}={files.get('format', shown) if name == 'format' else shown}"]
     budget = np.format_float_positional(result.budget_s, trim="-")
@@ -79,13 +128,37 @@ def command_of(result: SearchResult) -> str:
     words += ["--engine", engine, "--seed", str(result.seed), "--budget", f"{budget}s"]
     if not result.default_threshold:
         words += ["--threshold", f"{result.threshold!r}"]
-    if result.first:
-        words.append("--first")
-    if result.candidate is not None:
-        words += ["--candidate", result.candidate]
+    if result.first != result.problem.judges:
+        words.append("--first" if result.first else "--largest")
+    if (candidate := _candidate(result)) is not None:
+        words += ["--candidate", candidate]
     if result.kernels is not None:
         words += ["--kernels", ",".join(kernels.source(name) or name for name in result.kernels)]
-    return shlex.join(words)
+    return " ".join(map(_quoted, words))
+
+
+def _candidate(result: SearchResult) -> str | None:
+    """The candidate as it was given, which its name may only resemble."""
+    asked = result.problem.question
+    judged = asked.candidate if isinstance(asked, Compare) else asked if isinstance(asked, Judge) else None
+    if judged is None:
+        return None
+    return judged.implementation if isinstance(judged.implementation, str) else judged.name
+
+
+def _quoted(word: str) -> str:
+    """A word of a command line; what cannot be printed as bash and zsh read it, ``$'a\\nb'``."""
+    if word.isprintable():
+        return shlex.quote(word)
+    letters = []
+    for letter in word:
+        if letter in "\\'":
+            letters.append(f"\\{letter}")
+        elif letter.isprintable():
+            letters.append(letter)
+        else:
+            letters += [f"\\x{byte:02x}" for byte in os.fsencode(letter)]
+    return f"$'{''.join(letters)}'"
 
 
 def _default(target: Target, name: str) -> object:
@@ -99,24 +172,32 @@ def minimised(
     *,
     candidate: Judge | None = None,
     library: str | None = None,
+    longest: float = LONGEST,
 ) -> Counterexample:
     """``entry`` with a simpler case of the same verdict and at least ``keep`` of the value; itself if there is none.
 
     ``candidate`` is the function, for an entry that was found with one; ``library`` the folder or file that ``libggml``
-    stands for. Raises NeedsCandidateError, NeedsLibraryError.
+    stands for; ``longest`` the time in seconds that its case may be expected to take. Raises NeedsCandidateError,
+    NeedsLibraryError, NeedsTimeError.
     """
     question = entry.asked_again(candidate, library)
+    check_time(entry, longest)
     with open_problem(targets.get(entry.target), entry.params, question, threshold=entry.threshold) as problem:
-        alike = failing_alike(problem, entry.case) if math.isinf(entry.value) else None
-        case = minimise(problem, entry.case, keep=keep, seconds=seconds, evaluate=alike).case
+        if entry.chance is not None and not entry.chance.often:
+            return entry
+        own = entry.company is not None or entry.chance is not None
+        evaluate = in_company(problem, entry.company, entry.chance) if own else None
+        alike = failing_alike(problem, entry.case, evaluate) if math.isinf(entry.value) else evaluate
+        case = minimise(problem, entry.case, keep=keep, seconds=seconds, evaluate=alike, apart=own).case
         if case == entry.case:
             return entry
-        measured = problem.measured(case, explained=False)
-        return attrs.evolve(
-            entry,
-            case=case,
-            value=measured.value,
-            noise=measured.noise,
-            verdict=problem.verdict(measured),
-            environment=environment() | problem.environment(),
-        )
+        company = None if entry.company is None else entry.company.fitted(case, problem.scalars)
+        where = environment() | problem.environment()
+        simpler = attrs.evolve(entry, case=problem.space.written(case), company=company, environment=where)
+        if entry.chance is not None:
+            found = counted(problem, case, company, CALLS, lambda: True)
+            if found.chance is None:
+                return entry
+            return attrs.evolve(simpler, value=found.value, noise=found.noise, chance=found.chance)
+        measured = problem.measured(case, company=company, explained=False)
+        return attrs.evolve(simpler, value=measured.value, noise=measured.noise, verdict=problem.verdict(measured))

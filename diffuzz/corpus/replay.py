@@ -2,14 +2,19 @@
 
 Needs neither jax nor hypothesis, so that a CI job is as quick to start as it is to run. An entry that was found with a
 candidate names a function, but replaying never runs code because a corpus file says so: the caller has to name the
-function again.
+function again. Nor does it work for long: what a case takes is estimated before it is measured.
+
+Value, noise, verdict, measure, threshold, tolerance, and the proven bound with its reason are what the question says
+now, or the entry has changed. The rest of an entry is under its digest and its seal (see diffuzz.corpus.entry).
 """
 
 from __future__ import annotations
 
 import math
+import shlex
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -17,19 +22,39 @@ import attrs
 
 from diffuzz import interruption, targets
 from diffuzz.corpus import files
+from diffuzz.corpus.candidates import Candidates, by_name, function_for
 from diffuzz.corpus.entry import Counterexample, NeedsCandidateError, NeedsFileError, NeedsLibraryError
-from diffuzz.corpus.files import CorpusError
+from diffuzz.corpus.files import CorpusError, SealError
+from diffuzz.escaping import escaped
+from diffuzz.judging.candidate import UnloadableError
 from diffuzz.judging.pair import MissingKernelsError
-from diffuzz.judging.problem import open_problem
+from diffuzz.judging.problem import Measurement, Problem, open_problem
 from diffuzz.judging.question import Judge
-from diffuzz.judging.verdict import Verdict
+from diffuzz.judging.verdict import Verdict, same
 from diffuzz.registry import one_line, place_of
 from diffuzz.targets.outcome import Bound
 
-Status = Literal["as recorded", "changed", "broken", "needs candidate", "needs kernels", "needs file"]
-# Relative: what libm may add to a bound on another machine.
+Status = Literal["as recorded", "changed", "broken", "needs candidate", "needs kernels", "needs file", "needs time"]
+# Relative: what libm may add to a bound, or to a threshold that is one, on another machine.
 _BOUND_TOLERANCE = 1e-9
-_CODES: dict[Status, int] = {"broken": 2, "changed": 1, "needs candidate": 3, "needs kernels": 3, "needs file": 3}
+# Relative: noise is an estimate, of numbers that libm takes part in.
+_NOISE_TOLERANCE = 1e-6
+# What a slow core evaluates in a second, in operations; a search has as much for each second of its budget.
+OPERATIONS_PER_SECOND = 2.0**24
+# Seconds that the case of one entry may be expected to take.
+LONGEST = 2.0
+_CODES: dict[Status, int] = {
+    "broken": 2,
+    "changed": 1,
+    "needs candidate": 3,
+    "needs kernels": 3,
+    "needs file": 3,
+    "needs time": 3,
+}
+
+
+class NeedsTimeError(ValueError):
+    """An entry whose case is expected to take longer than allowed; one line."""
 
 
 @attrs.frozen
@@ -46,25 +71,40 @@ class Replayed:
 
 
 def replay(
-    paths: str | Path | Iterable[str | Path], candidate: Judge | None = None, library: str | None = None
+    paths: str | Path | Iterable[str | Path],
+    candidate: Candidates | None = None,
+    library: str | None = None,
+    *,
+    longest: float = LONGEST,
 ) -> list[Replayed]:
     """Replay every entry that ``paths`` (files or folders) name. Raises CorpusError if there is none.
 
-    ``candidate`` is measured in the entries that were found with a candidate; ``library`` is the folder or file that
-    ``libggml`` stands for.
+    ``candidate`` is measured in the entries that were found with a candidate: one function in those that recorded its
+    name or, if none did, in all of them; or functions by the names that entries recorded. The others need theirs.
+    ``library`` is the folder or file that ``libggml`` stands for, ``longest`` the time in seconds that one case may be
+    expected to take.
     """
-    named = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if "" in given:
+        raise CorpusError("an empty path names no file and no folder; the current folder is .")
+    named = [Path(path) for path in given]
+    found = list(files.files(named))
+    candidates = by_name(candidate, (files.candidate_of(path) for path in found))
     results = []
-    for path in files.files(named):
+    for path in found:
         interruption.check()
-        results.append(replay_file(path, candidate, library))
+        results.append(replay_file(path, candidates, library, longest=longest))
     if not results:
         raise CorpusError(f"{', '.join(map(str, named))}: no corpus entry (.json) there, so nothing was replayed")
     return results
 
 
-def replay_file(path: Path, candidate: Judge | None = None, library: str | None = None) -> Replayed:
-    """Replay one file; a file that cannot be loaded is a result, not an exception."""
+def replay_file(
+    path: Path, candidate: Candidates | None = None, library: str | None = None, *, longest: float = LONGEST
+) -> Replayed:
+    """Replay one file, with ``candidate``, if it is one function, whatever the entry recorded; a file that cannot be
+    loaded is a result, not an exception.
+    """
     started = time.perf_counter()
     entry: Counterexample | None = None
 
@@ -73,13 +113,18 @@ def replay_file(path: Path, candidate: Judge | None = None, library: str | None 
 
     try:
         entry = files.load(path)
-        value, verdict, bound = _measure(entry, candidate, library)
+        judged = function_for(candidate, entry.candidate)
+        now = _measured(entry, judged, library, longest)
     except NeedsFileError as error:
         return without("needs file", f"{path}: {error}")
-    except NeedsCandidateError as error:
+    except (NeedsCandidateError, UnloadableError) as error:
         return without("needs candidate", f"{path}: {error}")
     except (MissingKernelsError, NeedsLibraryError) as error:
         return without("needs kernels", f"{path}: {error}")
+    except NeedsTimeError as error:
+        return without("needs time", f"{path}: {error}")
+    except SealError as error:
+        return without("broken", f"{error}{_edited(error.entry, candidate, library, longest)}")
     except ValueError as error:
         # A CorpusError or CandidateError, or a complaint of the target itself: the other entries are replayed anyway.
         entry = None
@@ -90,43 +135,116 @@ def replay_file(path: Path, candidate: Judge | None = None, library: str | None 
         # A defect of a part that the user named.
         entry = None
         return without("broken", f"{path}: {place}: {one_line(error)}")
-    same = _same(value, entry.value, entry.tolerance) and verdict is entry.verdict
-    same_bound = _same_bound(bound, entry.bound)
-    status: Status = "as recorded" if same and same_bound else "changed"
+    value, verdict, chance = now.measured.value, now.verdict, entry.chance
+    # Values by chance differ from call to call; what has to come again is that there is one outside the bound.
+    alike = (chance is not None or same(value, entry.value, now.problem.tolerance)) and verdict is entry.verdict
     message = f"{entry.value:.9g} {entry.verdict.value}"
-    if not same:
+    if chance is not None:
+        message += f", {chance}; now {'' if alike else 'not '}seen in {now.calls} call{'s' if now.calls > 1 else ''}"
+    elif not alike:
         message = f"recorded {message}, now {value:.9g} {verdict.value}"
-    if not same and candidate is not None and entry.candidate not in (None, candidate.name):
+    if not alike and judged is not None and entry.candidate != judged.name:
         message += f" (recorded with {entry.candidate})"
-    if not same_bound:
-        message += f"; recorded the proven bound {_bound_text(entry.bound)}, now {_bound_text(bound)}"
+    others = list(_differences(entry, now))
+    message += "".join(f"; recorded the {what} {recorded}, now {is_now}" for what, recorded, is_now in others)
+    status: Status = "as recorded" if alike and not others else "changed"
     if status == "changed":
-        message += f"; see: python -m diffuzz show {path}"
+        message += f"; see: python -m diffuzz show {shlex.quote(str(path))}"
     return Replayed(path, status, message, time.perf_counter() - started, entry, value, verdict)
 
 
-def _measure(
-    entry: Counterexample, candidate: Judge | None, library: str | None
-) -> tuple[float, Verdict, Bound | None]:
-    """The value, the verdict and the proven bound as they are now."""
+def check_time(entry: Counterexample, longest: float) -> None:
+    """Raise NeedsTimeError if the case of an entry is expected to take more than ``longest`` seconds.
+
+    That is its number of elements times the cost of the target, which is an estimate of no more than its size, as often
+    as there are rows beside it and calls that are left to chance.
+    """
+    elements = sum(array.size for array in entry.case.arrays.values())
+    elements *= 1 if entry.company is None else 1 + entry.company.rows
+    elements *= 1 if entry.chance is None else entry.chance.patience
+    seconds = elements * targets.get(entry.target).cost / OPERATIONS_PER_SECOND
+    if seconds > longest:
+        raise NeedsTimeError(
+            f"its case of {elements} elements takes about {seconds:.2g} s, where {longest:g} s are allowed: give "
+            f"--longest {math.ceil(seconds)}s"
+        )
+
+
+@attrs.frozen
+class _Now:
+    """The question of an entry as it is now, with its own threshold; what the case of the entry measures, and what
+    that says with the threshold of the entry; and the calls that it took, where that is left to chance.
+    """
+
+    problem: Problem
+    measured: Measurement
+    verdict: Verdict
+    calls: int = 1
+
+
+def _measured(entry: Counterexample, candidate: Judge | None, library: str | None, longest: float) -> _Now:
+    """Raises NeedsCandidateError, NeedsLibraryError, NeedsTimeError, and what ``open_problem`` raises."""
     question = entry.asked_again(candidate, library)
-    with open_problem(targets.get(entry.target), entry.params, question, threshold=entry.threshold) as problem:
-        measured = problem.measured(entry.case, explained=False)
-        return measured.value, problem.verdict(measured), problem.bound
+    check_time(entry, longest)
+    with open_problem(targets.get(entry.target), entry.params, question) as problem:
+        judge = attrs.evolve(problem, threshold=entry.threshold).verdict
+        if entry.chance is None:
+            measured = problem.measured(entry.case, company=entry.company, explained=False)
+            return _Now(problem, measured, judge(measured))
+        problem.space.check(entry.case)
+        once, largest = problem.repeated(entry.case, entry.company), Measurement(-math.inf, 0.0, problem.measure)
+        for call in range(1, entry.chance.patience + 1):
+            interruption.check()
+            outcome, _ = once()
+            measured = Measurement(float(outcome.value[0]), float(outcome.noise[0]), problem.measure)
+            if judge(measured) is entry.verdict:
+                return _Now(problem, measured, entry.verdict, call)
+            largest = max(largest, measured, key=lambda one: one.value)
+        return _Now(problem, largest, Verdict.UNRESOLVED, entry.chance.patience)
 
 
-def _same(now: float, recorded: float, tolerance: float) -> bool:
-    if math.isinf(recorded):
-        return now == recorded
-    return abs(now - recorded) <= tolerance * abs(recorded)
+def _edited(entry: Counterexample, candidate: Candidates | None, library: str | None, longest: float) -> str:
+    """Where an entry was edited whose seal does not match, as far as can be told."""
+    try:
+        now = _measured(entry, function_for(candidate, entry.candidate), library, longest)
+    except Exception:  # what cannot be measured says nothing
+        return ""
+    differences = list(_differences(entry, now))
+    if entry.chance is None and not same(now.measured.value, entry.value, now.problem.tolerance):
+        differences.insert(0, ("value", f"{entry.value:.9g}", f"{now.measured.value:.9g}"))
+    if now.verdict is not entry.verdict:
+        differences.append(("verdict", entry.verdict.value, now.verdict.value))
+    if not differences:
+        return " (not in what is measured again, so in how, when or where it was found)"
+    return " (" + "; ".join(f"{what} {recorded}, where it is {is_now}" for what, recorded, is_now in differences) + ")"
+
+
+def _differences(entry: Counterexample, now: _Now) -> Iterator[tuple[str, str, str]]:
+    """What else is not as recorded, beside the value and the verdict: its name, as recorded, and now."""
+    problem, measured = now.problem, now.measured
+    if not _same_bound(problem.bound, entry.bound):
+        yield "proven bound", _bound_text(entry.bound), _bound_text(problem.bound)
+    elif problem.bound is not None and entry.bound is not None:
+        because = escaped(problem.bound.because)
+        if entry.bound.because != because:
+            yield "reason of the bound", repr(entry.bound.because), repr(because)
+    if entry.chance is None and not same(measured.noise, entry.noise, _NOISE_TOLERANCE):
+        yield "noise", f"{entry.noise:.9g}", f"{measured.noise:.9g}"
+    if entry.measure != escaped(measured.measure):
+        yield "measure", repr(entry.measure), repr(escaped(measured.measure))
+    if entry.tolerance != problem.tolerance:
+        yield "tolerance", f"{entry.tolerance:g}", f"{problem.tolerance:g}"
+    given = entry.given_threshold
+    if entry.threshold != given and not (given is None and same(problem.threshold, entry.threshold, _BOUND_TOLERANCE)):
+        yield "threshold", f"{entry.threshold:.9g}", f"{problem.threshold if given is None else given:.9g}"
 
 
 def _same_bound(now: Bound | None, recorded: Bound | None) -> bool:
     """Whether two proven bounds are the same number, and so is what rounding may add to it."""
     if now is None or recorded is None:
         return now is recorded
-    pairs = [(bound.value, bound.ceiling) for bound in (now, recorded)]
-    return all(_same(a, b, _BOUND_TOLERANCE) for a, b in zip(*pairs, strict=True))
+    pairs = [(bound.value, bound.rounding) for bound in (now, recorded)]
+    return all(same(a, b, _BOUND_TOLERANCE) for a, b in zip(*pairs, strict=True))
 
 
 def _bound_text(bound: Bound | None) -> str:
@@ -137,7 +255,13 @@ def _bound_text(bound: Bound | None) -> str:
 
 def exit_code(results: Iterable[Replayed]) -> int:
     """0 if everything is as recorded; else, the worst first: 2 a file is broken, 1 one changed, 3 one needs its
-    candidate or kernels that are not here.
+    candidate or kernels that are not here, a file, or more time.
     """
     statuses = {result.status for result in results}
     return next((code for status, code in _CODES.items() if status in statuses), 0)
+
+
+def needed(results: Iterable[Replayed]) -> dict[str, int]:
+    """The candidates, by the names that entries recorded, that were not there, and the number of entries of each."""
+    names = [result.entry.candidate for result in results if result.status == "needs candidate" and result.entry]
+    return dict(Counter(name for name in names if name is not None))

@@ -58,17 +58,19 @@ def pack(fields: Fields) -> Records:
 
 
 def quantise_ggml(
-    values: Float32[AnyArray, "b 256"], xp: ArrayModule = np
+    values: Float32[AnyArray, "b 256"], xp: ArrayModule = np, *, levels: int = 127
 ) -> tuple[Float32[AnyArray, " b"], Int32[AnyArray, "b 256"]]:
     """ggml's quantiser, the same on x86 and in portable C: (d, codes).
 
     m is the first element of largest magnitude, with its sign; iscale = f32(-127 / m); code = min(127,
     round-half-even(f32(iscale x))); d = f32(1 / iscale). An all-zero block has d = 0 and codes 0. A NaN is never m; its
     code is min(127, its low 22 bits), so that of the default NaN is 0.
+
+    Releases before 2024 had ``levels`` = 128 in the place of 127: m has the code -128, and what would be 128 is 127.
     """
     peak = first_largest(values, xp)
     empty = peak == 0
-    inverse = quotient(xp.float32(-127), xp.where(empty, xp.float32(1), peak), xp)
+    inverse = quotient(xp.float32(-levels), xp.where(empty, xp.float32(1), peak), xp)
     product = values * inverse[:, None]
     finite = xp.isfinite(product)
     # ggml converts by adding a magic constant, which keeps the low bits of NaN: 0 unless the NaN has a payload.
@@ -85,12 +87,12 @@ def quantise_realizar(
     return _realizar(values, xp)
 
 
-def quantise(values: Float32[np.ndarray, "b 256"]) -> UInt8[np.ndarray, "b 292"]:
-    """ggml's quantiser, bit-exact for NaN and infinities too.
+def quantise(values: Float32[np.ndarray, "b 256"], *, levels: int = 127) -> UInt8[np.ndarray, "b 292"]:
+    """ggml's quantiser, bit-exact for NaN and infinities too; ``levels`` as in ``quantise_ggml``.
 
     ggml does not write the bsums of an all-zero block, so they hold what was in memory before; here they are 0.
     """
-    d, codes = quantise_ggml(values)
+    d, codes = quantise_ggml(values, levels=levels)
     fields = {"d": d, "codes": codes, "bsums": codes.reshape(len(values), 16, 16).sum(axis=2)}
     return pack(fields).view(np.uint8).reshape(len(values), -1)
 

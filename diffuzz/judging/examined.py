@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 # Ways in which one implementation fares: well, or one of KINDS.
 _WAYS = 1 + len(KINDS)
 _HUNG = 1 + KINDS.index("hung")
+_ENDED = [1 + KINDS.index(kind) for kind in ("crashed", "out of memory")]
 
 
 @attrs.frozen
 class Examined:
-    """``outcome`` of a batch, and ``explain(value)``, which makes the evidence of its first row, whose value that is.
+    """``outcome`` of a batch, and ``explain(value, row)``, which makes the evidence of a row, whose value that is.
 
     Values are wanted of every batch, evidence of one case: it is made from the same results, when it is printed.
     """
 
     outcome: Outcome
-    explain: Callable[[float], Evidence]
+    explain: Callable[[float, int], Evidence]
 
 
 def failure_code(one: Failure | None, other: Failure | None = None) -> int:
@@ -40,3 +41,8 @@ def failure_code(one: Failure | None, other: Failure | None = None) -> int:
 def hung(codes: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
     """Which rows one of the implementations hung on."""
     return np.asarray((codes % _WAYS == _HUNG) | (codes // _WAYS == _HUNG))
+
+
+def ended(codes: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
+    """On which rows one of the implementations ended its process, of which another has to be started."""
+    return np.asarray(np.isin(codes % _WAYS, _ENDED) | np.isin(codes // _WAYS, _ENDED))

@@ -6,7 +6,7 @@ Both implementations get the same cases, those of the operation's contract (``Ta
 far apart they are, in terms of what rounding alone explains:
 
     an a-priori error bound     max over elements of |A - B| / (2 rounding): above 1 it is not rounding
-    a result fixed to the bit   number of elements whose bits differ (all NaN are one number)
+    a result fixed to the bit   number of elements that differ (all NaN are one number, and so are both zeros)
 
 An implementation that runs in a process of its own (libggml, a candidate) may fail on a case: it crashes, hangs, takes
 all memory. Such a case has the value inf.
@@ -26,12 +26,13 @@ import attrs
 import numpy as np
 
 from diffuzz import kernels
-from diffuzz.judging.candidate import RELATIVE_NOISE, Candidate
+from diffuzz.judging.candidate import RELATIVE_NOISE, Candidate, unequal
 from diffuzz.judging.evidence import Compared
 from diffuzz.judging.examined import Examined, failure_code
 from diffuzz.judging.question import CANDIDATE, QuestionError
+from diffuzz.kernels.names import MissingKernelsError as MissingKernelsError
 from diffuzz.kernels.process.worker import Failure, RowsFailedError
-from diffuzz.registry import one_line
+from diffuzz.registry import located
 from diffuzz.targets.contract import Contract
 from diffuzz.targets.outcome import Arrays, Outcome
 from diffuzz.targets.parameter import Params
@@ -46,10 +47,6 @@ EXACT = "exact"
 COMPILED = "xla"
 # Cases of a batch that an implementation may fail on before the rest of the batch is left alone.
 _MOST_FAILURES = 8
-
-
-class MissingKernelsError(ImportError):
-    """Kernels that are not here, and what to do to have them; one line."""
 
 
 @attrs.frozen
@@ -158,7 +155,7 @@ def _result(
         raise QuestionError(f"kernels {name}: no {error.name} there, which this target compares") from error
     except Exception as error:
         shapes = ", ".join(f"{key} {array.dtype}{list(array.shape)}" for key, array in arrays.items())
-        raise QuestionError(f"kernels {name}: raises {one_line(error)} (called with {shapes})") from error
+        raise QuestionError(f"kernels {name}: raises {located(error)} (called with {shapes})") from error
     if result.shape != like.shape or result.dtype.kind != like.dtype.kind:
         returned, wanted = (f"{each.dtype}{list(each.shape)}" for each in (result, like))
         raise QuestionError(f"kernels {name}: returns {returned}, where {wanted} is needed")
@@ -181,24 +178,23 @@ def _outcome(value: Float64[np.ndarray, " b"], noise: Float64[np.ndarray, " b"],
 
 def _differing(contract: Contract, p: Params, arrays: Arrays, one: _Side, other: _Side) -> Examined:
     a, b = one.result, other.result
-    differ = a != b
-    if a.dtype == np.float32:
-        bits = a.view(np.uint32) != b.view(np.uint32)
-        differ = bits & ~(np.isnan(a) & np.isnan(b))
-    differ = differ.reshape(len(differ), -1)
+    differ = unequal(a, b).reshape(len(a), -1)
     count = differ.sum(axis=1).astype(np.float64)
 
-    def explain(value: float) -> Compared:
-        first, unexplained = int(differ[0].argmax()), None
+    def explain(value: float, row: int) -> Compared:
+        first, unexplained, exact = int(differ[row].argmax()), None, None
+        if EXACT in contract.kernels(p):
+            exact = float(_flat(contract.exact(p, arrays))[row, first])
         if contract.allows is not None:
-            outside = [~contract.allows(p, arrays, result).reshape(differ.shape)[0] for result in (a, b)]
+            outside = [~contract.allows(p, arrays, result).reshape(differ.shape)[row] for result in (a, b)]
             unexplained = (float(outside[0].sum()), float(outside[1].sum()))
         return Compared(
             element=first,
-            a=float(a.reshape(differ.shape)[0, first]),
-            b=float(b.reshape(differ.shape)[0, first]),
+            a=float(a.reshape(differ.shape)[row, first]),
+            b=float(b.reshape(differ.shape)[row, first]),
+            exact=exact,
             unexplained=unexplained,
-            failures=(one.failures.get(0), other.failures.get(0)),
+            failures=(one.failures.get(row), other.failures.get(row)),
         )
 
     return Examined(_outcome(count, np.zeros(len(count)), one, other), explain)
@@ -215,17 +211,17 @@ def _apart(contract: Contract, p: Params, arrays: Arrays, one: _Side, other: _Si
     ratio = np.where(promised, _ratio(a, b, shares * rounding), 0.0)
     value = ratio.max(axis=1)
 
-    def explain(value: float) -> Compared:
-        worst = int(ratio[0].argmax())
-        errors = [np.where(promised, _ratio(side, exact, allowance), 0.0)[0].max() for side in (a, b)]
+    def explain(value: float, row: int) -> Compared:
+        worst = int(ratio[row].argmax())
+        errors = [np.where(promised, _ratio(side, exact, allowance), 0.0)[row].max() for side in (a, b)]
         return Compared(
             element=worst,
-            a=float(a[0, worst]),
-            b=float(b[0, worst]),
-            exact=float(exact[0, worst]),
-            rounding=float(rounding[0, worst]),
+            a=float(a[row, worst]),
+            b=float(b[row, worst]),
+            exact=float(exact[row, worst]),
+            rounding=float(rounding[row, worst]),
             errors=(float(errors[0]), float(errors[1])),
-            failures=(one.failures.get(0), other.failures.get(0)),
+            failures=(one.failures.get(row), other.failures.get(row)),
         )
 
     return Examined(_outcome(value, np.where(np.isfinite(value), RELATIVE_NOISE * value, 0.0), one, other), explain)

@@ -11,6 +11,8 @@ parameters are bound once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,13 +20,15 @@ import attrs
 import numpy as np
 
 from diffuzz import kernels
+from diffuzz.cases import domain
 from diffuzz.cases.case import Case
-from diffuzz.cases.space import Space
+from diffuzz.cases.space import Dim, Space
 from diffuzz.formats.arrays import AnyArray
 from diffuzz.judging import candidate, pair
+from diffuzz.judging.company import Company
 from diffuzz.judging.evidence import NOTHING, Evidence, Terms
 from diffuzz.judging.examined import Examined
-from diffuzz.judging.question import CANDIDATE, Claim, Compare, Judge, Question, QuestionError
+from diffuzz.judging.question import CANDIDATE, Claim, Compare, Function, Judge, Question, QuestionError
 from diffuzz.judging.verdict import Verdict, judge
 from diffuzz.targets.amplification import Amplification
 from diffuzz.targets.drift import Drift
@@ -62,6 +66,7 @@ class Problem:
     steady      False where a value may depend on the other rows of its batch, or on chance, as that of a user's
                 function may: then it counts once the row alone has it
     compiles    whether each new shape is compiled, so that engines look at few
+    batch       how many cases one call of the implementations that are judged may get; None if they get one at a time
     """
 
     target: Target
@@ -79,8 +84,10 @@ class Problem:
     _examine: Callable[[Arrays], Examined]
     _screen: Callable[[], Screen | None] | None = None
     _solve: Callable[[Arrays], dict[str, np.ndarray]] | None = None
-    _starts: Callable[[np.random.Generator, int], dict[str, np.ndarray] | None] | None = None
+    _starts: Callable[[np.random.Generator, int, Mapping[str, int]], dict[str, np.ndarray] | None] | None = None
     candidate: candidate.Candidate | None = None
+    batch: Dim | None = None
+    _repeated: Callable[[Arrays], Callable[[], Examined]] | None = None
 
     def __enter__(self) -> Problem:
         return self
@@ -91,9 +98,15 @@ class Problem:
         self.close()
 
     def close(self) -> None:
-        """End the process of a candidate, if there is one; another evaluation would start it again."""
+        """End the process of a candidate, if there is one; another evaluation starts a fresh one."""
         if self.candidate is not None:
             self.candidate.close()
+
+    def afresh(self) -> None:
+        """Start the process of a candidate again and call it once, as a replay does. Raises CandidateError."""
+        self.close()
+        if self.candidate is not None:
+            self.candidate.probe(self.target, self.params)
 
     @property
     def judges(self) -> bool:
@@ -110,20 +123,56 @@ class Problem:
         """Values of a batch, by the exact implementations."""
         # Overflow and NaN are values like any other here.
         with np.errstate(all="ignore"):
-            return self._examine(arrays).outcome
+            return self._examine(self.space.filled(arrays)).outcome
 
-    def measured(self, case: Case, *, explained: bool = True) -> Measurement:
-        """The value of one case and, if it is to be ``explained``, what it shows.
+    def measured(self, case: Case, *, company: Company | None = None, explained: bool = True) -> Measurement:
+        """The value of one case, in its ``company`` if it needs any, and, if it is to be ``explained``, what it shows.
 
-        Raises InadmissibleError if the case is not in the space.
+        Raises InadmissibleError if the case is not in the space, ValueError if the company does not fit it.
         """
         self.space.check(case)
+        batch, row = self.beside(self.space.filled(case.batch()), company)
         with np.errstate(all="ignore"):
-            examined = self._examine(case.batch())
+            examined = self._examine(batch)
             outcome = examined.outcome
-            value = float(outcome.value[0])
-            evidence = examined.explain(value) if explained else NOTHING
-            return Measurement(value, float(outcome.noise[0]), self.measure, evidence)
+            value = float(outcome.value[row])
+            evidence = examined.explain(value, row) if explained else NOTHING
+            return Measurement(value, float(outcome.noise[row]), self.measure, evidence)
+
+    def beside(self, case: Arrays, company: Company | None) -> tuple[Arrays, int]:
+        """The one ``case`` of a batch in its company, and its row there."""
+        if company is None:
+            return case, 0
+        return company.completed(self.space).around(self.space.filled(case), self.scalars), len(company.before)
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Arrays that stand for a scalar argument of a judged function."""
+        contract = self.target.contract if self.judges else None
+        return () if contract is None else tuple(scalar.array for scalar in contract.scalars)
+
+    def evaluate_beside(self, arrays: Arrays, company: Company | None) -> Outcome:
+        """Values of the cases of a batch, each in a call of its own, with its company."""
+        outcomes = []
+        for i in range(len(next(iter(arrays.values())))):
+            batch, row = self.beside({name: array[i : i + 1] for name, array in arrays.items()}, company)
+            outcomes.append(_of_row(self.evaluate(batch), row))
+        return _joined(outcomes)
+
+    def repeated(self, case: Case, company: Company | None) -> Callable[[], tuple[Outcome, Callable[[], Evidence]]]:
+        """A function that calls the case in its company, or quite alone, once more each time: the outcome of its row,
+        and what makes its evidence. A result that comes again costs no more than the call.
+        """
+        batch, row = self.beside(self.space.filled(case.batch()), company)
+        again = partial(self._examine, batch) if self._repeated is None else self._repeated(batch)
+
+        def once() -> tuple[Outcome, Callable[[], Evidence]]:
+            with np.errstate(all="ignore"):
+                examined = again()
+                outcome = _of_row(examined.outcome, row)
+                return outcome, lambda: examined.explain(float(outcome.value[0]), row)
+
+        return once
 
     def explain(self, case: Case) -> Evidence:
         """What one case shows. Raises InadmissibleError if the case is not in the space."""
@@ -144,9 +193,16 @@ class Problem:
         """The batch with perturbations replaced by the worst ones that the target knows."""
         return dict(arrays) if self._solve is None else self._solve(arrays)
 
-    def starts(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray] | None:
-        """A batch of constructions that are known to be bad; None if there are none."""
-        return None if self._starts is None else self._starts(rng, count)
+    def starts(
+        self, rng: np.random.Generator, count: int, sizes: Mapping[str, int] | None = None
+    ) -> dict[str, np.ndarray] | None:
+        """A batch of constructions that are known to be bad, whose dimensions have these ``sizes`` instead of the usual
+        ones; None if there are none, or none within a domain that was restricted.
+        """
+        made = None if self._starts is None else self._starts(rng, count, sizes or {})
+        shapes = {spec.name: spec.array_shape() for spec in self.space.resized(sizes or {}).tensors}
+        fit = made is not None and all(array.shape[1:] == shapes[name] for name, array in made.items())
+        return made if fit else None
 
     def verdict(self, measurement: Measurement) -> Verdict:
         """What a measured case says about the claim."""
@@ -163,12 +219,42 @@ class Problem:
         for name in self.question.kernels if isinstance(self.question, Compare) else ():
             if kernels.KernelName.parse(name).is_library:
                 about = kernels.get(name).about()
-                found[kernels.unlocated(name)] = f"{about['version']}; {about['compiler']}; {about['features']}"
+                taken = Path(about["library"]).name
+                found[kernels.unlocated(name)] = "; ".join(
+                    (f"{taken} {about['version']}", about["compiler"], about["features"])
+                )
         return found
+
+    def under(self, changes: Mapping[str, object]) -> Problem:
+        """The same question about the same function, which is not opened again, with ``changes`` of the parameters.
+
+        Raises TypeError unless the question judges a function; ParameterError.
+        """
+        if not isinstance(self.question, Judge):
+            raise TypeError(f"question={self.question!r}: a function is judged under other parameters, nothing else is")
+        function = self.candidate if self.candidate is not None else self.question.implementation
+        if isinstance(function, str):
+            raise TypeError(f"{function} has no process")
+        params = self.target.contract_params({**self.params, **changes})
+        return _judged(self.target, params, self.question, function)
 
     def without_starts(self) -> Problem:
         """The same, without the constructions that the target knows."""
         return attrs.evolve(self, starts=None)
+
+
+def _of_row(outcome: Outcome, row: int) -> Outcome:
+    one = slice(row, row + 1)
+    failures = None if outcome.failures is None else outcome.failures[one]
+    return Outcome(outcome.value[one], outcome.noise[one], failures)
+
+
+def _joined(outcomes: list[Outcome]) -> Outcome:
+    value, noise = (np.concatenate([getattr(each, name) for each in outcomes]) for name in ("value", "noise"))
+    if all(each.failures is None for each in outcomes):
+        return Outcome(value, noise)
+    codes = [np.zeros(len(each.value), np.int64) if each.failures is None else each.failures for each in outcomes]
+    return Outcome(value, noise, np.concatenate(codes))
 
 
 def open_problem(
@@ -201,8 +287,8 @@ def _claim(target: Target, params: Params) -> Problem:
     asked = target.question
 
     def examine(arrays: Arrays) -> Examined:
-        def explain(value: float) -> Terms:
-            return Terms({name: float(numbers[0]) for name, numbers in asked.explain(params, arrays).items()})
+        def explain(value: float, row: int) -> Terms:
+            return Terms({name: float(numbers[row]) for name, numbers in asked.explain(params, arrays).items()})
 
         return Examined(asked.evaluate(params, arrays), explain)
 
@@ -232,7 +318,7 @@ def _claim(target: Target, params: Params) -> Problem:
         examine=examine,
         screen=None if screen is None else lambda: screen(params),
         solve=None if solve is None else lambda arrays: solve(params, arrays),
-        starts=None if starts is None else lambda rng, count: starts(params, rng, count),
+        starts=None if starts is None else lambda rng, count, sizes: starts(params, rng, count),
     )
 
 
@@ -249,19 +335,25 @@ def _check_inputs(target: Target, names: tuple[str, ...], space: Space) -> None:
 
 
 def _judge(target: Target, given: Mapping[str, object] | None, asked: Judge) -> Problem:
-    contract = candidate.contract_of(target)
+    candidate.contract_of(target)
     params = target.contract_params(given)
-    function = candidate.opened(target, params, asked)
-    examine = candidate.examination(target, params, function, asked.name)
+    return _judged(target, params, asked, candidate.opened(target, params, asked))
+
+
+def _judged(target: Target, params: Params, asked: Judge, function: candidate.Candidate | Function) -> Problem:
+    contract = candidate.contract_of(target)
+    examination = candidate.examination(target, params, function, asked.name)
     fixed = contract.allowance is None
     return _of_contract(
         target,
         params,
         asked,
-        examine,
+        examination.examine,
+        repeated=examination.repeated,
         measure="elements that differ from the fixed result" if fixed else "max |f - exact| / a-priori bound",
         claim=f"{asked.name} is wrong",
         steady=False,
+        compiles=isinstance(function, candidate.Candidate) and function.compiles,
         process=function if isinstance(function, candidate.Candidate) else None,
     )
 
@@ -290,7 +382,7 @@ def _compare(target: Target, given: Mapping[str, object] | None, asked: Compare)
         measure="elements whose bits differ" if fixed else "max |A - B| / what rounding allows",
         claim=f"{a} and {b} differ" + ("" if fixed else " by more than rounding"),
         steady=CANDIDATE not in (a, b),
-        compiles=pair.COMPILED in (a, b),
+        compiles=pair.COMPILED in (a, b) or (process is not None and process.compiles),
         process=process,
     )
 
@@ -306,6 +398,7 @@ def _of_contract(
     steady: bool,
     process: candidate.Candidate | None,
     compiles: bool = False,
+    repeated: Callable[[Arrays], Callable[[], Examined]] | None = None,
 ) -> Problem:
     contract = candidate.contract_of(target)
     starts, fixed = contract.starts, contract.allowance is None
@@ -323,8 +416,14 @@ def _of_contract(
         steady=steady,
         compiles=compiles,
         examine=examine,
-        starts=None if starts is None else lambda rng, count: starts(params, rng, count),
+        starts=None
+        if starts is None
+        else lambda rng, count, sizes: starts(
+            dict(params) | {f"fix:{name}": size for name, size in sizes.items()}, rng, count
+        ),
         candidate=process,
+        batch=domain.batch(params) if contract.batched else None,
+        repeated=repeated,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import attrs
 
 from diffuzz import kernels
+from diffuzz.escaping import escaped
 from diffuzz.formats.arrays import AnyArray
 
 CANDIDATE = "candidate"
@@ -34,7 +35,7 @@ class Judge:
     """Whether an implementation keeps the target's contract.
 
     ``implementation`` is ``FILE.py:FUNCTION``, loaded and called in a process of its own, where one call may take
-    ``timeout`` seconds; or a function, called in this process and ``name``d in messages.
+    ``timeout`` seconds; or a function, called in this process. ``name`` is what messages and entries call it.
     """
 
     implementation: str | Function
@@ -44,7 +45,8 @@ class Judge:
     @name.default
     def _named(self) -> str:
         if isinstance(self.implementation, str):
-            return self.implementation
+            # The name of a file may be any bytes.
+            return escaped(self.implementation)
         return str(getattr(self.implementation, "__name__", CANDIDATE))
 
 

@@ -32,3 +32,10 @@ def judge(threshold: float, value: float, noise: float = 0.0, bound: Bound | Non
     if bound is not None and bound.ceiling <= threshold:
         return Verdict.FALSIFIED
     return Verdict.UNRESOLVED
+
+
+def same(now: float, recorded: float, tolerance: float) -> bool:
+    """Whether a value is the recorded one, within a relative tolerance; an infinite one is only itself."""
+    if not math.isfinite(recorded):
+        return now == recorded
+    return abs(now - recorded) <= tolerance * abs(recorded)

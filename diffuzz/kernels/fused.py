@@ -11,6 +11,7 @@ factor y of a minimum is x^ too, except for q8_1: that format stores the sum s o
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, UInt8
 
 ARITHMETICS = ("gguf", "apr")
-# What a format subtracts from its stored codes.
-_OFFSETS = {"q4_0": 8.0, "q5_0": 16.0, "q3_K": 4.0, "q6_K": 32.0}
 
 
 def split(
@@ -47,21 +46,20 @@ def terms(
 
     Kernels sum the two terms separately, so their errors are relative to this size, which may be far above |w|: a row
     whose terms cancel to zero still has errors, and relative to ||w|| they would be infinite. ggml also separates the
-    offset of q6_K, w = d sc (q + 32) - 32 d sc. It subtracts the offsets of q4_0, q5_0 and q3_K from the integer codes;
-    with ``offsets`` they count as separate terms too, for kernels that sum them separately. Of a format from elsewhere,
-    what bytes of zero stand for is taken to be its offset.
+    offset of q6_K, w = d sc (q + 32) - 32 d sc. It subtracts those of the other formats from the integer codes. With
+    ``offsets`` they all count as separate terms, for kernels that store or load every code as a number from 0 on and
+    subtract the offset from the sum: see ``offset``.
     """
     code, constant = split(format, weights, xp)
-    if format == "q6_K" or (offsets and format in _OFFSETS):
-        code, constant = _with_offset(format, weights, code, _OFFSETS[format], xp)
-    elif offsets and not formats.of_ggml(format):
-        code, apart = _with_offset(format, weights, code, _offset_of_another(format), xp)
-        constant = xp.abs(constant) + xp.abs(apart)
-    return xp.abs(code) + xp.abs(constant)
+    size = xp.abs(constant)
+    if offsets or format == "q6_K":
+        code, apart = _with_offset(format, weights, code, offset(format), xp)
+        size = size + xp.abs(apart)
+    return xp.abs(code) + size
 
 
 def _with_offset(
-    format: str, weights: UInt8[AnyArray, "b row_bytes"], code: AnyArray, offset: AnyArray, xp: ArrayModule
+    format: str, weights: UInt8[AnyArray, "b row_bytes"], code: AnyArray, offset: float, xp: ArrayModule
 ) -> tuple[AnyArray, AnyArray]:
     fmt = formats.get(format)
     parts = fmt.decode(weights.reshape(-1, fmt.type_size), xp)
@@ -69,9 +67,40 @@ def _with_offset(
     return code + constant, constant
 
 
-def _offset_of_another(format: str) -> Float64[np.ndarray, "1 block_size"]:
-    fmt = formats.get(format)
-    return -np.asarray(fmt.decode(np.zeros((1, fmt.type_size), np.uint8)).code).astype(float)
+def offset(format: str) -> float:
+    """What makes the least code of a format 0: 8 for q4_0, 128 for q8_0.
+
+    It is 0 for a format without negative codes, and for one whose codes are levels of a table (iq4_nl, mxfp4): nobody
+    stores those with an offset. Both are seen in the codes of sample blocks: levels leave numbers out.
+    """
+    return _offset(formats.get(format))
+
+
+@cache
+def _offset(fmt: formats.Format) -> float:
+    codes = np.asarray(_samples(fmt).code)
+    least, span = int(codes.min()), int(codes.max()) - int(codes.min()) + 1
+    # With so many samples for each number, one that never comes is none of the codes.
+    levels = codes.size >= 32 * span and len(np.unique(codes)) < span
+    return 0.0 if levels else max(0.0, -float(least))
+
+
+def one_scale(format: str, count: int) -> bool:
+    """Whether ``count`` elements that follow each other in a block, from a multiple of it on, share one scale."""
+    return _one_scale(formats.get(format), count)
+
+
+@cache
+def _one_scale(fmt: formats.Format, count: int) -> bool:
+    sub_scale = np.asarray(_samples(fmt).sub_scale).reshape(-1, count)
+    return bool((sub_scale == sub_scale[:, :1]).all())
+
+
+def _samples(fmt: formats.Format) -> formats.Parts:
+    """Decoded blocks: those whose bytes are all alike, which have the least code, and random ones."""
+    alike = np.repeat(np.arange(256, dtype=np.uint8)[:, None], fmt.type_size, axis=1)
+    random = np.random.default_rng(0).integers(0, 256, (64, fmt.type_size), np.uint8)
+    return fmt.decode(np.concatenate([alike, random]))
 
 
 def seen(

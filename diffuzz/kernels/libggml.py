@@ -8,11 +8,13 @@ The operations are those of diffuzz.kernels and ``norm`` and ``gelu``. ``soft_ma
 ``rope`` frequency factors. A batch is one call of a cached graph, in one thread. ``generic`` has only ``vec_dot_rows``
 and ``quantize``, and loops over the rows.
 
-Wrong arguments raise ValueError before the library is called. A row on which the library aborts, crashes or hangs has
+Wrong arguments raise ValueError before the library is called, and an operation whose functions the build does not have,
+as an older one may not, MissingKernelsError. A row on which the library aborts, crashes or hangs has
 no result: RowsFailedError, which has the results of the other rows (see diffuzz.kernels.process.worker).
 
 The library is that of the ggml-python package (``pip install 'diffuzz-kernels[ggml]'``), or one in a folder, or a
-file, that the caller names.
+file, that the caller names. A folder as llama.cpp is released with, which has a build of the CPU backend for each
+family of processors, is taken for the one that ggml itself would take here (see diffuzz.kernels.process.libggml).
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ import numpy as np
 
 from diffuzz import formats
 from diffuzz.kernels import arguments, names
-from diffuzz.kernels.process.libggml import ABOUT_BYTES, Options
+from diffuzz.kernels.process.libggml import ABOUT_BYTES, Options, needed, plain_name, since
 from diffuzz.kernels.process.worker import RowsFailedError, Worker, WorkerError
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int, UInt8
 
+# What is asked of a library about itself.
+_QUESTIONS = ("about", "lacks")
 # Bytes of one weight in the types that have no blocks.
 _FLOATS = {"f32": 4, "f16": 2, "bf16": 2}
 
@@ -49,6 +53,8 @@ class Library:
     generic: bool = False
     timeout: float = 10.0
     _workers: dict[str, Worker] = attrs.field(init=False, factory=dict)
+    # Operations, with their formats, whose functions the build is known to have.
+    _known: set[tuple[str, object]] = attrs.field(init=False, factory=set)
 
     def at(self, path: str) -> Library:
         """The same functions of the build at ``path``. Raises ValueError if there is no such file or folder."""
@@ -62,7 +68,7 @@ class Library:
             worker.close()
 
     def about(self) -> dict[str, str]:
-        """Name of the folder, version, compiler and CPU features, as the library reports them."""
+        """Folder and file that was taken, version, compiler and CPU features, as the library reports them."""
         said = self._run("about", {}, {"x": np.zeros((1, 1), np.float32)}, (ABOUT_BYTES,), "uint8")
         name, version, compiler, features = bytes(said[0]).rstrip(b"\0").decode().split("\n")
         return {"library": name, "version": version, "compiler": compiler, "features": features}
@@ -170,13 +176,49 @@ class Library:
     ) -> np.ndarray:
         if not len(next(iter(arrays.values()))):
             return np.zeros((0, *shape), dtype)
+        self._check(operation, options.get("format"))
+        return self._asked(operation, options, arrays, shape, dtype)
+
+    def _check(self, operation: str, format: object) -> None:
+        """Raise MissingKernelsError, one line, unless the build has the functions of an operation: without them each of
+        its cases would seem to make the library fail.
+        """
+        if (operation, format) in self._known:
+            return
+        functions = needed(operation, format, self.generic)
+        if functions:
+            one = {"x": np.zeros((1, 1), np.uint8)}
+            lacks = self._asked("lacks", {"names": " ".join(functions)}, one, (len(functions),), "uint8")[0]
+            if lacks.any():
+                name = functions[int(np.argmax(lacks))]
+                what = " of ".join(str(part) for part in (operation, format) if part)
+                raise names.MissingKernelsError(
+                    f"{self._name}: {self.about()['library']} has no function {name}, which {what} needs{since(name)}"
+                )
+        self._known.add((operation, format))
+
+    @property
+    def _name(self) -> str:
+        return f"libggml{':generic' if self.generic else ''}{f' at {self.path}' if self.path else ''}"
+
+    def _asked(
+        self,
+        operation: str,
+        options: Options,
+        arrays: Mapping[str, np.ndarray],
+        shape: tuple[int, ...],
+        dtype: str,
+    ) -> np.ndarray:
         if "worker" not in self._workers:
             argument = (files(self.path), self.generic)
             self._workers["worker"] = Worker("diffuzz.kernels.process.libggml:serve", argument, timeout=self.timeout)
         try:
             ran = self._workers["worker"].run((operation, dict(options)), arrays, shape=shape, dtype=dtype)
         except WorkerError as error:
-            raise ValueError(f"libggml{f' at {self.path}' if self.path else ''}: {error}") from error
+            raise ValueError(f"{self._name}: {error}") from error
+        if ran.failures and operation in _QUESTIONS:
+            # Not a case of anybody: the library cannot be used.
+            raise names.MissingKernelsError(f"{self._name}: it cannot be used: {next(iter(ran.failures.values()))}")
         if ran.failures:
             raise RowsFailedError(ran)
         return ran.result
@@ -199,7 +241,8 @@ def _same_length(one: int, other: int) -> None:
 
 
 def files(path: str | None) -> tuple[str, ...]:
-    """The shared libraries to load, in order, of the build at ``path`` (of the package if that is None).
+    """The shared libraries to load, in order, of the build at ``path`` (of the package if that is None), among them all
+    builds of its CPU backend for different processors, of which one is to be taken.
 
     Raises ImportError where the package is not installed, ValueError where there are no such libraries.
     """
@@ -212,11 +255,12 @@ def files(path: str | None) -> tuple[str, ...]:
     if folder.is_file():
         base = sorted(folder.parent.glob("libggml-base.*"))[:1]
         return (*map(str, base), str(folder))
-    found = [
-        sorted(each for each in folder.glob(f"{name}.*") if re.search(r"\.(so|dylib)(\.[\d.]+)?$", each.name))[:1]
-        for name in ("libggml-base", "libggml-cpu", "libggml")
-    ]
-    files = tuple(str(each) for group in found for each in group)
+    found: dict[str, str] = {}
+    for each in sorted(folder.iterdir()):
+        if re.fullmatch(r"libggml(?:-base|-cpu)?(?:-\w+)?\.(?:[\w.]+\.)?(?:so|dylib)(?:\.[\d.]+)?", each.name):
+            found.setdefault(plain_name(each.name), str(each))
+    order = ["libggml-base", *(name for name in found if name.startswith("libggml-cpu-")), "libggml-cpu", "libggml"]
+    files = tuple(found[name] for name in order if name in found)
     if not files:
         raise ValueError(f"library {path}: no libggml-base, libggml-cpu or libggml in it")
     return files

@@ -4,14 +4,18 @@ NumPy's float32 exp, sin, cos and power are other implementations, whose last bi
 library.
 
 ``expf`` is computed here by the algorithm of glibc since 2.27 (from ARM's optimized routines; musl and bionic use it
-too), so its bits do not depend on the machine. ``powf``, ``sinf`` and ``cosf`` call the machine's libm, so theirs do.
+too), so its bits do not depend on the machine. ``powf``, ``sinf`` and ``cosf`` call the machine's C library, so theirs
+do: glibc's on most Linux systems, for which diffuzz is tested, or musl's, Apple's or Microsoft's. Where no library with
+these functions is found, they raise ImportError, and what needs them (rope of ``apr`` and ``ggml``) is not there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -51,14 +55,29 @@ def expf(x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
         return np.where(x < _UNDERFLOW, np.float32(0), result)
 
 
+def _libraries() -> Iterator[ctypes.CDLL]:
+    """The libraries that may have the functions: the C library's own of mathematics, what this process has loaded
+    already (with musl the C library has all of them), and the names that others go by.
+    """
+    found = [ctypes.util.find_library(name) for name in ("m", "c")]
+    for name in (*(name for name in found if name), None, "libm.so.6", "ucrtbase"):
+        # None is no library on Windows, and TypeError there.
+        with contextlib.suppress(OSError, TypeError):
+            yield ctypes.CDLL(name)
+
+
 @cache
 def _function(name: str, arguments: int) -> Callable[..., float]:
-    """A float32 function of the C library. Raises OSError on a machine without a C library."""
-    library = ctypes.util.find_library("m") or ctypes.util.find_library("c") or "libm.so.6"
-    function: Callable[..., float] = ctypes.CFUNCTYPE(ctypes.c_float, *[ctypes.c_float] * arguments)(
-        (name, ctypes.CDLL(library))
+    """A float32 function of the C library. Raises ImportError where there is none."""
+    prototype = ctypes.CFUNCTYPE(ctypes.c_float, *[ctypes.c_float] * arguments)
+    for library in _libraries():
+        with contextlib.suppress(AttributeError):
+            function: Callable[..., float] = prototype((name, library))
+            return function
+    raise ImportError(
+        f"the C library's function {name}, with which kernels apr and ggml rotate positions, is not found on this "
+        f"system ({sys.platform}); rope of other kernels (exact, xla) does not need it"
     )
-    return function
 
 
 def powf(base: float, exponent: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:

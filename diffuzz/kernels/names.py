@@ -32,6 +32,10 @@ Implementation: TypeAlias = Any
 LIBRARY = "libggml"
 
 
+class MissingKernelsError(ImportError):
+    """Kernels, or an operation of them, that are not here, and what to do to have them; one line."""
+
+
 @attrs.frozen
 class _Source:
     """Where an implementation is found, and the package that it needs, if that may be missing.

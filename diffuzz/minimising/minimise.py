@@ -46,8 +46,9 @@ _SIMPLEST = 2**21
 # Elements (times the target's cost) that are tried in a second by a typical core, and what a call costs at least.
 _WORK_PER_SECOND = 2**25
 _LEAST_WORK_PER_CALL = 2**14
-# The clock ends what the work should have ended long before.
-PATIENCE = 4.0
+# Times ``seconds`` on the clock, which ends what the work should have ended long before, on a machine with much else to
+# do and for a target that costs five times what it says.
+PATIENCE = 8.0
 # Groups that a sequence is cut into, coarse to fine.
 _GROUPS = (4, 16, 64, edits.MOST_EDITS)
 # Merits that differ by less are the same: they are sums of a few rounded logarithms.
@@ -70,7 +71,8 @@ class Minimised:
     """A minimised case, its value and noise, its cost before and after (see simplicity), and the evaluations.
 
     ``finished`` is False if the work or the time ran out before every simplification had been tried, or the user
-    interrupted it; then ``interrupted`` is True.
+    interrupted it; then ``interrupted`` is True. ``timed_out`` is True if the clock ended it: then another run may get
+    further or less far.
     """
 
     case: Case
@@ -81,6 +83,7 @@ class Minimised:
     evaluations: int
     finished: bool
     interrupted: bool = False
+    timed_out: bool = False
 
 
 class SpentError(Exception):
@@ -125,6 +128,7 @@ class _State:
     work: float
     deadline: float
     cost_per_element: float
+    apart: bool
     rows: int
     arrays: Values
     parts: tuple[Part, ...]
@@ -137,20 +141,30 @@ class _State:
     cost_before: float
     evaluations: int = 1
     version: int = 0
+    # What the last call took on the clock.
+    latest: float = 0.0
+    timed_out: bool = False
 
     def measure(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Values and noises of a batch: float64[rows] each, NaN for rows outside the space. Raises SpentError."""
         interruption.check()
-        if self.work <= 0 or time.monotonic() > self.deadline:
+        if self.work <= 0:
+            raise SpentError
+        started = time.monotonic()
+        # A call that takes as long as the last one has to fit, too.
+        if started + self.latest > self.deadline:
+            self.timed_out = True
             raise SpentError
         elements = sum(array.size for array in batch.values())
-        self.work -= max(elements * self.cost_per_element, _LEAST_WORK_PER_CALL)
+        calls = len(next(iter(batch.values()))) if self.apart else 1
+        self.work -= max(elements * self.cost_per_element, calls * _LEAST_WORK_PER_CALL)
         good = self.space.admissible(batch)
         value, noise = np.full(len(good), np.nan), np.full(len(good), np.nan)
         if good.any():
             outcome = self.evaluate({name: array[good] for name, array in batch.items()})
             value[good], noise[good] = outcome.value, outcome.noise
             self.evaluations += int(good.sum())
+            self.latest = time.monotonic() - started
         return value, noise
 
     def batch(self, proposals: Sequence[Values]) -> tuple[Values, np.ndarray]:
@@ -338,7 +352,9 @@ def minimise(
     *,
     keep: float = 0.9,
     seconds: float = 5.0,
+    patience: float | None = None,
     evaluate: Callable[[Arrays], Outcome] | None = None,
+    apart: bool = False,
     on_smaller: Callable[[float], None] | None = None,
 ) -> Minimised:
     """A simpler admissible case with the same verdict on the problem's claim and at least ``keep`` of the value.
@@ -348,8 +364,11 @@ def minimise(
         case: a case of its space.
         keep: least share of the value to keep, 0 < keep <= 1.
         seconds: how much to try at most, as the work of so many seconds on a typical core; so equal cases give equal
-            results. Four times as long on the clock ends it too: only then does the result depend on the machine.
+            results.
+        patience: seconds on the clock that end it, too, eight times ``seconds`` if None: only then does the result
+            depend on the machine, and ``timed_out`` says so.
         evaluate: exact evaluation of a batch, in the place of the problem's own; it may raise SpentError to end it.
+        apart: whether that makes a call for each case, and not one for a batch, which counts as so much more work.
         on_smaller: called with the cost of each simpler case that is accepted, as a share of the first one's.
 
     Returns:
@@ -364,9 +383,10 @@ def minimise(
         raise ValueError(f"keep={keep!r}: a share of the value, 0 < keep <= 1, is needed")
     if not seconds > 0:
         raise ValueError(f"seconds={seconds!r}: a positive number is needed")
-    deadline = time.monotonic() + PATIENCE * seconds
+    deadline = time.monotonic() + (PATIENCE * seconds if patience is None else patience)
     space = problem.space
     space.check(case)
+    case = space.completed(case.arrays)
     measure = evaluate or problem.evaluate
     outcome = measure(case.batch())
     value, noise = float(outcome.value[0]), float(outcome.noise[0])
@@ -389,6 +409,7 @@ def minimise(
         work=seconds * _WORK_PER_SECOND,
         deadline=deadline,
         cost_per_element=problem.cost,
+        apart=apart,
         rows=int(np.clip(_ELEMENTS_PER_BATCH / work, 4, _ROWS)),
         arrays=dict(case.arrays),
         parts=parts,
@@ -413,4 +434,6 @@ def minimise(
             finished, interrupted = False, True
     # The very arrays that were given, where nothing changed.
     best = Case(state.arrays) if state.version else case
-    return Minimised(best, state.value, state.noise, cost, state.cost, state.evaluations, finished, interrupted)
+    return Minimised(
+        best, state.value, state.noise, cost, state.cost, state.evaluations, finished, interrupted, state.timed_out
+    )

@@ -9,7 +9,8 @@ its parts (see diffuzz.cases.parts), and each part costs
 Levels are the distinct numbers, magnitudes their distinct absolute values: "1, -1" is simpler than "1, 2"
 (and "1" than "-1", by an eighth). The complexity of a
 magnitude is how many digits it takes to write down, in bits, see ``complexity``. The next
-term prefers small shapes, and the last few numbers beside the commonest: "1, 0 x 255" to "1 x 128, 0 x 128".
+term prefers small shapes, and the last few numbers beside the commonest: "1, 0 x 255" to "1 x 128, 0 x 128". A part
+that is absent costs nothing.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def part_cost(part: Part, values: np.ndarray) -> np.ndarray:
     if part.dtype.kind == "f":
         minus = minus + ((flat == 0) & np.signbit(flat)).any(axis=1)
     cost = runs + first.sum(axis=1) + _MINUS * minus + bits + np.log2(n) + _OTHERS * np.log2(1.0 + others)
+    if part.absent is not None:
+        cost = np.where((flat == part.absent).all(axis=1), 0.0, cost)
     return np.asarray(cost)
 
 

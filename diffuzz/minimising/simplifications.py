@@ -317,7 +317,7 @@ def shorter(space: Space, arrays: Values) -> Iterator[list[Values]]:
     The first, the last, evenly spaced, the largest and the smallest elements are kept, in steps that the dimension and
     its block formats allow.
     """
-    for dim in {dim.name: dim for spec in space.tensors for dim in spec.shape}.values():
+    for dim in space.dims:
         unit = _unit(space, dim)
         count = _size(space, arrays, dim.name) // unit
         if dim.fixed or count < 2:

@@ -17,7 +17,7 @@ import attrs
 
 from diffuzz import interruption, kernels
 from diffuzz.judging.evidence import Agreement
-from diffuzz.judging.pair import check_known, implementations
+from diffuzz.judging.pair import MissingKernelsError, check_known, implementations
 from diffuzz.judging.question import Compare, QuestionError
 from diffuzz.searching.result import SearchResult
 from diffuzz.searching.search import search
@@ -76,18 +76,26 @@ def matrix(
     seed: int,
     chosen: Sequence[str] = (),
     library: str | None = None,
-    save: Callable[[SearchResult], Path] | None = None,
+    save: Callable[[SearchResult], Path | None] | None = None,
     on_cell: Callable[[Cell], None] | None = None,
+    on_missing: Callable[[str], None] | None = None,
 ) -> list[Cell]:
     """Search every pair for ``seconds``; the pairs that are finished if the user interrupts. Witnesses of pairs that
-    disagree by more than rounding are saved with ``save``, if it is given. Raises as ``names`` and
-    ``diffuzz.search`` do.
+    disagree by more than rounding are saved with ``save``, if it is given. A pair of which one has no such operation,
+    as a library in a folder may not, is left out, and ``on_missing`` called with what is missing. Raises as ``names``
+    and ``diffuzz.search`` do.
     """
     cells: list[Cell] = []
     for a, b in pairs(target, given, chosen):
         try:
             interruption.check()
-            result = search(target, given, Compare(a, b, library), seconds=seconds, seed=seed)
+            result = search(
+                target, given, Compare(a, b, library), seconds=seconds, seed=seed, largest=True, minimise_best=False
+            )
+        except MissingKernelsError as error:
+            if on_missing:
+                on_missing(str(error))
+            continue
         except KeyboardInterrupt:
             break
         if result.interrupted:

@@ -19,9 +19,13 @@ import numpy as np
 
 from diffuzz import interruption
 from diffuzz.cases.case import Case, unstack
+from diffuzz.cases.domain import LARGEST_BATCH
 from diffuzz.cases.space import Space
+from diffuzz.judging.company import Chance, Company
 from diffuzz.judging.problem import Problem
+from diffuzz.searching.coverage import Coverage
 from diffuzz.searching.population import Population
+from diffuzz.searching.reproduction import reproduced
 from diffuzz.targets.outcome import Bound, Outcome
 
 Batch = dict[str, np.ndarray]
@@ -29,6 +33,10 @@ Values = tuple[np.ndarray, Batch]
 # Starts to evaluate a batch, and returns what waits for its values.
 Screen = Callable[[Batch], Callable[[], Values]]
 
+# Share of the budget that one call may take, and rows of a batch that tell how long that is.
+LONGEST_CALL, MANY_ROWS = 0.25, 64
+# What a slow core evaluates in a second, in elements.
+WORK_PER_SECOND = 2**24
 ELITES = 64
 # Elements of one batch: 2 MiB of float64, which stays in a core's cache.
 ELEMENTS_PER_BATCH = 2**17
@@ -44,6 +52,8 @@ LEAST_GAIN = 1e-9
 LARGEST_NOISE = 0.05
 # A value that a row alone has up to this share is the one that it had in its batch, summed in another order.
 SAME = 0.01
+# Values that did not come again and are looked for, of which each may take thousands of calls.
+MOST_TRIES = 3
 # Close enough to a proven bound to stop: nothing that matters is left to find.
 ENOUGH = 1 - 1e-4
 
@@ -62,14 +72,23 @@ class Found:
     engine: str
     evaluations: int
     seconds: float
+    # How a judged case has its value again, where it is not had alone, or not every time.
+    company: Company | None = None
+    chance: Chance | None = None
 
 
 @attrs.frozen
 class Unsteady:
-    """A value that a case had in a batch, and did not have again when it was evaluated alone: it had ``again``."""
+    """A value that a case had once, and did not have again: ``again`` is what it had when it was evaluated alone.
+
+    ``seen`` counts the results outside the bound that did not come again, in the whole search, and ``calls`` those in
+    which they were looked for.
+    """
 
     found: Found
     again: float
+    seen: int = 1
+    calls: int = 1
 
 
 @attrs.frozen
@@ -97,10 +116,20 @@ class _Progress:
     work: float = 0.0
     history: list[Found] = attrs.field(factory=list)
     unsteady: Unsteady | None = None
+    # Calls of which a value was lost, the evaluations up to the last of them, and how often it was tried to have one
+    # again.
+    lost: int = 0
+    lost_after: int = -1
+    tries: int = 0
     stopped: str = ""
     running: list[Callable[[], Values]] = attrs.field(factory=list)
     # What the screen said of the best case.
     promised: float = math.nan
+    # The sizes of each dimension that were evaluated, and numbers of cases in a call, where implementations are judged.
+    sizes: dict[str, set[int]] = attrs.field(factory=dict)
+    # The least seconds that a row has taken, in a batch of MANY_ROWS.
+    quickest: float = 0.0
+    swept: bool = False
 
 
 @attrs.frozen
@@ -185,13 +214,33 @@ class Objective:
         return tuple(self._progress.history)
 
     @property
+    def most_rows(self) -> int:
+        """How many rows a call may have to end within LONGEST_CALL of the budget, as far as is known."""
+        most = LONGEST_CALL * self.budget.seconds / max(self._progress.quickest, 1e-9)
+        return int(min(most, LARGEST_BATCH))
+
+    @property
+    def coverage(self) -> Coverage:
+        """The sizes that were evaluated."""
+        return Coverage({name: frozenset(found) for name, found in self._progress.sizes.items()})
+
+    @property
+    def swept(self) -> bool:
+        """Whether every size that is worth a look was looked at."""
+        return self._progress.swept
+
+    def has_swept(self) -> None:
+        """Every size that is worth a look was looked at."""
+        self._progress.swept = True
+
+    @property
     def unsteady(self) -> Unsteady | None:
         """The largest value that did not come again, where values may depend on chance or on the batch."""
         return self._progress.unsteady
 
     @property
     def stopped(self) -> str:
-        """Why the search is over: bound reached, witness, work or clock; empty while it is not."""
+        """Why the search is over: witness, bound reached, work or clock; empty while it is not."""
         return self._progress.stopped
 
     @property
@@ -227,11 +276,16 @@ class Objective:
         Raises as ``stop_if_over`` does, before evaluating.
         """
         self.stop_if_over()
+        batch = self.space.filled(batch)
         progress, rows = self._progress, len(next(iter(batch.values())))
         # A screen is compiled for batches of ``rows``, and fills up smaller ones.
         filled = -(-rows // self.rows) * self.rows / max(rows, 1) if progress.screen else 1.0
         size = sum(array.size for array in batch.values())
         self.charge(max(size * filled * self.problem.cost, LEAST_WORK_PER_CALL), rows)
+        if self.problem.judges:
+            self._cover(batch, rows)
+        if self.problem.compiles:
+            batch = self._in_one_call(batch)
         # Overflow and NaN are values like any other here; a row that has them does not count.
         with np.errstate(all="ignore"):
             running = progress.screen(batch) if progress.screen else None
@@ -244,7 +298,8 @@ class Objective:
                     values, refined = self._exact(batch, admissible)
                 else:
                     screened, refined = running()
-                    values = np.where(admissible & ~np.isnan(screened), screened, -np.inf)
+                    counts = admissible & self._still_admissible(batch, refined) & ~np.isnan(screened)
+                    values = np.where(counts, screened, -np.inf)
                     self._confirm(refined, values)
             progress.valued += int(np.count_nonzero(values > -np.inf))
             if all(array.shape[1:] == self._shapes[name] for name, array in refined.items()):
@@ -254,12 +309,45 @@ class Objective:
         progress.running.append(finish)
         return finish
 
+    def _in_one_call(self, batch: Batch) -> Batch:
+        """The batch with the scalar arguments of its first row: others would be compiled, too."""
+        contract = self.problem.target.contract
+        names = () if contract is None else tuple(scalar.array for scalar in contract.scalars)
+        return {
+            name: np.repeat(array[:1], len(array), axis=0) if name in names else array for name, array in batch.items()
+        }
+
+    def _cover(self, batch: Batch, rows: int) -> None:
+        progress = self._progress
+        if self.problem.batch is not None:
+            progress.sizes.setdefault(self.problem.batch.name, set()).add(rows)
+        for spec in self.space.tensors:
+            for name, size in spec.sizes(batch[spec.name][0]).items():
+                progress.sizes.setdefault(name, set()).add(size)
+
     def _exact(self, batch: Batch, admissible: np.ndarray) -> Values:
-        batch = self.problem.solve(batch)
-        outcome = self.problem.evaluate(batch)
-        values = np.where(admissible, _clean(outcome), -np.inf)
-        self._record(batch, values, outcome)
-        return values, batch
+        solved = self.problem.solve(batch)
+        began = self.seconds
+        outcome = self.problem.evaluate(solved)
+        self._time(len(admissible), self.seconds - began)
+        values = np.where(admissible & self._still_admissible(batch, solved), _clean(outcome), -np.inf)
+        self._record(solved, values, outcome)
+        return values, solved
+
+    def _time(self, rows: int, seconds: float) -> None:
+        """Remember what a row takes at least, so that a function that is slow is not called with tens of thousands."""
+        if self.problem.judges and rows >= MANY_ROWS:
+            quickest = self._progress.quickest
+            self._progress.quickest = min(quickest or math.inf, seconds / rows)
+
+    def _still_admissible(self, batch: Batch, refined: Batch) -> np.ndarray:
+        """Which rows of the arrays that were replaced are in the space: what evaluates a batch is not believed either,
+        because a case outside can be neither minimised nor saved.
+        """
+        changed = {name: np.asarray(array) for name, array in refined.items() if array is not batch[name]}
+        if not changed:
+            return np.ones(len(next(iter(batch.values()))), bool)
+        return Space(tuple(spec for spec in self.space.tensors if spec.name in changed)).admissible(changed)
 
     def _confirm(self, batch: Batch, values: np.ndarray) -> None:
         """Evaluate the best rows exactly while they promise more than is known, and correct their values."""
@@ -289,7 +377,7 @@ class Objective:
             if not value > (self.best.value if self.best else 0.0):
                 return False
             found = Found(unstack(batch, row), value, noise, self.engine, self.evaluations, self.seconds)
-            again = self._alone(found)
+            again = self._alone(found, batch, row)
             if again is not None:
                 self._progress.history.append(again)
                 if self.on_found:
@@ -300,21 +388,48 @@ class Objective:
         values[values > (self.best.value if self.best else 0.0)] = -np.inf
         return False
 
-    def _alone(self, found: Found) -> Found | None:
+    def _alone(self, found: Found, batch: Batch, row: int) -> Found | None:
         """What was found, with the value that it has without the rest of its batch; None where that is no new best.
 
-        A value above the threshold that did not come again is remembered: below it, a sum in another order is no news.
+        A value above the threshold that did not come again is looked for (see diffuzz.searching.reproduction), or else
+        remembered: below it, a sum in another order is no news.
         """
-        if self.problem.steady:
+        problem, threshold = self.problem, self.problem.threshold
+        if problem.steady:
             return found
-        outcome = self.problem.evaluate(found.case.batch())
-        value = float(_clean(outcome)[0])
-        lost = found.value - found.noise > self.problem.threshold and not value >= found.value * (1 - SAME)
-        if lost and (self.unsteady is None or found.value > self.unsteady.found.value):
-            self._progress.unsteady = Unsteady(found, float(outcome.value[0]))
-        if lost or not value > (self.best.value if self.best else 0.0):
+        outcome = problem.evaluate(found.case.batch())
+        value, noise = float(_clean(outcome)[0]), float(outcome.noise[0])
+        if found.value - found.noise > threshold and not value >= found.value * (1 - SAME):
+            again = None if value - noise > threshold else self._reproduced(found, float(outcome.value[0]), batch, row)
+            if again is not None:
+                found, value, noise = again, again.value, again.noise
+            elif not value - noise > threshold:
+                return None
+        if not value > (self.best.value if self.best else 0.0):
             return None
-        return attrs.evolve(found, value=value, noise=float(outcome.noise[0]))
+        return attrs.evolve(found, value=value, noise=noise)
+
+    def _reproduced(self, found: Found, alone: float, batch: Batch, row: int) -> Found | None:
+        """What was found, and how it is had again; None, and it is remembered, if it is not."""
+        progress, seen, calls = self._progress, 0, 1
+        # One call is seen once, however many of its rows are wrong.
+        if another := progress.lost_after != self.evaluations:
+            progress.lost_after = self.evaluations
+            progress.lost += 1
+        if another and progress.tries < MOST_TRIES:
+            progress.tries += 1
+            made = reproduced(self.problem, batch, row, lambda: self.seconds < self.budget.seconds)
+            # The exact result, which is most of the work of an evaluation, is computed once.
+            self.charge(made.calls * LEAST_WORK_PER_CALL / 4)
+            if made.again:
+                return attrs.evolve(found, value=made.value, noise=made.noise, company=made.company, chance=made.chance)
+            seen, calls = made.seen, calls + made.calls
+        known = progress.unsteady
+        progress.lost += seen
+        if known is None or found.value > known.found.value:
+            known = Unsteady(found, alone, calls=0 if known is None else known.calls)
+        progress.unsteady = attrs.evolve(known, seen=progress.lost, calls=known.calls + calls)
+        return None
 
     def stop_if_over(self) -> None:
         """Raise BudgetSpentError once the search is over; batches that run then still count. An interrupt is raised
@@ -332,10 +447,10 @@ class Objective:
     def _over(self) -> str:
         """Why the search is over, or nothing."""
         best = self.best
-        if best and ((self.bound and best.value >= ENOUGH * self.bound.value > 0) or math.isinf(best.value)):
-            return "bound reached"
         if best and self.enough is not None and best.value - best.noise > self.enough:
             return "witness"
+        if best and ((self.bound and best.value >= ENOUGH * self.bound.value > 0) or math.isinf(best.value)):
+            return "bound reached"
         if self.work >= self.budget.work:
             return "work"
         return "clock" if self.seconds >= self.budget.seconds else ""

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 import attrs
 
 from diffuzz.cases.case import Case
+from diffuzz.judging.company import Chance, Company
 from diffuzz.judging.evidence import Agreement, Compared, Judged
+from diffuzz.judging.policies import Policy
 from diffuzz.judging.problem import Measurement, Problem
 from diffuzz.judging.question import Compare, Judge
 from diffuzz.judging.verdict import Verdict
+from diffuzz.searching.coverage import Coverage
 from diffuzz.searching.objective import Found, Unsteady
 from diffuzz.targets.outcome import Bound
 from diffuzz.targets.parameter import Params
@@ -21,7 +24,9 @@ from diffuzz.targets.target import Target
 class SearchResult:
     """``case`` is None only if nothing admissible had a value above zero; ``seconds`` is all the time that it took,
     loading a candidate included. ``stopped`` says what ended it: bound reached, witness, work, clock, ideas or
-    interrupted. ``first`` and ``default_threshold`` say how it was asked for.
+    interrupted. ``first`` says whether it was to stop at its first witness, and ``default_threshold`` whether the
+    threshold is the question's own. ``unminimised`` says why the case is the one that was found, and not a simpler one,
+    where minimising it failed.
     """
 
     problem: Problem
@@ -35,12 +40,22 @@ class SearchResult:
     measurement: Measurement
     case: Case | None
     history: tuple[Found, ...]
+    coverage: Coverage = attrs.field(factory=Coverage)
     libraries: Mapping[str, str] = attrs.field(factory=dict)
     first: bool = False
     default_threshold: bool = True
+    # The rows beside which the case has its value, if it needs any; how often it was seen, if not every time; and what
+    # was seen and did not come again.
+    company: Company | None = None
+    chance: Chance | None = None
     unsteady: Unsteady | None = None
     # By the user: the search, or only minimising.
     interrupted: bool = False
+    # By the clock: then another run may find a simpler case, or one less simple.
+    minimising_timed_out: bool = False
+    # Under which the case of a judged function would not be above the threshold.
+    policies: tuple[Policy, ...] = ()
+    unminimised: str | None = None
 
     @property
     def target(self) -> Target:
@@ -99,7 +114,7 @@ class SearchResult:
 
     @property
     def replays(self) -> bool:
-        """Whether there is a case, and it has its value again when it is measured alone."""
+        """Whether there is a case, and it has its value again: in its company, and by its chance, if it has those."""
         return self.case is not None and not (self.unsteady is not None and self.case is self.unsteady.found.case)
 
     @property
@@ -121,6 +136,15 @@ class SearchResult:
             said = [f"{self._title(name)} {failure}" for name, failure in named if failure is not None]
             return said[-1] if said else None
         return None
+
+    @property
+    def wrote(self) -> tuple[str, ...]:
+        """The last lines of what it wrote to standard output and error on that case."""
+        found = self.measurement.evidence
+        failures = (
+            (found.failure,) if isinstance(found, Judged) else found.failures if isinstance(found, Compared) else ()
+        )
+        return next((failure.wrote for failure in reversed(failures) if failure is not None), ())
 
     def _title(self, name: str) -> str:
         return self.candidate or name if name == "candidate" else name

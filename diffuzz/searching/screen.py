@@ -8,7 +8,7 @@ Accuracy and Stability, algorithm 15.1) alternates
     t -> y = J D t -> g = the q-norm's dual of y -> z = D J^T g -> t = the p-norm's dual of z
 
 and never decreases the ratio: signs for the maximum norm (componentwise), a unit vector for the 2-norm, the best column
-for the 1-norm.
+for the 1-norm. Every direction that is proposed is one that the space admits.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from types import ModuleType
 import numpy as np
 
 from diffuzz import interruption
+from diffuzz.cases.space import TensorSpec
 from diffuzz.formats.arrays import AnyArray, ArrayModule
 from diffuzz.judging.problem import Problem
 from diffuzz.searching.objective import Batch, Screen
 from diffuzz.targets.amplification import Amplification
-from diffuzz.targets.parameter import Params
 
 POWER_ITERATIONS = 2
 # Shorter steps of the solved direction, for functions that flatten out within the perturbation's budget.
@@ -83,9 +83,11 @@ def traceable(jax: ModuleType, problem: Problem) -> Callable[[Batch], tuple[AnyA
         best = value(arrays)
         changed: dict[str, AnyArray] = {}
         if amplification is not None:
-            for directions in worst_directions(jax, amplification, problem.params, arrays):
+            for directions in worst_directions(jax, amplification, problem, arrays):
                 other = value({**arrays, **directions})
                 better = other > best
+                for name, direction in directions.items():
+                    better &= _admits(xp, problem.space[name], direction)
                 for name, direction in directions.items():
                     old = changed.get(name, arrays[name])
                     changed[name] = xp.where(better.reshape(-1, *[1] * (direction.ndim - 1)), direction, old)
@@ -134,11 +136,12 @@ def _pad(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def worst_directions(
-    jax: ModuleType, question: Amplification, params: Params, arrays: dict[str, AnyArray]
+    jax: ModuleType, question: Amplification, problem: Problem, arrays: dict[str, AnyArray]
 ) -> list[dict[str, AnyArray]]:
     """Directions, by array name, in which the linearised function moves most, at several lengths."""
     from diffuzz.kernels import xla
 
+    params = problem.params
     xp, names, model = jax.numpy, question.inputs(params), params["perturbation"]
     base = {name: arrays[name].astype(float) for name in names}
     sizes = {name: _size(xp, model, base[name]) for name in names}
@@ -156,10 +159,32 @@ def worst_directions(
         t = {name: _unit(xp, model, z[name]) for name in names}
     steps = STEPS[:1] if model == "componentwise" else STEPS
     return [
-        {f"{name}_direction": (sign * step * t[name]).astype(xp.float32) for name in names}
+        {
+            f"{name}_direction": (sign * _shortened(xp, problem.space[f"{name}_direction"], t[name], step)).astype(
+                xp.float32
+            )
+            for name in names
+        }
         for step in steps
         for sign in (1.0, -1.0)
     ]
+
+
+def _shortened(xp: ArrayModule, spec: TensorSpec, t: AnyArray, step: float) -> AnyArray:
+    """``step`` times t, or so much of t that its largest element is the least that is admissible: a unit vector of many
+    elements has none that is large.
+    """
+    peak = xp.abs(t.reshape(t.shape[0], -1)).max(axis=1).reshape(-1, *[1] * (t.ndim - 1))
+    # A little above, since the result is rounded to float32.
+    least = spec.smallest_peak * (1 + 2.0**-20) / xp.where(peak > 0, peak, 1.0)
+    return xp.maximum(step, xp.minimum(least, 1.0)) * t
+
+
+def _admits(xp: ArrayModule, spec: TensorSpec, array: AnyArray) -> AnyArray:
+    """bool[b]: which rows the space admits, as ``Space.admissible`` says; NaN is outside."""
+    flat = array.reshape(array.shape[0], -1)
+    inside = ((flat >= spec.low) & (flat <= spec.high)).all(axis=1)
+    return inside & (xp.abs(flat).max(axis=1) >= spec.smallest_peak)
 
 
 def _size(xp: ArrayModule, model: str, x: AnyArray) -> AnyArray:

@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import numpy as np
 
 from diffuzz import kernels
+from diffuzz.cases import domain
 from diffuzz.cases.space import Space
+from diffuzz.cases.text import array_text
 from diffuzz.kernels import Implementation
 from diffuzz.targets.outcome import Arrays
 from diffuzz.targets.parameter import Parameter, Params
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Shaped
+    from jaxtyping import Bool, Float64, Int32, Shaped
 
 # A function that is judged. Its arguments are those that Contract.signature says.
 Function: TypeAlias = Callable[..., np.ndarray]
+
+
+def narrowed(space: Callable[[Params], Space]) -> Callable[[Params], Space]:
+    """``space``, with the restrictions among its parameters; see diffuzz.cases.domain."""
+    return lambda params: domain.restricted(space(params), params)
+
+
+@attrs.frozen
+class Call:
+    """One call of a function: its arguments."""
+
+    positional: tuple[object, ...]
+    named: Mapping[str, object] = attrs.field(factory=dict)
+
+    def by_name(self, names: Sequence[str]) -> dict[str, object]:
+        """The arguments by their names, of which those in ``names`` are the first; others are argument_4 and so on."""
+        found = {
+            (names[place] if place < len(names) else f"argument_{place + 1}"): value
+            for place, value in enumerate(self.positional)
+        }
+        return found | dict(self.named)
+
+
+class _CalledError(Exception):
+    """Ends what calls a function, once it has called it."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__("called")
+        self.call = call
+
+
+@attrs.frozen
+class Scalar:
+    """A scalar argument of a function, for which an array of the case stands that has one number.
+
+    array                     the array, which is what a case and an entry of the corpus hold
+    name                      the argument, as the contract's signature names it
+    value(params, numbers)    what the function is called with, float64[b], for the numbers int32[b] of the array
+    """
+
+    array: str
+    name: str
+    value: Callable[[Params, Int32[np.ndarray, " b"]], Float64[np.ndarray, " b"]]
+
+    def of(self, params: Params, arrays: Arrays) -> Float64[np.ndarray, " b"]:
+        """The value of the argument for each row of a batch."""
+        numbers = np.asarray(arrays[self.array])
+        return np.asarray(self.value(params, numbers.reshape(len(numbers), -1)[:, 0]))
 
 
 @attrs.frozen
@@ -44,14 +95,14 @@ class Contract:
     arrays, result)``, if given, says instead which elements are right. ``allows`` says which elements some choice that
     the arithmetic leaves open, such as the rule for ties, could give.
 
-    ``batched`` says that one call of the function gets a whole batch, whose rows it might mix up. ``scalars`` names
-    arrays of the case that stand for a scalar argument: the function is called once for each of their values.
+    ``batched`` says that one call of the function gets a whole batch, whose rows it might mix up. ``scalars`` are the
+    scalar arguments for which an array of the case stands: the function is called once for each of their values.
     ``result_format(params)`` is the block format of a result that consists of bytes of blocks.
     """
 
     signature: str
     parameters: tuple[Parameter, ...]
-    space: Callable[[Params], Space]
+    space: Callable[[Params], Space] = attrs.field(converter=narrowed)
     call: Callable[[Params, Function, Arrays], Shaped[np.ndarray, "b ..."]]
     run: Callable[[Params, Arrays, Implementation], Shaped[np.ndarray, "b ..."]]
     kernels: Callable[[Params], tuple[str, ...]]
@@ -61,8 +112,99 @@ class Contract:
     allows: Callable[[Params, Arrays, np.ndarray], Bool[np.ndarray, "b ..."]] | None = None
     starts: Callable[[Params, np.random.Generator, int], dict[str, np.ndarray] | None] | None = None
     batched: bool = True
-    scalars: tuple[str, ...] = ()
+    scalars: tuple[Scalar, ...] = ()
     result_format: Callable[[Params], str] | None = None
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of the arguments of the function, as the signature has them."""
+        return tuple(re.findall(r"(\w+)\s*:", self.signature.partition("(")[2].rpartition("->")[0] or self.signature))
+
+    def calls(self, params: Params, arrays: Arrays) -> tuple[Call, ...]:
+        """The calls of the function that are made for a batch."""
+        made: list[Call] = []
+        like = self.reference(params, arrays)
+
+        def recorder(*positional: object, **named: object) -> np.ndarray:
+            made.append(Call(tuple(map(_copied, positional)), {name: _copied(one) for name, one in named.items()}))
+            return like
+
+        self.call(params, recorder, {name: np.array(array) for name, array in arrays.items()})
+        return tuple(made)
+
+    def given(self, params: Params, arrays: Arrays) -> dict[str, object]:
+        """The arguments of the first call for a batch, by name."""
+
+        def recorder(*positional: object, **named: object) -> np.ndarray:
+            raise _CalledError(
+                Call(tuple(map(_copied, positional)), {name: _copied(one) for name, one in named.items()})
+            )
+
+        try:
+            self.call(params, recorder, {name: np.array(array) for name, array in arrays.items()})
+        except _CalledError as called:
+            return called.call.by_name(self.arguments)
+        return {}
+
+    def narrowable(self, params: Params) -> tuple[str, ...]:
+        """What a user can narrow (see diffuzz.cases.domain), as the signature names it."""
+        scalars = {scalar.array: scalar.name for scalar in self.scalars}
+        return tuple(scalars.get(name, name) for name in domain.names(self.space(params), batched=self.batched))
+
+    def with_scalars(self, given: Mapping[str, object]) -> dict[str, object]:
+        """``given`` parameters, in which restrictions of a scalar argument are those of the array that stands for it:
+        ``--fix eps=1e-5`` is ``--param eps=1e-5 --fix eps_exponent=0``. Raises DomainError.
+        """
+        found = dict(given)
+        for scalar in self.scalars:
+            for kind in domain.KINDS:
+                key = f"{kind}:{scalar.name}"
+                if key in found:
+                    found |= self._restricted(scalar, key, found.pop(key), found)
+        return found
+
+    def _restricted(self, scalar: Scalar, key: str, value: object, given: Mapping[str, object]) -> dict[str, object]:
+        parsed = domain.parsed(key, value)
+        (one,) = domain.restrictions({key: parsed})
+        if one.step != 1:
+            raise domain.DomainError(f"{one.text}: multiples of sizes can be asked for, and {scalar.name} is a number")
+        if one.low == one.high:
+            return {scalar.name: one.low, f"fix:{scalar.array}": 0}
+        params = {**{p.name: p.parse(given.get(p.name, p.default)) for p in self.parameters}}
+        spec = self.space(params)[scalar.array]
+        numbers = np.arange(int(spec.low), int(spec.high) + 1, dtype=np.int32)
+        values = scalar.of(params, {scalar.array: numbers[:, None]})
+        inside = numbers[(values >= one.low) & (values <= one.high)]
+        if not inside.size:
+            tried = ", ".join(_shortest(each) for each in np.unique(values))
+            raise domain.DomainError(f"nothing is left of {scalar.name} ({tried}) with {one.text}")
+        return {f"range:{scalar.array}": f"{inside[0]}:{inside[-1]}"}
+
+    def instead(self, params: Params, arrays: Arrays) -> dict[str, str]:
+        """What a report shows for an array of a case, where the function was called with something else: a scalar
+        argument, ``eps = 1e-06``, in the shortest text that reads back as the same number; other numbers, such as -inf
+        for a masked logit; nothing for an array that is in these numbers. ``arrays`` is a batch of the one case.
+        """
+        shown = {one.array: f"{one.name} = {_shortest(one.of(params, arrays)[0])}" for one in self.scalars}
+        given = self.given(params, arrays)
+        if given and set(self.arguments) == set(given):
+            shown |= {name: "" for name in arrays if name not in given and name not in shown}
+        for name, value in given.items():
+            if name not in arrays or name in shown or not isinstance(value, np.ndarray):
+                continue
+            own = np.asarray(arrays[name])
+            if value.size == own.size and value.dtype == own.dtype and value.tobytes() != own.tobytes():
+                shown[name] = array_text(name, value.reshape(own.shape[1:]))
+        return shown
+
+    def domain(self, params: Params) -> dict[str, str]:
+        """The same for a domain: ``eps in [1e-09, 0.001]``."""
+        return {one.array: f"{one.name} in {self._ends(params, one)}" for one in self.scalars}
+
+    def _ends(self, params: Params, scalar: Scalar) -> str:
+        spec = self.space(params)[scalar.array]
+        ends = scalar.of(params, {scalar.array: np.array([[spec.low], [spec.high]], np.int32)})
+        return f"[{_shortest(ends.min())}, {_shortest(ends.max())}]"
 
     def exact(self, params: Params, arrays: Arrays) -> Float64[np.ndarray, "b ..."]:
         """The result of the mathematical function, computed in float64."""
@@ -72,3 +214,13 @@ class Contract:
         """The result of the reference, the first of ``kernels(params)``; in float32 where only ``exact`` is there."""
         result = np.asarray(self.run(params, arrays, kernels.get(self.kernels(params)[0])))
         return result.astype(np.float32) if result.dtype == np.float64 else result
+
+
+def _copied(value: object) -> object:
+    """An argument as it was when the function was called: an array may be used again for another call."""
+    return np.array(value) if isinstance(value, np.ndarray) else value
+
+
+def _shortest(value: np.float64) -> str:
+    """The shortest text that reads back as the same float64."""
+    return repr(float(value)).removesuffix(".0")

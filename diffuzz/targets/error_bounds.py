@@ -44,6 +44,17 @@ No block exceeds (2) with e = 1, and so neither does a row.
 **Rounding of the codes.** x_i / d is computed as a float32 product with a rounded float32 reciprocal: it is off by at
 most 4 u |x_i / d| <= 508 u codes, and so is the restored product. ROUNDING = 1024 u bounds both relative to half a
 step.
+
+**Underflow**, one rule for all bounds. A number that a kernel makes on its way (an argument that it loads, an
+exponential, a product, a sum, a quotient, the result) and whose magnitude is below FLUSHED = 2^-125 may become any
+number of the same sign that is below it, 0 included. So each such number has an absolute error of at most FLUSHED,
+which later factors multiply. That covers processors that flush subnormal numbers (below 2^-126) to 0, an exponential
+that ends at 2^-125.5, and one whose argument is clamped at -87 (e^-87 = 1.40 2^-126). A product with a factor of at
+most 1 may be flushed like that factor's partner without a second error: both are below FLUSHED.
+
+**A smaller range of codes.** Under the policy ``saturate`` a block of q8_K has d = max|x| / 128: the code of the
+largest element is -128, and an element of the opposite sign whose quotient is above 127.5 gets 127 where 128 is
+missing. Its error is up to one whole d.
 """
 
 from __future__ import annotations
@@ -63,6 +74,7 @@ HALF_RELATIVE = 2.0**-11 / (1 + 2.0**-11)
 HALF_ABSOLUTE = 2.0**-25
 LARGEST_CODE = 127
 ROUNDING = 1024 * UNIT
+FLUSHED = 2.0**-125
 TINY_PEAK = 1e-10
 
 # Activation formats whose block scale is stored as f16.
@@ -140,19 +152,30 @@ def _excess_of_small_blocks(size: int, squared: float, smallest_peak: float) -> 
     return float((a * d**2 + b * d + c).max())
 
 
-def quantisation(activation: str, x: Float32[np.ndarray, "b k"]) -> Float64[np.ndarray, "b k"]:
+def quantisation(
+    activation: str, x: Float32[np.ndarray, "b k"], *, saturate: bool = False
+) -> Float64[np.ndarray, "b k"]:
     """The largest error of each quantised activation of these rows.
 
     ``|h_i| d + sigma(d) |q_i|`` with the distance |h_i| of x_i / d from the nearest whole number, plus the rounding of
     the codes. It holds for both rules for ties, for kernels that keep a float32 scale where the format has f16, and for
     kernels that do not quantise. It allows elements below 2^-27 of the row's peak, or below 1e-10, to become 0, because
     quantisers give up blocks whose peak is tiny (below 1e-10 or 3.7e-37).
+
+    With ``saturate``, for q8_K, d = max|x| / 128, and elements whose sign is not that of the largest have no code 128.
+    Where a block has its largest magnitude with both signs, either may be the one that a kernel takes.
     """
     b, k = x.shape
-    wide = np.abs(x.astype(np.float64)).reshape(b, -1, formats.get(activation).block_size)
-    scale = wide.max(axis=2, keepdims=True) / LARGEST_CODE
+    signed = x.astype(np.float64).reshape(b, -1, formats.get(activation).block_size)
+    wide = np.abs(signed)
+    peak = wide.max(axis=2, keepdims=True)
+    scale = peak / (LARGEST_CODE + saturate)
     codes = wide / np.where(scale > 0, scale, 1.0)
     distance = np.abs(codes - np.rint(codes))
+    if saturate:
+        up, down = (signed == peak).any(axis=2, keepdims=True), (signed == -peak).any(axis=2, keepdims=True)
+        without = np.where(signed > 0, down, up) & (codes > LARGEST_CODE)
+        distance = np.where(without, codes - LARGEST_CODE, distance)
     largest_codes = np.minimum(codes + 0.5, 2 * codes)
     error = distance * scale + scale_error(activation, scale) * largest_codes + ROUNDING * scale
     vanishing = np.minimum(wide, np.maximum(UNIT / 8 * wide.max(axis=(1, 2), keepdims=True), TINY_PEAK))

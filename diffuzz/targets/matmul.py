@@ -49,12 +49,19 @@ _Product: TypeAlias = np.ndarray
 # Largest number n m tokens of products in a case: a second of left folds. Without it, a corpus file of a few bytes
 # could take minutes to replay.
 _MOST_PRODUCTS = 2**25
+# Largest n tokens where the products are sums in lanes: token by token these are n tokens / 8 steps, 2^17 a second or
+# two, however few rows the matrix has.
+_MOST_STEPS = 2**20
 
 
 def space(p: Params) -> Space:
-    """The matrix and the tokens. Raises ParameterError if a case has more than 2^25 products."""
+    """The matrix and the tokens. Raises ParameterError if a case has more than 2^25 products, or, unless they are
+    NumPy's, more than 2^20 in one column of the matrix.
+    """
     if p["n"] * p["m"] * p["tokens"] > _MOST_PRODUCTS:
         raise ParameterError(f"n m tokens = {p['n'] * p['m'] * p['tokens']}: at most {_MOST_PRODUCTS} is needed")
+    if p["kernel"] == "apr" and p["n"] * p["tokens"] > _MOST_STEPS:
+        raise ParameterError(f"n tokens = {p['n'] * p['tokens']}: at most {_MOST_STEPS} is needed with kernel=apr")
     n, top = Dim("n", p["n"]), p["max_abs"]
     w = TensorSpec("w", kind="activations", shape=(Dim("m", p["m"]), n), low=-top, high=top)
     return Space((w, TensorSpec("x", kind="activations", shape=(Dim("tokens", p["tokens"]), n), low=-top, high=top)))

@@ -37,6 +37,13 @@ loses the others one by one, and the lanes do not. The group is a 16th or an 8th
 super-block its scale is at most 63 times that of the others. This reaches 43 % (q3_K) to 96 % of the bound at n = 256,
 and 78 % (q6_K) to 98 % at n = 2048.
 
+**A candidate** with arithmetic=gguf may quantise its activations as ggml does, or keep them as they are; see
+``allowance`` and ``rounding``. Other kernels quantise otherwise. Those of GPUs multiply K formats and q4_0 with q8_1,
+whose blocks of 32 have f16 scales and f16 sums (``activation=q8_1``: offsets of codes are then terms of their own that
+are multiplied with such a sum). Those of older ggml, and candle's, quantise to q8_K with a scale of -128 / max, and an
+element of the opposite sign saturates (``policy=saturate``: 51 elements of 16 beside one of -16 become 15.875 each and
+add up to 793.6, for 800).
+
 **Noise.** The noise is the distance of A from the sum in float64: a value counts as a drift of the quantised path only
 as far as A is the more accurate of the two. With arithmetic=apr that distance is the drift itself, so there is no
 noise; both sides are exact to the bit.
@@ -52,6 +59,7 @@ import attrs
 import numpy as np
 
 from diffuzz import formats
+from diffuzz.cases import domain
 from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.formats import iq4_nl, mxfp4
 from diffuzz.formats.arrays import AnyArray, ArrayModule
@@ -76,9 +84,10 @@ SMALLEST_PEAK = 2.0**-4
 ONE_ROW = Dim("rows", 1, fixed=True)
 # What activations are quantised to.
 ACTIVATIONS = ("q8_0", "q8_1", "q8_K")
-# Largest number of rows in a case of a candidate: kernels take four at a time, and one is left over.
-MOST_ROWS = 5
-LEAST_BLOCKS = 5
+# Rows in most cases of a candidate: kernels take four at a time, and one is left over. Others have up to MOST_ROWS,
+# because kernels work in tiles of 16 to some hundred rows.
+USUAL_ROWS, MOST_ROWS = 5, 1025
+LEAST_BLOCKS, USUAL_LENGTH = 5, 512
 # Formats whose codes are indices of a table of levels.
 _LEVELS = {"iq4_nl": iq4_nl.LEVELS, "mxfp4": mxfp4.LEVELS}
 # Distance of a start from the edge between two codes, in codes: above float32 rounding, too small to matter otherwise.
@@ -98,6 +107,21 @@ FORMAT = Parameter("format", "q4_K", "format of the weights", choices=_formats, 
 LENGTH = Parameter("n", 256, "length of the row, in whole blocks", low=32, high=65536)
 MAX_ABS = Parameter("max_abs", 16.0, "largest |x|", low=1e-6, high=1e6)
 
+ACTIVATION = Parameter(
+    "activation",
+    "partner",
+    "partner: x is quantised to ggml's format for these weights | q8_0: to blocks of 32 with f16 scales | "
+    "q8_1: to the same with f16 sums of the blocks | q8_K: to blocks of 256 with float32 scales",
+    choices=("partner", *ACTIVATIONS),
+    later=True,
+)
+POLICY = Parameter(
+    "policy",
+    "exact",
+    "exact: codes of x up to +-127 | saturate: q8_K with a scale of -128 / max, where 128 becomes 127",
+    choices=("exact", "saturate"),
+    later=True,
+)
 ARITHMETIC = Parameter("arithmetic", "gguf", "gguf: x is quantised | apr: x stays float32", choices=("gguf", "apr"))
 
 PARAMETERS = (
@@ -115,17 +139,23 @@ CONTRACT_PARAMETERS = (
     MAX_ABS,
     Parameter(
         "candidate_n",
-        512,
-        "largest k that a candidate is called with, made an odd number of blocks, at least five",
+        32768,
+        f"largest k that a candidate is called with, made an odd number of blocks, at least five; most often about "
+        f"{USUAL_LENGTH}",
         low=32,
-        high=65536,
+        high=2**20,
     ),
+    ACTIVATION,
+    POLICY,
 )
 
 
 def partner(p: Params) -> str:
-    """The format that activations are quantised to before they are multiplied with these weights."""
-    return formats.get(p["format"]).activation or ""
+    """The format that activations are quantised to before they are multiplied with these weights: that of the
+    parameter ``activation``, if there is one and it names one.
+    """
+    chosen = str(p.get("activation", "partner"))
+    return chosen if chosen != "partner" else formats.get(p["format"]).activation or ""
 
 
 def block_of(p: Params) -> int:
@@ -148,20 +178,25 @@ def activation_spec(p: Params, n: Dim, quantiser: str | None) -> TensorSpec:
     )
 
 
-def row_space(p: Params, *, rows: Dim = ONE_ROW, quantised: bool = True) -> Space:
-    """Rows of weights and an activation, which is ``quantised`` or not.
-
-    Raises ParameterError if n is not a multiple of the block size, or a block sum of q8_1 could overflow.
-    """
+def length(p: Params) -> Dim:
+    """The length n of the row of the target's own claim. Raises ParameterError if it is not a multiple of the block."""
     fmt, size = formats.get(p["format"]), block_of(p)
     if p["n"] % size:
         whose = p["format"] if size == fmt.block_size else f"{p['format']} and {partner(p)}"
         raise ParameterError(f"n={p['n']}: a multiple of {size}, the block of {whose}, is needed")
+    return Dim("n", p["n"], step=size)
+
+
+def row_space(p: Params, n: Dim, *, rows: Dim = ONE_ROW, quantised: bool = True) -> Space:
+    """Rows of weights of the length ``n`` and an activation, which is ``quantised`` or not.
+
+    Raises ParameterError if a block sum of q8_1 could overflow.
+    """
+    fmt = formats.get(p["format"])
     if partner(p) == "q8_1" and p["max_abs"] > LARGEST_WITH_BLOCK_SUM:
         raise ParameterError(
             f"max_abs={p['max_abs']:g}: at most {LARGEST_WITH_BLOCK_SUM:g} is needed, or a sum of q8_1 overflows f16"
         )
-    n = Dim("n", p["n"], step=size)
     weights = TensorSpec(
         "weights",
         kind="blocks",
@@ -174,7 +209,7 @@ def row_space(p: Params, *, rows: Dim = ONE_ROW, quantised: bool = True) -> Spac
 
 def space(p: Params) -> Space:
     """One row of weights and an activation."""
-    return row_space(p, quantised=p["arithmetic"] == "gguf")
+    return row_space(p, length(p), quantised=p["arithmetic"] == "gguf")
 
 
 def paths(p: Params, arrays: Arrays) -> tuple[Float64[np.ndarray, " b"], Float64[np.ndarray, " b"]]:
@@ -419,25 +454,37 @@ def _lost_after_group(p: Params, rng: np.random.Generator, count: int) -> dict[s
 
 
 def contract_space(p: Params) -> Space:
-    """Up to MOST_ROWS rows of about candidate_n weights; the largest number of blocks is odd and at least five.
+    """Up to MOST_ROWS rows of up to about candidate_n weights, most often USUAL_ROWS of about USUAL_LENGTH; the usual
+    number of blocks is odd and at least five, and so is the largest.
 
     Such cases show a mix-up of rows, columns or blocks, and errors in loops over four rows, or over four or sixteen
     blocks. With arithmetic=gguf max|x| >= 2^-24 max_abs, which includes block scales of activations that an f16 cannot
     hold. With apr x may be zero, or as small as float32 numbers are.
+
+    Raises ParameterError for an activation format or a policy that plays no part.
     """
     size, quantised = block_of(p), p["arithmetic"] == "gguf"
-    longer = {**p, "n": size * (max(LEAST_BLOCKS, p["candidate_n"] // size) | 1)}
-    weights, x = row_space(longer, rows=Dim("rows", MOST_ROWS), quantised=quantised).tensors
+    if not quantised and p["activation"] != "partner":
+        raise ParameterError(f"parameter activation={p['activation']}: only for arithmetic=gguf, which quantises x")
+    if p["policy"] == "saturate" and not (quantised and partner(p) == "q8_K"):
+        raise ParameterError("parameter policy=saturate: only where x is quantised to q8_K")
+    most, usual = (
+        size * (max(LEAST_BLOCKS, length // size) | 1)
+        for length in (p["candidate_n"], min(p["candidate_n"], USUAL_LENGTH))
+    )
+    k = Dim("k", usual, step=size, largest=most)
+    weights, x = row_space(p, k, rows=Dim("m", USUAL_ROWS, largest=MOST_ROWS), quantised=quantised).tensors
     return Space((weights, attrs.evolve(x, smallest_peak=p["max_abs"] * 2.0**-24 if quantised else 0.0)))
 
 
 def contract_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray] | None:
     """One nonzero weight in each row, and an activation whose largest element is at the same place, which is the end of
-    a block or any other. No other product can hide an error there. None for a format whose codes are not known.
+    a block or any other, of a few cases the end of the row. No other product can hide an error there. None for a format
+    whose codes are not known.
     """
     if not formats.of_ggml(p["format"]):
         return None
-    space, fmt = contract_space(p), formats.get(p["format"])
+    space, fmt = domain.restricted(contract_space(p), p), formats.get(p["format"])
     rows, n = space["weights"].shape[0].size, space["x"].shape[0].size
     idle, _, one, empty = _plain_codes(p["format"])
     fields = {name: np.repeat(values, count * rows * (n // fmt.block_size), axis=0) for name, values in empty.items()}
@@ -448,12 +495,17 @@ def contract_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str
         [0, fmt.block_size - 1], (count, 1)
     )
     place = np.where(rng.random((count, 1)) < 0.5, ends, rng.integers(0, n, (count, 1)))
+    # A few rows are all that some lengths get, and loops go wrong at their ends most often: the last place, the first.
+    # There nothing else is in x, so that the other codes add nothing to what rounding allows.
+    place[:1], place[2:3] = n - 1, 0
+    alone = np.isin(np.arange(count), (0, 2))[:, None]
     here = np.arange(n) == place
     codes = np.where(np.repeat(here, rows, axis=0), idle + 1, idle)
     fields["codes"] = codes.reshape(fields["codes"].shape).astype(fields["codes"].dtype)
     top = p["max_abs"] * 2.0 ** -rng.integers(0, 16, (count, 1))
     x = np.where(here, top, top * rng.random((count, 1)) * rng.choice([0.0, 0.5, 1.0], (count, n)))
     x *= np.where(rng.random((count, 1)) < 0.5, 1.0, -1.0)
+    x = np.where(alone & ~here, 0.0, x)
     return {"weights": fmt.pack(fields).reshape(count, rows, -1), "x": x.astype(np.float32)}
 
 
@@ -474,6 +526,9 @@ def _run(p: Params, arrays: Arrays, kernels: Implementation) -> Float[np.ndarray
 def _kernels(p: Params) -> tuple[str, ...]:
     if p["arithmetic"] == "apr":
         return ("apr", "exact", "apr:simd")
+    if partner(p) != formats.get(p["format"]).activation or p["policy"] != "exact":
+        # None of the others quantises like that; these do not quantise.
+        return ("apr", "exact", "apr:simd")
     if not formats.of_ggml(p["format"]):
         return ("ggml", "exact", "apr", "xla")
     realizar = ("gguf",) if p["format"] in gguf.FORMATS else ()
@@ -485,12 +540,15 @@ def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b m"]:
     """The a-priori bound of |f(w, x) - w.x|.
 
     It is ``rounding`` and, with arithmetic=gguf, the sum of the terms of each weight times the largest error of its
-    quantised activation (error_bounds.quantisation).
+    quantised activation (error_bounds.quantisation). With activations in q8_1 the offset of a code is a term, too, if
+    the weights of a block of 32 share a scale, so that it can be multiplied with the f16 sum of the block.
     """
     if p["arithmetic"] == "apr":
         return rounding(p, arrays)
-    weights, x = _each_row(arrays["weights"], arrays["x"])
-    choice = (fused.terms(p["format"], weights) * error_bounds.quantisation(partner(p), x)).sum(axis=1)
+    weights, error = _each_row(arrays["weights"], _quantisation(p, arrays["x"]))
+    by_sum = partner(p) == "q8_1" and fused.one_scale(p["format"], formats.get("q8_1").block_size)
+    terms = fused.terms(p["format"], weights, offsets=by_sum)
+    choice = (terms * error).sum(axis=1)
     return np.asarray(choice.reshape(arrays["weights"].shape[:2]) + rounding(p, arrays))
 
 
@@ -498,16 +556,23 @@ def rounding(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b m"]:
     """The largest error of float32 sums in any order.
 
     It is gamma_{k+8} times the sum of all terms, with the offsets of codes as separate terms and the activations as
-    large as quantising makes them. A kernel may flush subnormal numbers to zero: 2 k products and sums, and activations
-    and sums of activations that are then multiplied with the factors of a weight.
+    large as quantising makes them. What underflows has an error of FLUSHED (see error_bounds): 2 k products and sums,
+    and activations and sums of activations, which are then multiplied with the factors of a weight.
     """
-    weights, x = _each_row(arrays["weights"], arrays["x"])
-    apart, magnitude = fused.terms(p["format"], weights, offsets=True), np.abs(x.astype(np.float64))
+    x = arrays["x"]
+    largest = np.abs(x.astype(np.float64))
     if p["arithmetic"] == "gguf":
-        magnitude = magnitude + error_bounds.quantisation(partner(p), x)
-    k = x.shape[1]
-    total = error_bounds.gamma(k + 8) * (apart * magnitude).sum(axis=1) + (apart.sum(axis=1) + k) * 2.0**-125
+        largest = largest + _quantisation(p, x)
+    weights, magnitude = _each_row(arrays["weights"], largest)
+    apart, k = fused.terms(p["format"], weights, offsets=True), x.shape[1]
+    total = error_bounds.gamma(k + 8) * (apart * magnitude).sum(axis=1)
+    total += 2 * error_bounds.FLUSHED * (apart.sum(axis=1) + k)
     return np.asarray(total.reshape(arrays["weights"].shape[:2]))
+
+
+def _quantisation(p: Params, x: Float32[np.ndarray, "b k"]) -> Float64[np.ndarray, "b k"]:
+    """The largest error of each activation that is quantised as the parameters say."""
+    return error_bounds.quantisation(partner(p), x, saturate=p["policy"] == "saturate")
 
 
 TARGET = Target(
@@ -529,7 +594,8 @@ TARGET = Target(
         parameters=CONTRACT_PARAMETERS,
         space=contract_space,
         call=lambda p, f, arrays: np.stack(
-            [np.asarray(f(w, x)) for w, x in zip(arrays["weights"], arrays["x"], strict=True)]
+            # Copies: a function may return the same buffer each time.
+            [np.array(f(w, x)) for w, x in zip(arrays["weights"], arrays["x"], strict=True)]
         ),
         run=_run,
         kernels=_kernels,

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from diffuzz.cases import domain
+
 # Values by parameter name. They are Any because a value is an int, float, bool or str, as the default of its parameter
 # is: the type of p["n"] depends on the name, which no type of a mapping with open names can say.
 Params: TypeAlias = Mapping[str, Any]
@@ -25,7 +27,8 @@ class Parameter:
 
     The type of ``default`` is the type of the parameter. ``low`` and ``high`` are inclusive. ``choices`` may be a
     function that returns them, for names that can be registered at any time (see diffuzz.registry); ``accepts`` then
-    says whether a value is one of them without making them all.
+    says whether a value is one of them without making them all. ``later`` marks a parameter that a target did not have
+    from the beginning: a corpus entry without it is older, and means the default.
     """
 
     name: str
@@ -35,11 +38,17 @@ class Parameter:
     high: float | None = attrs.field(default=None, kw_only=True)
     choices: tuple[str, ...] | Callable[[], tuple[str, ...]] = attrs.field(default=(), kw_only=True)
     accepts: Callable[[str], bool] | None = attrs.field(default=None, kw_only=True)
+    later: bool = attrs.field(default=False, kw_only=True)
 
     @property
     def options(self) -> tuple[str, ...]:
         """The current choices; empty if every value in range is admissible."""
         return self.choices() if callable(self.choices) else self.choices
+
+    def meaning(self, option: str) -> str:
+        """What ``help`` says of a choice, in a help of the form ``one: this | another: that``; "" in others."""
+        said = (part.strip().partition(": ") for part in self.help.split(" | "))
+        return next((text for name, _, text in said if name == option), "")
 
     def parse(self, value: object) -> int | float | bool | str:
         """``value`` (text or number) as the parameter's type.
@@ -88,14 +97,22 @@ def parsed(
     """The values of all ``parameters``: the given ones parsed and checked, the others at their defaults; read-only.
 
     ``declared`` are all parameters of the target ``owner``. A given parameter that is declared but not among
-    ``parameters`` is checked and left out. Raises ParameterError for an unknown name or a value out of range.
+    ``parameters`` is checked and left out. Restrictions of the domain (see diffuzz.cases.domain) come last, by name.
+    Raises ParameterError for an unknown name or a value out of range.
     """
     known = {parameter.name: parameter for parameter in declared}
-    checked = {}
+    checked, restrictions = {}, {}
     for name, value in given.items():
+        if domain.is_domain(name):
+            try:
+                restrictions[name] = domain.parsed(name, value)
+            except domain.DomainError as error:
+                raise ParameterError(str(error)) from error
+            continue
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ParameterError(f"target {owner} has no parameter {name!r} (it has {', '.join(known)}){hint}")
         checked[name] = known[name].parse(value)
-    return MappingProxyType({one.name: checked.get(one.name, one.parse(one.default)) for one in parameters})
+    values = {one.name: checked.get(one.name, one.parse(one.default)) for one in parameters}
+    return MappingProxyType(values | dict(sorted(restrictions.items())))

@@ -24,6 +24,10 @@ code may also be another whole number within 1/2 + 508 u of x_i / d, which admit
 stored sums must be those of the candidate's own codes. A candidate is called with blocks down to zero, whatever
 smallest_peak is, and up to candidate_max_abs. Nothing is promised for 0 < max|x| < 2^-100, where 127 / max|x| may
 overflow, nor for a block sum of q8_1 that an f16 cannot hold.
+
+With ``policy=saturate`` the bytes are those of older ggml, whose q8_K has the scale -128 / max: the largest element has
+the code -128, and an element of the opposite sign whose code would be 128 gets 127. With ``ties=any``, too, its code
+may be any whole number, at most 127, that is within 1/2 + 512 u of x / d, or 127 for what is above.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from diffuzz import formats
 from diffuzz.cases.ranges import clip
 from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.formats import q8_0, q8_k
-from diffuzz.kernels import gguf_py
+from diffuzz.kernels import Implementation, ggml, gguf_py
 from diffuzz.targets import error_bounds, rows
 from diffuzz.targets.contract import Contract
 from diffuzz.targets.drift import Drift
@@ -77,7 +81,19 @@ PARAMETERS = (
 )
 CONTRACT_PARAMETERS = (
     FORMAT,
-    Parameter("ties", "even", "codes of a candidate: ggml's (halves to even), or any nearest", choices=("even", "any")),
+    Parameter(
+        "ties",
+        "even",
+        "even: a candidate has ggml's codes, halves to even | any: exact halves may be rounded either way",
+        choices=("even", "any"),
+    ),
+    Parameter(
+        "policy",
+        "exact",
+        "exact: codes up to +-127 | saturate: q8_K of older ggml, with a scale of -128 / max, where 128 becomes 127",
+        choices=("exact", "saturate"),
+        later=True,
+    ),
     rows.largest("x", low=1e-9, high=8e6),
 )
 
@@ -108,6 +124,8 @@ def candidate_space(p: Params) -> Space:
     """One block of activations, zero or tiny ones included."""
     if p["ties"] == "any" and p["format"] not in _AGAINST:
         raise ParameterError(f"parameter ties=any: only for {', '.join(_AGAINST)}, whose codes are known")
+    if p["policy"] == "saturate" and p["format"] != "q8_K":
+        raise ParameterError(f"parameter policy=saturate: only for format=q8_K, it is {p['format']}")
     return _block(p, p["candidate_max_abs"], 0.0)
 
 
@@ -234,9 +252,8 @@ def accepts(p: Params, arrays: Arrays, result: UInt8[np.ndarray, "b type_size"])
         return right
     given = _records(fmt, result)
     codes = given["qs"].astype(np.int32)
-    right[:, _bytes(fmt, "qs")] = (
-        np.abs(_quotient(p, values) - codes) <= 0.5 + 4 * error_bounds.UNIT * error_bounds.LARGEST_CODE
-    )
+    off = np.abs(np.minimum(_quotient(p, values), error_bounds.LARGEST_CODE) - codes)
+    right[:, _bytes(fmt, "qs")] = off <= 0.5 + 4 * error_bounds.UNIT * _levels(p)
     if p["format"] == "q8_1":
         step = np.abs(arrays["values"]).max(axis=1) / np.float32(error_bounds.LARGEST_CODE)
         total = (step * codes.sum(axis=1).astype(np.float32)).astype(np.float16)
@@ -252,7 +269,12 @@ def _quotient(p: Params, values: Float64[np.ndarray, "b n"]) -> Float64[np.ndarr
     """x / d in float64; for q8_K with the sign that gives the first of the largest elements the code -127."""
     largest = np.take_along_axis(values, np.abs(values).argmax(axis=1)[:, None], axis=1)
     unit = -largest if p["format"] == "q8_K" else np.abs(largest)
-    return error_bounds.LARGEST_CODE * values / np.where(unit == 0, 1.0, unit)
+    return _levels(p) * values / np.where(unit == 0, 1.0, unit)
+
+
+def _levels(p: Params) -> int:
+    """Magnitude of the code of the largest element."""
+    return error_bounds.LARGEST_CODE + int(p["policy"] == "saturate")
 
 
 def _records(fmt: formats.Format, blocks: UInt8[np.ndarray, "b type_size"]) -> np.ndarray:
@@ -271,14 +293,23 @@ def _bytes(fmt: formats.Format, field: str) -> slice:
 
 def _quantised(p: Params, arrays: Arrays) -> UInt8[np.ndarray, "b type_size"]:
     """The blocks of the reference quantiser."""
+    if p["policy"] == "saturate":
+        return q8_k.quantise(arrays["values"], levels=_levels(p))
     quantise = formats.get(p["format"]).quantize
     if quantise is None:
         raise ParameterError(f"parameter format={p['format']}: a format with a quantiser is needed")
     return quantise(arrays["values"])
 
 
+def _run(p: Params, arrays: Arrays, kernels: Implementation) -> UInt8[np.ndarray, "b type_size"]:
+    """The blocks of an implementation. With policy=saturate, ggml's are those of its older releases."""
+    if p["policy"] == "saturate" and kernels is ggml:
+        return _quantised(p, arrays)
+    return np.asarray(kernels.quantize(p["format"], arrays["values"]))
+
+
 def _kernels(p: Params) -> tuple[str, ...]:
-    if not formats.of_ggml(p["format"]):
+    if not formats.of_ggml(p["format"]) or p["policy"] == "saturate":
         return ("ggml",)
     python = ("gguf-py",) if p["format"] in gguf_py.QUANTISED else ()
     return ("ggml", *python, "libggml", "libggml:generic")
@@ -300,7 +331,7 @@ TARGET = Target(
         parameters=CONTRACT_PARAMETERS,
         space=candidate_space,
         call=lambda p, f, arrays: f(arrays["values"]),
-        run=lambda p, arrays, kernels: kernels.quantize(p["format"], arrays["values"]),
+        run=_run,
         kernels=_kernels,
         result_format=lambda p: str(p["format"]),
         accepts=accepts,

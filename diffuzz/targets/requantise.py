@@ -68,7 +68,7 @@ BOUND_WITH_BLOCK_SUMS = 2.0**32
 
 def space(p: Params) -> Space:
     """One row of weights, an activation, and the direction of each element's move: up, down or none."""
-    rows = matvec.row_space(p)
+    rows = matvec.row_space(p, matvec.length(p))
     n = rows["x"].shape[0]
     direction = TensorSpec("x_direction", kind="direction", shape=(n,), low=-1.0, high=1.0, smallest_peak=2.0**-10)
     return Space((*rows.tensors, direction))

@@ -36,15 +36,22 @@ refined eight times. To first order, with R = max w / min w, the squared amplifi
 
 **A candidate** computes y = x / s in float32, in any form and any order of the sum. Let v = ||x||^2 / n + eps.
 Products, additions, the division by n (or product with a rounded 1/n), the rounding of eps and its addition are n + 4
-roundings at most, all of numbers >= 0, and squares below 2^-126 may underflow or be flushed: the computed v^ lies in
-[v (1 - gamma) - 2^-125, v (1 + gamma) + 2^-125] with gamma = gamma_(n+4). Root, quotient or reciprocal (a refined
-reciprocal root is good to 2 ULP), and product add 6 u:
+roundings at most, all of numbers >= 0. Squares may underflow, and so may their mean, eps and v: with FLUSHED (see
+:mod:`diffuzz.targets.error_bounds`) the computed v^ lies in [v (1 - gamma) - 4 FLUSHED, v (1 + gamma) + 4 FLUSHED] with
+gamma = gamma_(n+4). Root, quotient or reciprocal (a refined reciprocal root is good to 2 ULP), and product add 6 u:
 
-    |y^ - y| <= |x| max over both ends of |v^ ^(-1/2) (1 +- 6 u) - v^(-1/2)| + 2^-126 v^(-1/2) + 2^-125
+    |y^ - y| <= |x| max over both ends of |v^ ^(-1/2) (1 +- 6 u) - v^(-1/2)| + FLUSHED (v^(-1/2) + 1)
 
 where the last terms are for an x or y that is flushed to 0. If ||x||^2 may overflow, or the lower end is not positive,
 float32 promises nothing, and the allowance is infinite. The candidate is called with eps * 10^j, j = -3..3 (the array
 eps_exponent), which shows a function that ignores eps and uses a constant.
+
+**Policy eps-outside**: y = x / s with s = sqrt(||x||^2 / n) + eps, another function. Let v = ||x||^2 / n, which has the
+same error as above. Its root is good to 2 ULP (4 u), eps and the sum are rounded once each, and eps may be flushed.
+So s^ lies between sqrt(v^) (1 - 6 u) + eps (1 - 3 u) - FLUSHED and the same with the other signs. A reciprocal to 1 ULP
+and a product add 4 u:
+
+    |y^ - y| <= |x| max over both ends of |(1 +- 4 u) / s^ - 1 / s| + FLUSHED (1 / s + 1)
 """
 
 from __future__ import annotations
@@ -54,17 +61,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffuzz.cases.space import Dim, Space, TensorSpec
-from diffuzz.kernels import Implementation
+from diffuzz.kernels import Implementation, exact
 from diffuzz.targets import rows
 from diffuzz.targets.amplification import Amplification
-from diffuzz.targets.contract import Contract, Function
-from diffuzz.targets.error_bounds import UNIT, gamma
+from diffuzz.targets.contract import Contract, Function, Scalar
+from diffuzz.targets.error_bounds import FLUSHED, UNIT, gamma
 from diffuzz.targets.outcome import Arrays, Bound
 from diffuzz.targets.parameter import Parameter, ParameterError, Params
 from diffuzz.targets.target import Target
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float64
+    from jaxtyping import Float, Float32, Float64
 
     from diffuzz.targets.amplification import Evaluated
 
@@ -79,7 +86,14 @@ PARAMETERS = (
     Parameter("gain_min", 0.01, "least gain", low=1e-6, high=1e6),
     Parameter("gain_max", 10.0, "greatest gain", low=1e-6, high=1e6),
 )
-CONTRACT_PARAMETERS = (EPS, rows.LENGTH, rows.largest("x", low=1e-30, high=1e30), rows.TAIL)
+POLICY = Parameter(
+    "policy",
+    "exact",
+    "exact: eps is added to the mean square | eps-outside: to its root, another function",
+    choices=("exact", "eps-outside"),
+    later=True,
+)
+CONTRACT_PARAMETERS = (EPS, rows.LENGTH, rows.largest("x", low=1e-30, high=1e30), rows.TAIL, POLICY)
 
 
 def space(p: Params) -> Space:
@@ -149,37 +163,54 @@ def candidate_space(p: Params) -> Space:
     return Space((x, TensorSpec("eps_exponent", kind="positions", shape=(Dim("row", 1, fixed=True),), low=-3, high=3)))
 
 
-def _eps(p: Params, arrays: Arrays) -> Float64[np.ndarray, " b"]:
-    """The eps of each row."""
-    return np.asarray(p["eps"] * 10.0 ** arrays["eps_exponent"][:, 0].astype(np.float64))
+# The eps of each row.
+_EPS = Scalar("eps_exponent", "eps", lambda p, exponents: p["eps"] * 10.0 ** exponents.astype(np.float64))
 
 
 def _call(p: Params, f: Function, arrays: Arrays) -> np.ndarray:
     """The result of a function, which is called once for each eps in the batch."""
     x = arrays["x"]
-    return rows.by_value(_eps(p, arrays), lambda eps, rows: f(x[rows], eps), x)
+    return rows.by_value(_EPS.of(p, arrays), lambda eps, rows: f(x[rows], eps), x)
 
 
 def _run(p: Params, arrays: Arrays, kernels: Implementation) -> Float[np.ndarray, "b n"]:
-    """The result of an implementation."""
-    return np.asarray(_call(p, kernels.rms_norm, arrays))
+    """The result of an implementation. With policy=eps-outside the exact result is that of the other function."""
+    other = p["policy"] == "eps-outside" and kernels is exact
+    return np.asarray(_call(p, _outside if other else kernels.rms_norm, arrays))
+
+
+def _outside(x: Float32[np.ndarray, "b n"], eps: float) -> Float64[np.ndarray, "b n"]:
+    """``x / (sqrt(mean(x^2)) + eps)`` in float64."""
+    wide = x.astype(np.float64)
+    return np.asarray(wide / (np.sqrt((wide * wide).mean(axis=1, keepdims=True)) + eps))
 
 
 def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
     """The a-priori error bound that the docstring of the module derives; infinite where nothing is promised."""
-    x, u = np.abs(arrays["x"].astype(np.float64)), UNIT
-    n = x.shape[1]
+    x, u, eps = np.abs(arrays["x"].astype(np.float64)), UNIT, _EPS.of(p, arrays)
+    n, outside = x.shape[1], p["policy"] == "eps-outside"
     square = (x * x).sum(axis=1)
-    v = square / n + _eps(p, arrays)
+    v = square / n + (0 if outside else eps)
     relative = gamma(n + 4)
-    low, high = v * (1 - relative) - 2.0**-125, v * (1 + relative) + 2.0**-125
+    least, most = np.maximum(v * (1 - relative) - 4 * FLUSHED, 0.0), v * (1 + relative) + 4 * FLUSHED
+    if outside:
+        s, after = np.sqrt(v) + eps, 4 * u
+        low = np.sqrt(least) * (1 - 6 * u) + eps * (1 - 3 * u) - FLUSHED
+        high = np.sqrt(most) * (1 + 6 * u) + eps * (1 + 3 * u) + FLUSHED
+    else:
+        s, low, high, after = np.sqrt(v), np.sqrt(least), np.sqrt(most), 6 * u
     certain = (low > 0) & (square * (1 + relative) < np.finfo(np.float32).max)
     with np.errstate(divide="ignore", invalid="ignore"):
-        root = 1 / np.sqrt(v)
-        spread = np.maximum(
-            (1 + 6 * u) / np.sqrt(np.where(certain, low, 1.0)) - root, root - (1 - 6 * u) / np.sqrt(high)
-        )
-        return np.where(certain[:, None], x * spread[:, None] + (2.0**-126 * root + 2.0**-125)[:, None], np.inf)
+        root = 1 / s
+        spread = np.maximum((1 + after) / np.where(certain, low, 1.0) - root, root - (1 - after) / high)
+        return np.where(certain[:, None], x * spread[:, None] + (FLUSHED * (root + 1))[:, None], np.inf)
+
+
+def _kernels(p: Params) -> tuple[str, ...]:
+    # None of them adds eps outside of the root.
+    if p["policy"] == "eps-outside":
+        return ("exact",)
+    return ("apr", "exact", "gguf", "ggml", "xla", "libggml")
 
 
 TARGET = Target(
@@ -199,8 +230,8 @@ TARGET = Target(
         space=candidate_space,
         call=_call,
         run=_run,
-        scalars=("eps_exponent",),
-        kernels=lambda p: ("apr", "exact", "gguf", "ggml", "xla", "libggml"),
+        scalars=(_EPS,),
+        kernels=_kernels,
         allowance=allowance,
     ),
 )

@@ -37,9 +37,10 @@ base^(-2/d) (i rounded products of a number with relative error 2 u + u (2/d) ln
 more. So the angle A_i is off by alpha_i = |A_i| u (2 (2 i / d) ln base + 4 i + 8), which turns the pair r = (x0, x1)
 by at most alpha_i ||r||. Sine and cosine are good to 2 ULP of 1 (4 u), each product and the sum is rounded, or fused:
 
-    |y^ - y| <= min(alpha_i, 2) ||r|| + 8 u (|x0| + |x1|) + 2^-124
+    |y^ - y| <= min(alpha_i, 2) ||r|| + 8 u (|x0| + |x1|) + 3 FLUSHED
 
-The last term allows for numbers below 2^-126 that are flushed to zero. The allowance grows with the position, as the
+The last term is for two products (or the elements that they are made of) and a sum that underflow (see
+:mod:`diffuzz.targets.error_bounds`). The allowance grows with the position, as the
 error of the float32 angle does. Positions may be negative, because a cache that is shifted turns keys back. The
 candidate is called with base * 10^j, j = -1..3 (the array base_exponent), but at least 1, which shows a function that
 ignores the base and uses a constant.
@@ -57,8 +58,8 @@ from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.kernels import Implementation, exact
 from diffuzz.targets import rows
 from diffuzz.targets.amplification import Amplification
-from diffuzz.targets.contract import Contract, Function
-from diffuzz.targets.error_bounds import UNIT
+from diffuzz.targets.contract import Contract, Function, Scalar
+from diffuzz.targets.error_bounds import FLUSHED, UNIT
 from diffuzz.targets.outcome import Arrays, Bound
 from diffuzz.targets.parameter import Parameter, ParameterError, Params
 from diffuzz.targets.target import Target
@@ -67,6 +68,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float64
 
     from diffuzz.targets.amplification import Evaluated
+
+# Heads in most cases of a candidate: kernels take four at a time, and one is left over. Models have up to 128.
+_HEADS, _MOST_HEADS = 5, 129
+_USUAL_HEAD_DIM = 128
 
 BASE = Parameter("base", 10000.0, "base of the frequencies", low=1.0, high=1e9)
 MODE = Parameter("mode", "neox", "neox: pairs (i, i + d/2); norm: pairs (2i, 2i + 1)", choices=("neox", "norm"))
@@ -85,7 +90,13 @@ CONTRACT_PARAMETERS = (
     BASE,
     MODE,
     Parameter("candidate_max_position", 2**20, "largest |position| that a candidate is called with", low=0, high=2**24),
-    Parameter("candidate_head_dim", 128, "largest head_dim that a candidate is called with, even", low=2, high=65536),
+    Parameter(
+        "candidate_head_dim",
+        1024,
+        f"largest head_dim that a candidate is called with, most often {_USUAL_HEAD_DIM}, even",
+        low=2,
+        high=65536,
+    ),
     rows.largest("x"),
     Parameter(
         "tail",
@@ -93,8 +104,6 @@ CONTRACT_PARAMETERS = (
         "true: a candidate is called with every even head_dim up to candidate_head_dim; false: only with that",
     ),
 )
-# Largest number of heads in a case of a candidate: kernels take four at a time, and one is left over.
-_HEADS = 5
 # Relative rounding of value and bound, both computed in float64.
 _FLOAT64 = 1e-9
 
@@ -176,26 +185,31 @@ def candidate_space(p: Params) -> Space:
     base.
     """
     top, farthest, token = p["candidate_max_abs"], p["candidate_max_position"], Dim("token", 1, fixed=True)
-    head_dim = Dim("head_dim", _even("candidate_head_dim", p), step=2, fixed=not p["tail"])
-    x = TensorSpec("x", kind="activations", shape=(Dim("heads", _HEADS), head_dim), low=-top, high=top)
+    most = _even("candidate_head_dim", p)
+    head_dim = Dim("head_dim", most, fixed=True)
+    if p["tail"]:
+        head_dim = Dim("head_dim", min(most, _USUAL_HEAD_DIM), step=2, largest=most)
+    heads = Dim("heads", _HEADS, largest=_MOST_HEADS)
+    x = TensorSpec("x", kind="activations", shape=(heads, head_dim), low=-top, high=top)
     positions = TensorSpec("positions", kind="positions", shape=(token,), low=-farthest, high=farthest)
     return Space((x, positions, TensorSpec("base_exponent", kind="positions", shape=(token,), low=-1, high=3)))
 
 
-def _base(p: Params, arrays: Arrays) -> Float64[np.ndarray, " b"]:
-    """The base of each row."""
-    return np.asarray(np.maximum(p["base"] * 10.0 ** arrays["base_exponent"][:, 0].astype(np.float64), 1.0))
+# The base of each row.
+_BASE = Scalar(
+    "base_exponent", "base", lambda p, exponents: np.maximum(p["base"] * 10.0 ** exponents.astype(np.float64), 1.0)
+)
 
 
 def _call(p: Params, f: Function, arrays: Arrays) -> np.ndarray:
     """The result of a function, which is called once for each base in the batch."""
     x, positions = arrays["x"], arrays["positions"][:, 0]
-    return rows.by_value(_base(p, arrays), lambda base, rows: f(x[rows], positions[rows], base, p["mode"]), x)
+    return rows.by_value(_BASE.of(p, arrays), lambda base, rows: f(x[rows], positions[rows], base, p["mode"]), x)
 
 
 def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b heads d"]:
     """The a-priori error bound that the docstring of the module derives."""
-    x, base, u = np.abs(arrays["x"].astype(np.float64)), _base(p, arrays)[:, None], UNIT
+    x, base, u = np.abs(arrays["x"].astype(np.float64)), _BASE.of(p, arrays)[:, None], UNIT
     d = x.shape[-1]
     i = np.arange(d // 2)
     angle = np.abs(arrays["positions"].astype(np.float64)) * base ** (-2.0 * i / d)
@@ -204,7 +218,7 @@ def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b heads d"]:
         x0, x1 = x[..., 0::2], x[..., 1::2]
     else:
         x0, x1 = x[..., : d // 2], x[..., d // 2 :]
-    error: Float64[np.ndarray, "b heads pairs"] = turn[:, None, :] * np.hypot(x0, x1) + 8 * u * (x0 + x1) + 2.0**-124
+    error: Float64[np.ndarray, "b heads pairs"] = turn[:, None, :] * np.hypot(x0, x1) + 8 * u * (x0 + x1) + 3 * FLUSHED
     return np.repeat(error, 2, axis=-1) if p["mode"] == "norm" else np.concatenate([error, error], axis=-1)
 
 
@@ -246,7 +260,7 @@ TARGET = Target(
         space=candidate_space,
         call=_call,
         run=lambda p, arrays, kernels: np.asarray(_call(p, kernels.rope, arrays)),
-        scalars=("base_exponent",),
+        scalars=(_BASE,),
         kernels=lambda p: ("apr", "exact", "ggml", "ggml:zen", "xla", "libggml"),
         allowance=allowance,
     ),

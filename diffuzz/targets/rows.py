@@ -23,12 +23,15 @@ WHOLE = 8
 # Beyond the largest f16 number, and far from where float32 sums of squares overflow.
 LARGEST = 1e5
 
+# The length of most batches: several thousand elements in a few rows, and loops of any width come round often.
+USUAL = 1024
+# The largest vocabularies of models have a quarter of a million entries.
 LENGTH = Parameter(
     "candidate_n",
-    1024,
-    "largest length that a candidate is called with; if it is even and tail is true, one more",
+    2**18,
+    f"largest length that a candidate is called with, most often {USUAL}; if it is even and tail is true, one more",
     low=1,
-    high=65536,
+    high=2**20,
 )
 TAIL = Parameter(
     "tail",
@@ -47,12 +50,12 @@ def largest(what: str, default: float = LARGEST, *, low: float = 1e-3, high: flo
 def row(p: Params) -> Dim:
     """The dimension "n", the length of a row, as the parameters ``LENGTH`` and ``TAIL`` say.
 
-    With a tail the largest length is odd, so that no vector width divides it.
+    With a tail the usual length is odd, so that no vector width divides it, and so is the largest.
     """
     n = int(p["candidate_n"])
     if p["tail"]:
-        return Dim("n", n | 1)
-    return Dim("n", n, fixed=True) if n % WHOLE else Dim("n", n, step=WHOLE)
+        return Dim("n", min(n, USUAL) | 1, largest=n | 1)
+    return Dim("n", n, fixed=True) if n % WHOLE else Dim("n", min(n, USUAL), step=WHOLE, largest=n)
 
 
 def by_value(

@@ -31,17 +31,42 @@ logits at +max_abs that move down, reach it.
 A long move ends on the flat part of tanh, so the direction of a move may be shorter than 1, and the drift is measured
 rather than assumed.
 
-**A candidate** computes in float32, in any form: e_i = exp(z_i - m) with m the maximum, p_i = e_i / sum e. With u =
-2^-24: z_i - m is rounded once, and a form that goes through 2^(x log2 e) rounds x log2 e and its constant too: 3 u
-|z_i - m|; exp itself is good to 4 ULP (8 u). So e_i carries the relative error E_i = 3 u |z_i - m| + 8 u. The sum
-carries their mean with weights p, and (n - 1) u for its additions in any order; the quotient 3 u (division, or
-reciprocal and product):
+**A candidate** computes in float32, in one of four forms. u = 2^-24, m is the maximum, d_i = m - z_i, l the logarithm
+of sum e^z and L = l - m >= 0. Arguments of exponentials may have an absolute error, X_i, and an exponential itself is
+good to 4 ULP (8 u). An error that all arguments of a row share cancels.
 
-    |p^_i - p_i| <= p_i ((1 + E_i) (1 + 3 u) / (1 - sum_j p_j E_j - gamma_n - n 2^-126) - 1) + 2^-125
+    quotient     e_i = exp(z_i - m), p_i = e_i / sum e. The difference is rounded once, and a function that takes
+                 2^(x log2 e) rounds x log2 e and its constant, too:
+                     X_i = 3 u d_i
+    base two     e_i = 2^(t_i - t_m) with t = z log2 e, rounded before the maximum is subtracted. The roundings of t_i,
+                 of the constant and of the difference; that of t_m is shared:
+                     X_i = u |z_i| + 2 u d_i
 
-The last terms allow for numbers below 2^-126 that are flushed to zero, as on many devices. With ``masked`` a logit at
-the low end of its range is given to the candidate as -inf. Its probability is 0; for a row in which all logits are -inf
-nothing is promised.
+    Let F_i = (1 + 8 u) e^X_i. The sum of e has a relative error of at most S, from its terms, its additions in any
+    order and what underflows, with 1 / (1 + S) = sum_j p_j (1 - X_j) / (1 + 8 u) - gamma_n - n FLUSHED, since 1 / F_j
+    is at least (1 - X_j) / (1 + 8 u); the quotient adds 3 u (division, or reciprocal and product):
+                     |p^_i - p_i| <= p_i (F_i (1 + 3 u) (1 + S) - 1) + FLUSHED
+
+    logarithm    p_i = exp(z_i - l), or exp((z_i - m) - L). The logarithm of the sum carries S and is itself good to 4
+                 ULP (8 u L); then either m + L is rounded (u |l|), or z_i - m is (u d_i); the difference d_i + L is
+                 rounded, and so is its product with log2 e, and the constant:
+                     Y_i = log(1 + S) + 8 u L + u max(|l|, d_i) + 3 u (d_i + L)
+    both         p_i = 2^(t_i - l log2 e), the logarithm of base two:
+                     Y_i = log(1 + S) + 8 u L + u max(|l|, d_i) + u (d_i + L) + u |z_i| + u d_i
+                 with S of base two, and in these two forms
+                     |p^_i - p_i| <= p_i ((1 + 8 u) e^Y_i - 1) + FLUSHED
+
+The allowance is the largest of these four; terms of second order are below the noise of a judged value. The forms with
+|z| or |l| lose accuracy with the size of the logits, others
+only with their distances. FLUSHED is the rule of :mod:`diffuzz.targets.error_bounds` for what underflows: e_i, whose
+quotient is below it, too, or the result. With ``masked`` a logit at the low end of its range is given to the candidate
+as -inf. Its probability is 0; for a row in which all logits are -inf nothing is promised. The same number, ``shift``,
+is added to all other logits of a row (in float32): no probability depends on it, but a kernel whose running maximum
+begins at a finite number, or that writes a finite number for a mask, does.
+
+**Policy clamp-64**: e_i = exp(max(z_i - m, -64)), as in Paddle's softmax. The exponential of a distant logit, or of a
+masked one, ends at e^-64 = 1.6e-28; n e^-64 is far below u, so only its own probability changes: max(e^-64 - e^-d_i, 0)
+e^-L (1 + 2^-10) is added. An accurate kernel keeps this bound, too.
 """
 
 from __future__ import annotations
@@ -57,7 +82,7 @@ from diffuzz.kernels import Implementation, exact
 from diffuzz.targets import rows
 from diffuzz.targets.amplification import Amplification
 from diffuzz.targets.contract import Contract
-from diffuzz.targets.error_bounds import UNIT, gamma
+from diffuzz.targets.error_bounds import FLUSHED, UNIT, gamma
 from diffuzz.targets.outcome import Arrays, Bound
 from diffuzz.targets.parameter import Parameter, Params
 from diffuzz.targets.target import Target
@@ -73,11 +98,22 @@ PARAMETERS = (
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "l1", "model of the perturbation", choices=("l1", "componentwise")),
 )
+# The largest amount that is added to all logits of a row: beyond -1e4 and -5e4, which kernels take for minus infinity.
+_FARTHEST = 1e6
+# Where the arguments of exponentials end.
+_CLAMPS = {"clamp-64": -64.0}
 CONTRACT_PARAMETERS = (
     rows.LENGTH,
     rows.largest("z", 120.0, high=1e4),
     Parameter("masked", True, "true: a logit at -candidate_max_abs is given to a candidate as -inf, a masked logit"),
     rows.TAIL,
+    Parameter(
+        "policy",
+        "exact",
+        "exact: the exponential of every logit | clamp-64: arguments of exp below -64 may count as -64",
+        choices=("exact", *_CLAMPS),
+        later=True,
+    ),
 )
 
 # Relative rounding of value and bound, both computed in float64.
@@ -139,27 +175,44 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 
 def candidate_space(p: Params) -> Space:
-    """The logits, up to candidate_max_abs in magnitude."""
+    """The logits, up to candidate_max_abs in magnitude, and what is added to all of them."""
     top = p["candidate_max_abs"]
-    return Space((TensorSpec("z", kind="logits", shape=(rows.row(p),), low=-top, high=top),))
+    z = TensorSpec("z", kind="logits", shape=(rows.row(p),), low=-top, high=top)
+    row = Dim("row", 1, fixed=True)
+    shift = TensorSpec("shift", kind="activations", shape=(row,), low=-_FARTHEST, high=_FARTHEST, absent=0.0)
+    return Space((z, shift))
 
 
 def _given(p: Params, arrays: Arrays) -> Float32[np.ndarray, "b n"]:
     """The logits that a candidate is called with."""
     z = np.asarray(arrays["z"])
     low = float32_range(candidate_space(p)["z"])[0]
-    return np.where(z <= low, np.float32(-np.inf), z) if p["masked"] else z
+    shifted = z + np.asarray(arrays["shift"])
+    return np.where(z <= low, np.float32(-np.inf), shifted) if p["masked"] else shifted
 
 
 def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
     """The a-priori error bound that the docstring of the module derives."""
     z = _given(p, arrays).astype(np.float64)
-    y, u = exact.soft_max(z), UNIT
+    y, u, n = exact.soft_max(z), UNIT, z.shape[1]
     # A masked logit has no weight: exp(-inf) is 0 in any form.
-    distance = np.where(np.isfinite(z), z.max(axis=1, keepdims=True) - z, 0.0)
-    term = 3 * u * distance + 8 * u
-    total = (y * term).sum(axis=1, keepdims=True) + gamma(z.shape[1]) + z.shape[1] * 2.0**-126
-    return np.asarray(y * ((1 + term) * (1 + 3 * u) / (1 - total) - 1) + 2.0**-125)
+    masked, top = ~np.isfinite(z), z.max(axis=1, keepdims=True)
+    away, size = np.where(masked, 0.0, u * (top - z)), np.where(masked, 0.0, u * np.abs(z))
+    # The largest probability is e^-L.
+    most = y.max(axis=1, keepdims=True)
+    log = -np.log(most)
+    # u max(|l|, d_i), and the part of both logarithms that does not depend on i.
+    joined, rest = np.maximum(u * np.abs(top + log), away), 9 * u * log
+    quotient = np.log1p(3 * u)
+    exponents = []
+    for scaled, more in ((3 * away, 2 * u * log), (size + 2 * away, 0.0)):
+        mean = np.einsum("bn,bn->b", y, scaled)[:, None]
+        total = (1 - mean) / (1 + 8 * u) - gamma(n) - n * FLUSHED
+        exponents.append(scaled + np.maximum(joined + (rest + more), quotient) - np.log(total))
+    error = y * np.expm1(np.maximum(*exponents) + np.log1p(8 * u)) + FLUSHED
+    if p["policy"] in _CLAMPS:
+        error += np.maximum(np.exp(_CLAMPS[p["policy"]]) * most - y, 0.0) * (1 + 2.0**-10)
+    return np.asarray(error)
 
 
 TARGET = Target(

@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import numpy as np
 
+from diffuzz.cases import domain
 from diffuzz.cases.space import Space
 from diffuzz.targets.amplification import Amplification
-from diffuzz.targets.contract import Contract
+from diffuzz.targets.contract import Contract, narrowed
 from diffuzz.targets.drift import Drift
 from diffuzz.targets.outcome import Bound
 from diffuzz.targets.parameter import Parameter, ParameterError, Params, parsed
@@ -50,7 +51,7 @@ class Target:
     name: str
     summary: str
     parameters: tuple[Parameter, ...]
-    space: Callable[[Params], Space]
+    space: Callable[[Params], Space] = attrs.field(converter=narrowed)
     question: Amplification | Drift
     measure: Callable[[Params], str]
     bound: Callable[[Params], Bound | None]
@@ -79,6 +80,10 @@ class Target:
         """The same for the parameters of the contract. Raises ParameterError, and TypeError if there is no contract."""
         if self.contract is None:
             raise TypeError(f"target {self.name} has no contract")
+        try:
+            given = self.contract.with_scalars(given or {})
+        except domain.DomainError as error:
+            raise ParameterError(f"target {self.name}: {error}") from error
         return self._bound(self.contract.parameters, self.contract.space, given)
 
     def _bound(

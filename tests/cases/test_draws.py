@@ -51,6 +51,31 @@ def test_equal_seeds_draw_equal_bits(draw: object) -> None:
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
+def test_loud_ends_outweigh_the_rest_of_a_row() -> None:
+    """The last of the numbers are the largest by far, and all stay in the space."""
+    rng = np.random.default_rng(0)
+    space = Space(tuple(spec for spec in SPACE.tensors if spec.name in ("x", "z")))
+    batch = draws.structured(space, rng, ROWS)
+    loud = draws.loud_ends(space, rng, batch)
+    assert space.admissible(loud).all()
+    x, z = np.abs(loud["x"]), loud["z"]
+    # At most 64 elements are at the end, all of one size.
+    rest = np.where(x == x[:, -1:], 0, x)
+    assert (x[:, -1] > 2**3 * rest.max(axis=1)).all()
+    assert (x == x[:, -1:]).sum(axis=1).max() <= 64
+    assert (z[:, -1] == 10.0).all()
+    assert (z[:, 0] <= -6.0).all()
+
+
+def test_loud_ends_are_not_shifted() -> None:
+    """An array that a case may lack is lacking: beside a large shift of all logits a sum has few digits left."""
+    shift = TensorSpec("shift", kind="activations", shape=(Dim("row", 1, fixed=True),), low=-1e6, high=1e6, absent=0.0)
+    space, rng = Space((SPACE["z"], shift)), np.random.default_rng(0)
+    batch = draws.structured(space, rng, ROWS)
+    assert batch["shift"].any()
+    assert not draws.loud_ends(space, rng, batch)["shift"].any()
+
+
 def test_structured_draws_have_few_levels() -> None:
     """A good share of structured vectors has at most eight distinct numbers, and some have one spike."""
     x = draws.structured(SPACE, np.random.default_rng(0), ROWS)["x"]

@@ -17,6 +17,7 @@ import pytest
 from diffuzz import interruption, targets
 from diffuzz.cli import main
 from diffuzz.cli.claims import claims_json
+from diffuzz.corpus.record import Keeper
 from diffuzz.corpus.replay import replay
 from diffuzz.judging.evidence import Agreement
 from diffuzz.judging.problem import open_problem
@@ -191,7 +192,7 @@ def test_a_claim_whose_search_is_cut_short_is_not_settled(
         return search(*arguments, **more, on_found=_press_after(1))
 
     monkeypatch.setattr(settling, "search", searched)
-    assert settling.settle(1.0, 0, corpus=tmp_path / "corpus") == []
+    assert settling.settle(1.0, 0, save=Keeper(tmp_path / "corpus")) == []
     assert not (tmp_path / "corpus").exists()
     assert claims_json([])["interrupted"] is True
 

@@ -76,8 +76,10 @@ def test_what_is_not_found_wrong(capsys: pytest.CaptureFixture[str], question: t
     lines = _ran(capsys, *question)
     assert len(lines) == 2
     assert re.fullmatch(first, lines[0])
-    assert lines[1].startswith("Searched z[n<=3] float32 in [-120, 120]: ")
-    assert lines[1].endswith("by random, seed 3; the budget's work was done.")
+    assert lines[1].startswith("Searched z[n<=3] float32 in [-120, 120]; shift[row=1] float32 in ")
+    assert "; policy=exact: " in lines[1]
+    covered = "Looked at 2 batch sizes from 8 to 1024 (2 of 47 at powers of two)."
+    assert lines[1].endswith(f"by random, seed 3; the budget's work was done. {covered}")
     assert not _entries()
     lines = _ran(capsys, *question, "--verbose")
     assert "Best case found" in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,7 +18,8 @@ from diffuzz import formats, targets
 from diffuzz.cases import text
 from diffuzz.cases.case import Case
 from diffuzz.cases.space import Dim, Space, TensorSpec
-from diffuzz.cases.text import case_text, decimal, runs_text
+from diffuzz.cases.text import case_text, decimal, runs_text, space_text
+from diffuzz.cli.progress import line_printer
 from diffuzz.cli.replay import junit_xml, replay_json, replay_text
 from diffuzz.cli.show import entry_text
 from diffuzz.cli.tables import json_number
@@ -80,8 +82,36 @@ def test_blocks_are_shown_by_field() -> None:
     blocks = np.zeros((2, fmt.type_size), np.uint8)
     blocks.view(fmt.layout)["d"] = 0.5
     text = case_text(Space((spec,)), Case({"weights": blocks.reshape(1, -1)}))
-    assert text.splitlines()[0] == "weights = 2 blocks of q4_0"
+    assert text.splitlines()[0] == "weights = 1 row of 2 blocks of q4_0"
     assert "  d = 0.5 x 2" in text.splitlines()
+
+
+def test_a_judged_entry_has_the_parameters_of_its_question(entry: Counterexample) -> None:
+    """Those of the amplification, which an old entry has as well, do not stand above what a candidate did."""
+    target = targets.get("softmax")
+    assert target.contract is not None
+    judged = attrs.evolve(
+        entry,
+        candidate="mine.py:f",
+        params=target.contract_params(),
+        others=dict(target.params()),
+        case=Case({"z": entry.case["z"]}),
+    )
+    (line,) = [line for line in entry_text(judged, Path("1.json")).splitlines() if line.startswith("  parameters")]
+    shown = [text.partition("=")[0] for text in line.split(None, 1)[1].split(", ")]
+    assert shown == list(target.contract_params())
+    assert not {"delta", "perturbation", "n"} & set(shown)
+
+
+def test_scalar_arguments_are_shown_as_their_values() -> None:
+    """What the function was called with, and not the exponent that stands for it in the case; in a domain as well."""
+    target = targets.get("rmsnorm")
+    contract, params = target.contract, target.contract_params()
+    assert contract is not None
+    case = Case({"x": np.ones(2, np.float32), "eps_exponent": np.array([-1], np.int32)})
+    space = contract.space(params)
+    assert case_text(space, case, contract.instead(params, case.batch())) == "x = 1 x 2\neps = 1e-07"
+    assert space_text(space, contract.domain(params)).endswith("; eps in [1e-09, 0.001]")
 
 
 def test_lines_end() -> None:
@@ -155,7 +185,7 @@ def test_junit(entry: Counterexample) -> None:
     assert [[child.tag for child in case] for case in suite] == [[], ["failure"], ["error"], ["error"]]
     assert ("softmax", "0123456789ab") == (suite[0].get("classname"), suite[0].get("name"))
     assert suite[1][0].get("message") == 'recorded <1> & "2"'
-    assert suite[2][0].get("message") == "cut? ?[2J ?"
+    assert suite[2][0].get("message") == r"cut\x00 \x1b[2J \ud800"
 
 
 def test_replay_as_json(entry: Counterexample) -> None:
@@ -179,7 +209,16 @@ def test_hostile_file_names_are_shown_as_text(entry: Counterexample) -> None:
     text = replay_text(results)
     assert text.replace("\n", "").isprintable()
     assert len(text.splitlines()) == len(results) + 1
-    assert "bad??" in text
+    assert r"bad\x00\x1b\ud800\ufffe.json" in text
     shown = entry_text(entry, Path("softmax/bad\x1b[2J\nCONFIRMED: nothing.json"))
-    assert "softmax/bad?[2J?CONFIRMED: nothing.json" == shown.splitlines()[0]
+    assert r"softmax/bad\x1b[2J\nCONFIRMED: nothing.json" == shown.splitlines()[0]
     assert shown.replace("\n", "").isprintable()
+
+
+def test_progress_is_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a line on a terminal quotes is neither markup nor an emoji, and controls nothing."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say = line_printer()
+    assert say is not None
+    say("libggml@[/bold]:smile:\n\x1b[2J, exact: by policy")
+    assert capsys.readouterr().err.endswith("libggml@[/bold]:smile:\\n\\x1b[2J, exact: by policy\n")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+import subprocess
 import sys
+import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +18,18 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from numpy.lib import format as numpy_format
 
 from diffuzz import targets
 from diffuzz.cases.case import Case
+from diffuzz.cli import main
 from diffuzz.corpus import arrays as array_files
 from diffuzz.corpus import files as store
 from diffuzz.corpus.arrays import load_arrays
 from diffuzz.corpus.entry import Counterexample, dumps
 from diffuzz.corpus.environment import environment
 from diffuzz.corpus.files import CorpusError, check_writable, files, load, save
-from diffuzz.corpus.replay import replay_file
+from diffuzz.corpus.replay import replay, replay_file
 from diffuzz.judging.verdict import Verdict
 from diffuzz.targets.outcome import Bound
 
@@ -90,7 +97,7 @@ def test_the_digest_is_of_what_was_measured(entry: Counterexample) -> None:
     others = [
         attrs.evolve(entry, case=entry.case.replace(z=-entry.case["z"])),
         attrs.evolve(entry, params={**entry.params, "delta": 0.001}),
-        attrs.evolve(entry, candidate="mine.py:f"),
+        _of_candidate(entry, "mine.py:f"),
     ]
     assert len({entry.digest, *(other.digest for other in others)}) == 4
     assert entry.digest == attrs.evolve(entry, found={}, value=1.0).digest
@@ -177,7 +184,7 @@ def _survives(path: Path) -> None:
 @pytest.mark.parametrize(
     ("at", "value", "reason"),
     [
-        (("diffuzz",), 3, "schema 3, where this version reads 1 and 2"),
+        (("diffuzz",), 4, "schema 4, where this version reads 1, 2 and 3"),
         (("diffuzz",), True, "diffuzz has the wrong type, bool"),
         (("target",), "softmaks", "did you mean softmax?"),
         (("target",), "../softmax", "there is no target"),
@@ -285,13 +292,89 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             load_arrays(tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".npz", ".safetensors"])
+def test_what_becomes_a_pipe_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """A file that another process swaps for a named pipe at the last moment is refused, without waiting for a writer:
+    what was opened is looked at.
+    """
+    path, opened = tmp_path / f"file{suffix}", os.open
+    path.write_bytes(b"{}")
+
+    def swapping(name: Any, flags: int, *more: Any, **others: Any) -> int:
+        if Path(name) == path and path.is_file():
+            path.unlink()
+            os.mkfifo(path)
+        return opened(name, flags, *more, **others)
+
+    monkeypatch.setattr(os, "open", swapping)
+    with pytest.raises(CorpusError, match="no regular file"):
+        load(path) if suffix == ".json" else load_arrays(path)
+
+
+def test_an_empty_path_is_none(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a variable that is not set: an error, and not the current folder."""
+    monkeypatch.chdir(saved.parent)
+    for words in (
+        ("replay", ""),
+        ("show", ""),
+        ("minimise", ""),
+        ("measure", ""),
+        ("replay", str(saved), "--junit", ""),
+    ):
+        assert main._run([*words]) == 2
+        assert "an empty path names no file and no folder" in capsys.readouterr().err
+    with pytest.raises(CorpusError, match="an empty path"):
+        replay("")
+
+
+def test_what_a_killed_process_left_is_removed(entry: Counterexample, saved: Path) -> None:
+    """A later save removes files that were being written by a process that is gone, or a day ago; nobody else's."""
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    pid = int(gone.stdout)
+    now = time.time()
+    left = {
+        f".0123456789ab.{pid}.01234567.tmp": (now - 100, True),
+        f".0123456789ac.{os.getpid()}.01234567.tmp": (now - 100000, True),
+        ".0123456789ad.q_3xyz78.tmp": (now - 100000, True),
+        f".0123456789ae.{pid}.01234567.tmp": (now, False),
+        f".0123456789af.{os.getpid()}.01234567.tmp": (now - 100, False),
+        ".0123456789b0.q_3xyz78.tmp": (now - 100, False),
+        f"0123456789ab.{pid}.01234567.tmp": (now - 100000, False),
+        ".notes.tmp": (now - 100000, False),
+    }
+    for name, (when, _) in left.items():
+        (saved.parent / name).write_text("{")
+        os.utime(saved.parent / name, (when, when))
+    save(entry, saved.parent.parent, always=True)
+    kept = {name for name, (_, goes) in left.items() if not goes}
+    assert {path.name for path in saved.parent.iterdir()} == kept | {saved.name}
+
+
+def test_a_process_that_is_killed_while_it_writes(entry: Counterexample, saved: Path) -> None:
+    """kill -9 leaves a file of a name that is known as such, and the entry as it was."""
+    program = (
+        "import os, signal, sys; from pathlib import Path; from diffuzz.corpus import files\n"
+        "entry = files.load(Path(sys.argv[1])); os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.save(entry, Path(sys.argv[1]).parent.parent, always=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(saved)], timeout=60)
+    assert done.returncode == -9
+    assert load(saved) == entry
+    (left,) = (path for path in saved.parent.iterdir() if path != saved)
+    os.utime(left, (time.time() - 100,) * 2)
+    save(entry, saved.parent.parent, always=True)
+    assert list(saved.parent.iterdir()) == [saved]
+
+
 def test_a_file_that_may_not_be_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operating system's reason, in one line."""
 
-    def refuse(self: Path, *arguments: Any, **more: Any) -> Any:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path: Any, *arguments: Any, **more: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert "Permission denied" in _refused(saved)
 
 
@@ -524,6 +607,41 @@ def test_arrays_that_unpack_to_more_than_memory(tmp_path: Path, monkeypatch: pyt
     assert load_arrays(tmp_path / "bomb.npz") == load_arrays(tmp_path / "large.safetensors") == Case(zeros)
 
 
+def _declaring(path: Path, **shapes: tuple[int, ...]) -> Path:
+    """A small .npz file whose arrays declare these shapes, and hold zeros up to a gigabyte."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, shape in shapes.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                numpy_format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                for _ in range(min(math.prod(shape) * 4, 2**30) // 2**24):
+                    stream.write(bytes(2**24))
+    return path
+
+
+def test_headers_are_read_before_data(tmp_path: Path) -> None:
+    """An archive that declares a gigabyte, or a case that is not of the space, is refused without unpacking it."""
+    space = targets.get("softmax").space(targets.get("softmax").params({"n": 3}))
+    large = _declaring(tmp_path / "large.npz", z=(2**28,), z_direction=(3,))
+    endless = _declaring(tmp_path / "endless.npz", z=(10**18, 10**18))
+    other = _declaring(tmp_path / "other.npz", z=(2**22,), z_direction=(2**22,))
+    started = time.perf_counter()
+    for path, within, said in (
+        (large, None, "where 16777216 elements in four dimensions may be loaded"),
+        (endless, None, "where 16777216 elements in four dimensions may be loaded"),
+        (other, space, "z: shape (4194304,) does not fit (n<=3)"),
+        (_declaring(tmp_path / "more.npz", z=(3,), w=(3,)), space, "are needed"),
+        (_declaring(tmp_path / "many.npz", **{f"a{i}": (1,) for i in range(65)}), None, "at most 64"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            load_arrays(path, within)
+    assert time.perf_counter() - started < 5
+    np.savez(tmp_path / "columns.npz", z=np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)))
+    assert (load_arrays(tmp_path / "columns.npz")["z"] == [[0, 1, 2], [3, 4, 5]]).all()
+    short = _declaring(tmp_path / "short.npz", z=(2**10,))
+    with pytest.raises(CorpusError, match="has not the 4096 bytes that it declares"):
+        load_arrays(short)
+
+
 def test_safetensors_is_not_needed_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package, an ImportError that says how to get it."""
     (tmp_path / "case.safetensors").write_bytes(b"")
@@ -546,7 +664,7 @@ def test_a_processor_with_a_strange_name(
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: information)
     found = environment.__wrapped__()
     monkeypatch.undo()
-    assert ("Virtual CPU? ?[2J v2", "avx2 fma") == (found["cpu"], found["cpu_flags"])
+    assert (r"Virtual CPU\x00 \x1b[2J v2", "avx2 fma") == (found["cpu"], found["cpu_flags"])
     save(attrs.evolve(entry, environment=found), tmp_path)
 
 

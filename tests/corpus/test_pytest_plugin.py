@@ -12,6 +12,7 @@ from diffuzz import targets
 from diffuzz.cases.case import Case
 from diffuzz.corpus import files
 from diffuzz.corpus.entry import Counterexample, dumps
+from diffuzz.judging.candidate import RELATIVE_NOISE
 
 
 def _run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
@@ -74,6 +75,9 @@ def test_an_entry_of_a_candidate(pytester: pytest.Pytester, entry: Counterexampl
         params=targets.get("softmax").contract_params(),
         case=Case({"z": entry.case["z"]}),
         value=np.inf,
+        noise=0.0,
+        measure="max |f - exact| / a-priori bound",
+        tolerance=RELATIVE_NOISE,
         threshold=1.0,
         bound=None,
     )
@@ -93,4 +97,4 @@ def test_an_entry_of_a_candidate(pytester: pytest.Pytester, entry: Counterexampl
 
 def test_the_option_is_explained(pytester: pytest.Pytester) -> None:
     """``pytest --help`` has it."""
-    _run(pytester, "--help").stdout.fnmatch_lines(["*--diffuzz-candidate=FILE.py:FUNCTION*"])
+    _run(pytester, "--help").stdout.fnmatch_lines(["*--diffuzz-candidate=*NAME=*FILE.py:FUNCTION*"])

@@ -13,9 +13,10 @@ import pytest
 from diffuzz import targets
 from diffuzz.cases.case import Case
 from diffuzz.corpus import files
-from diffuzz.corpus.entry import Counterexample, dumps
+from diffuzz.corpus.entry import Counterexample, dumps, seal
 from diffuzz.corpus.files import CorpusError
 from diffuzz.corpus.replay import Replayed, exit_code, replay, replay_file
+from diffuzz.judging.candidate import RELATIVE_NOISE
 from diffuzz.judging.question import Judge
 from diffuzz.judging.verdict import Verdict
 
@@ -30,6 +31,9 @@ def _candidate(entry: Counterexample, name: str, value: float) -> Counterexample
         threshold=1.0,
         bound=None,
         value=value,
+        noise=0.0 if np.isinf(value) else RELATIVE_NOISE * value,
+        measure="max |f - exact| / a-priori bound",
+        tolerance=RELATIVE_NOISE,
         verdict=Verdict.CONFIRMED if value > 1 else Verdict.UNRESOLVED,
     )
 
@@ -41,7 +45,8 @@ def _file(folder: Path, body: str) -> str:
 
 
 def _edit(path: Path, **fields: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    stored = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(stored | {"seal": seal(stored)}))
 
 
 def test_as_recorded(entry: Counterexample, saved: Path) -> None:
@@ -64,12 +69,15 @@ def test_a_changed_value(entry: Counterexample, saved: Path) -> None:
 
 
 def test_a_value_within_the_tolerance(entry: Counterexample, saved: Path) -> None:
-    """The tolerance of the entry is relative to what it recorded."""
-    assert entry.tolerance == 1e-9
+    """The tolerance is the target's, relative to what was recorded; that of a file allows nothing."""
+    assert entry.tolerance == targets.get("softmax").tolerance == 1e-9
     saved.write_text(dumps(attrs.evolve(entry, value=entry.value * (1 + 1e-10))))
     assert replay_file(saved).status == "as recorded"
-    saved.write_text(dumps(attrs.evolve(entry, value=entry.value * (1 + 1e-10), tolerance=0.0)))
-    assert replay_file(saved).status == "changed"
+    for value in (entry.value, entry.value * (1 + 1e-6)):
+        saved.write_text(dumps(attrs.evolve(entry, value=value, tolerance=1e-3)))
+        result = replay_file(saved)
+        assert result.status == "changed"
+        assert "recorded the tolerance 0.001, now 1e-09" in result.message
 
 
 def test_a_changed_verdict(entry: Counterexample, saved: Path) -> None:
@@ -101,11 +109,15 @@ def test_a_changed_bound(entry: Counterexample, saved: Path, recorded: dict[str,
 
 
 def test_a_bound_within_float_noise(entry: Counterexample, saved: Path) -> None:
-    """Another machine's libm, and other words, are no change."""
+    """Another machine's libm is no change, another derivation is one."""
     assert entry.bound is not None
-    noisy = attrs.evolve(entry.bound, value=entry.bound.value * (1 + 1e-11), because="otherwise")
+    noisy = attrs.evolve(entry.bound, value=entry.bound.value * (1 + 1e-11))
     saved.write_text(dumps(attrs.evolve(entry, bound=noisy)))
     assert replay_file(saved).status == "as recorded"
+    saved.write_text(dumps(attrs.evolve(entry, bound=attrs.evolve(noisy, because="otherwise"))))
+    result = replay_file(saved)
+    assert result.status == "changed"
+    assert "recorded the reason of the bound 'otherwise', now 'TV <= " in result.message
 
 
 def test_infinity_is_recorded_as_such(entry: Counterexample, saved: Path) -> None:

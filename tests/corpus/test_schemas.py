@@ -14,10 +14,13 @@ from diffuzz.cases.case import Case
 from diffuzz.cli import main
 from diffuzz.corpus.entry import Counterexample, dumps, loads
 from diffuzz.corpus.files import CorpusError, load, save
-from diffuzz.corpus.record import minimised
+from diffuzz.corpus.record import minimised, record
 from diffuzz.corpus.replay import replay_file
+from diffuzz.judging.question import Compare
+from diffuzz.searching.search import search
 
 ROOT = Path(__file__).parent.parent.parent
+OLD = sorted((ROOT / "tests" / "data" / "schema-1").glob("*.json"))
 
 
 def _real() -> list[Path]:
@@ -35,6 +38,7 @@ def _downgraded(entry: Counterexample, **more: object) -> Counterexample:
 
 def _old_text(entry: Counterexample) -> str:
     stored = json.loads(dumps(entry)) | {"diffuzz": 1}
+    del stored["seal"]
     stored["limit"] = stored.pop("threshold")
     return json.dumps(stored)
 
@@ -52,15 +56,23 @@ def test_real_entries(target: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{entry.verdict.value}: {target}, value > " in capsys.readouterr().out
 
 
-def test_there_is_an_old_one() -> None:
-    """The test above is about schema 1 as long as the corpus has an entry of it with more than its question's
-    parameters.
-    """
-    assert any(_of_schema(path, 1) and load(path).others for path in _real())
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
+def test_entries_as_version_0_1_wrote_them(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of schema 1, with more than their question's parameters, load, are shown, and replay as recorded."""
+    assert _of_schema(path, 1)
+    assert replay_file(path).status == "as recorded"
+    assert main._run(["show", str(path)]) == 0
+    assert f": {path.stem}, value > " in capsys.readouterr().out
+
+
+def test_there_is_one_with_other_parameters() -> None:
+    """The test above is about them, too; and all of this repository's corpus is of the current schema."""
+    assert any(load(path).others for path in OLD)
+    assert all(_of_schema(path, 3) for path in _real())
 
 
 def test_an_entry_of_schema_1(entry: Counterexample, tmp_path: Path) -> None:
-    """Its limit is the threshold; its digest is over all that it had; it is written back as schema 2, with the same
+    """Its limit is the threshold; its digest is over all that it had; it is written back as schema 3, with the same
     digest.
     """
     old = _downgraded(entry)
@@ -73,7 +85,7 @@ def test_an_entry_of_schema_1(entry: Counterexample, tmp_path: Path) -> None:
     assert replay_file(path).status == "as recorded"
     again = loads(dumps(load(path)), path.stem)
     assert again == old
-    assert json.loads(dumps(again))["diffuzz"] == 2
+    assert json.loads(dumps(again))["diffuzz"] == 3
 
 
 def test_an_old_entry_of_a_candidate(entry: Counterexample, tmp_path: Path) -> None:
@@ -109,13 +121,16 @@ def test_a_simpler_case_of_an_old_entry(entry: Counterexample, tmp_path: Path) -
     [
         (1, "threshold", "unknown field 'threshold'"),
         (2, "limit", "unknown field 'limit'"),
-        (3, "threshold", "diffuzz: schema 3, where this version reads 1 and 2"),
-        (3, "anything", "diffuzz: schema 3, where this version reads 1 and 2"),
+        (3, "limit", "unknown field 'limit'"),
+        (4, "threshold", "diffuzz: schema 4, where this version reads 1, 2 and 3"),
+        (4, "anything", "diffuzz: schema 4, where this version reads 1, 2 and 3"),
     ],
 )
 def test_the_fields_of_a_schema(entry: Counterexample, tmp_path: Path, schema: int, field: str, message: str) -> None:
     """Each has its own, and one that is not known is called that."""
     stored = json.loads(dumps(entry)) | {"diffuzz": schema}
+    if schema < 3:
+        del stored["seal"]
     stored[field] = stored.pop("threshold")
     path = tmp_path / "edited.json"
     path.write_text(json.dumps(stored))
@@ -141,3 +156,25 @@ def test_files_come_back(entry: Counterexample, tmp_path: Path) -> None:
     for files in ({"candidate": "x.py"}, {"target": 3}, {"target": "x\n.py"}):
         with pytest.raises(CorpusError, match="could not be loaded again: files: "):
             save(attrs.evolve(entry, files=files), tmp_path / "other")
+
+
+def test_an_entry_from_before_a_parameter_was_there(tmp_path: Path) -> None:
+    """Without a parameter that its target got later it means the default, and has the digest of an entry with it; with
+    another value it is another entry. Other parameters may not be missing.
+    """
+    softmax = targets.get("softmax")
+    entry = record(search(softmax, {"candidate_n": 2}, Compare("apr", "ggml"), seconds=1, seed=0))
+    assert entry.params["policy"] == "exact"
+    stored = json.loads(dumps(entry))
+    del stored["params"]["policy"]
+    stored.pop("seal", None)
+    path = tmp_path / f"{entry.digest[:12]}.json"
+    path.write_text(json.dumps(stored | {"diffuzz": 2}))
+    assert load(path) == entry
+    assert replay_file(path).status == "as recorded"
+    other = attrs.evolve(entry, params={**entry.params, "policy": "clamp-64"})
+    assert other.digest != entry.digest
+    del stored["params"]["tail"]
+    path.write_text(json.dumps(stored | {"diffuzz": 2}))
+    with pytest.raises(CorpusError, match="params: tail is missing"):
+        load(path)

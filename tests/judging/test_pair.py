@@ -71,6 +71,9 @@ def test_every_implementation_agrees_with_itself(target: str, settings: dict[str
         ("dequantize", {}, "ggml", "apr", Agreement.BITS),
         ("dequantize", {"format": "q6_K"}, "apr", "xla", Agreement.BITS),
         ("dequantize", {"format": "q3_K"}, "ggml", "gguf-py", Agreement.BITS),
+        # Theirs are zeros of different sign.
+        ("dequantize", {"format": "q3_K"}, "exact", "ggml", Agreement.BITS),
+        ("dequantize", {"format": "q6_K"}, "exact", "ggml", Agreement.BITS),
     ],
 )
 def test_who_agrees_with_whom(target: str, settings: dict[str, str], a: str, b: str, expected: Agreement) -> None:
@@ -119,15 +122,21 @@ def test_value_by_hand(a: list[float], b: list[float], value: float) -> None:
     assert _outcome(a, b).value.tolist() == [value]
 
 
-def test_bits_count_signs_of_zero_but_not_nan_payloads() -> None:
-    """Fixed results are compared by their bits; every NaN is one number."""
-    one = np.array([[0.0, 1.0, np.nan]], np.float32)
-    other = np.array([[-0.0, 1.0, -np.nan]], np.float32)
+@pytest.mark.parametrize("format", ["q8_0", "q8_1"])
+def test_both_zeros_are_one_number_and_so_is_every_nan(format: str) -> None:
+    """Fixed results are compared as those of candidates are; the exact one is shown at the first that differs."""
+    one = np.zeros((1, 32), np.float32)
+    other = -one
+    one[0, 3], other[0, 3] = np.nan, -np.nan
+    one[0, 7] = 0.5
     contract = ABOUT["dequantize"].contract
     assert contract is not None
     sides = [pair._Side(result, {}, frozenset()) for result in (one, other)]
-    examined = pair._differing(contract, {}, {}, *sides)
-    assert (examined.outcome.value.tolist(), examined.explain(1.0).as_dict()["first element"]) == ([1.0], 0.0)
+    block = np.zeros((1, {"q8_0": 34, "q8_1": 36}[format]), np.uint8)
+    examined = pair._differing(contract, {"format": format}, {"blocks": block}, *sides)
+    assert examined.outcome.value.tolist() == [1.0]
+    found = examined.explain(1.0, 0)
+    assert (found.element, found.a, found.b, found.exact) == (7, 0.5, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

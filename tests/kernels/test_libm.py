@@ -4,6 +4,7 @@ import ctypes
 import ctypes.util
 import math
 import sys
+from collections.abc import Iterator
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -79,3 +80,41 @@ def test_power_is_within_an_ulp():
     exponents = np.linspace(-1, 1, 33, dtype=np.float32).reshape(3, 11)
     expected = 10000.0 ** exponents.astype(np.float64)
     assert (np.abs(libm.powf(10000.0, exponents) - expected) <= np.spacing(expected.astype(np.float32))).all()
+
+
+@pytest.fixture
+def _afresh() -> Iterator[None]:
+    """What was found is looked for again."""
+    libm._function.cache_clear()
+    yield
+    libm._function.cache_clear()
+
+
+@pytest.mark.usefixtures("_afresh")
+def test_a_library_without_a_name(monkeypatch):
+    """Where the C library has no name that is known, as with musl, its functions are those that are loaded anyway."""
+    x = np.linspace(-9, 9, 50).astype(np.float32)
+    expected = libm.sinf(x)
+    libm._function.cache_clear()
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    real = ctypes.CDLL
+
+    def only_loaded(name: str | None) -> ctypes.CDLL:
+        if name is None:
+            return real(None)
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", only_loaded)
+    assert expected.tolist() == libm.sinf(x).tolist()
+
+
+@pytest.mark.usefixtures("_afresh")
+def test_a_system_without_these_functions(monkeypatch):
+    """One line that says what is missing, and what does without it: exit code 3 of the command line."""
+
+    def none(name: str | None) -> ctypes.CDLL:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", none)
+    with pytest.raises(ImportError, match=r"^the C library's function powf, with which kernels apr and ggml .* is not"):
+        libm.powf(2.0, np.ones(3, np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -169,15 +170,66 @@ def test_shapes_leaves_no_small_length_out_for_long() -> None:
 
 
 def test_shapes_begins_with_the_smallest() -> None:
-    """Every length up to SMALLEST has its turn before most others have."""
+    """Every length up to SMALLEST has its turn in the first part of the deck."""
     lengths: list[int] = []
 
     def seen(x: np.ndarray, eps: float) -> np.ndarray:
         lengths.append(x.shape[1])
         return right(x, eps)
 
-    some_rounds("shapes", Objective(judged(seen, {"candidate_n": 300}), Budget(math.inf)), 10)
+    some_rounds("shapes", Objective(judged(seen, {"candidate_n": 300, "fix:b": 4}), Budget(math.inf)), 20)
     assert set(range(1, shapes.SMALLEST + 1)) <= set(lengths)
+
+
+def test_shapes_shows_the_end_of_every_row() -> None:
+    """A square that is left out at one length only is seen the first time that this length has its turn."""
+    for wanted in (768, 1536, 4096):
+        turns = []
+
+        def short(x: np.ndarray, eps: float, wanted: int = wanted, turns: list[int] = turns) -> np.ndarray:
+            used = x[:, :-1] if x.shape[1] == wanted else x
+            turns.append(x.shape[1])
+            return (
+                right(used, eps)
+                if used is x
+                else np.asarray(
+                    x / np.sqrt((used.astype(np.float64) ** 2).sum(1, keepdims=True) / wanted + eps), np.float32
+                )
+            )
+
+        problem = judged(short, {"candidate_n": 8192, "fix:b": 4})
+        objective = Objective(problem, Budget(math.inf))
+        space = objective.space.resized({"n": wanted})
+        batch = shapes._ended(objective, space, np.random.default_rng(0))
+        assert objective.evaluate(batch)[0] > 1
+
+
+def test_shapes_has_constructions_of_every_size() -> None:
+    """A block that is left out at one length shows where no other terms hide it, and such cases have any length."""
+    problem = open_problem(targets.get("matvec"), {"format": "q8_0"}, Judge(lambda weights, x: x[: len(weights)]))
+    made = problem.starts(np.random.default_rng(0), 3, {"m": 7, "k": 11008})
+    assert made is not None
+    assert {"weights": (3, 7, 344 * 34), "x": (3, 11008)} == {name: array.shape for name, array in made.items()}
+    narrowed = open_problem(
+        targets.get("matvec"), {"format": "q8_0", "multiple:k": 64}, Judge(lambda weights, x: x[: len(weights)])
+    )
+    assert narrowed.starts(np.random.default_rng(0), 3, {"m": 7, "k": 11008}) is not None
+
+
+def test_shapes_looks_beyond_a_counter_of_16_bits_more_than_once() -> None:
+    """Only the last row of the largest batch is beyond it: there are several such batches, of rows with elements that
+    depend on each other.
+    """
+    seen: list[int] = []
+
+    def soft_max(z: np.ndarray) -> np.ndarray:
+        seen.extend([z.shape[1]] * (len(z) == 2**16 + 1))
+        return exact.soft_max(z).astype(np.float32)
+
+    problem = open_problem(targets.get("softmax"), {"candidate_n": 2}, Judge(soft_max, name="f"))
+    some_rounds("shapes", Objective(problem, Budget(math.inf)), 40)
+    assert len(seen) >= 1 + len(shapes.AGAIN)
+    assert max(seen) > 1
 
 
 @pytest.fixture
@@ -235,8 +287,7 @@ def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function(
     """However much noise a right function offers to climb, other shapes and fresh batches get their parts of the work;
     a search of the target's own question is another.
     """
-    monkeypatch.setattr(auto, "FIRST", 2**18)
-    objective = Objective(judged(right, {"candidate_n": 16}), Budget(math.inf))
+    objective = Objective(judged(right, {"range:n": "1:16", "fix:b": 1}), Budget(math.inf))
     assert some_rounds("auto", objective, 200) == 200
     assert sum(spent.values()) == objective.work
     for name, share in auto.FRESH.items():
@@ -249,21 +300,25 @@ def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function(
 
 
 def test_few_shapes_where_each_is_compiled() -> None:
-    """Of a function that compiles for each shape few are evaluated, and of any function fewer at first."""
-    calls_per_work = []
-    for compiles, rounds in ((True, 60), (False, 10), (False, 200)):
-        lengths: list[int] = []
+    """What a shape takes to compile counts as work, so that the usual shape gets its part of the time, too."""
+    lengths: list[int] = []
+    now = 0.0
 
-        def seen(x: np.ndarray, eps: float, lengths: list[int] = lengths) -> np.ndarray:
-            lengths.append(x.shape[1])
-            return right(x, eps)
+    def seen(x: np.ndarray, eps: float) -> np.ndarray:
+        nonlocal now
+        # Half a second for each new shape.
+        now += 0.5 * (x.shape[1] not in lengths)
+        lengths.append(x.shape[1])
+        return right(x, eps)
 
-        problem = attrs.evolve(judged(seen, {"candidate_n": 300}), compiles=compiles)
-        objective = Objective(problem, Budget(math.inf))
-        some_rounds("auto", objective, rounds)
-        assert compiles or (objective.work > 2 * auto.FIRST) == (rounds == 200)
-        calls_per_work.append(sum(length < 301 for length in lengths) / objective.work)
-    assert calls_per_work[0] < 0.5 * calls_per_work[1] < 0.25 * calls_per_work[2]
+    problem = attrs.evolve(judged(seen, {"fix:b": 8}), compiles=True)
+    objective = Objective(problem, Budget(20.0), clock=lambda: now)
+    with contextlib.suppress(BudgetSpentError):
+        for _ in engines.started("auto", objective, np.random.default_rng(0)):
+            now += 1e-2
+    assert objective.stopped == "clock"
+    assert 5 < len(set(lengths)) <= 41
+    assert lengths.count(1025) > len(lengths) / 4
 
 
 def test_a_narrow_window_is_found() -> None:

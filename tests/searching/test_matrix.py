@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,11 @@ def test_matrix() -> None:
     text = matrix_text(cells, ["kernels x need the package y"])
     assert "by policy" in text
     assert "Not here: kernels x need the package y." in text
+    foreign = [attrs.evolve(cell, a=cell.a + "@[/bold][red]:smile:\n\x1b[2J") for cell in cells]
+    shown = matrix_text(foreign, ["library [/bold]\n"])
+    assert shown.replace("\n", "").isprintable()
+    assert r"exact@[/bold][red]:smile:\n\x1b[2J" in shown
+    assert r"Not here: library [/bold]\n." == shown.splitlines()[-1]
     stored = matrix_json(MATVEC, {"format": "q8_0"}, cells, [])
     assert json.loads(json.dumps(stored, allow_nan=False))["cells"][0]["kernels"] == ["ggml", "exact"]
 
@@ -184,6 +190,26 @@ def test_matrix_of_an_operation_that_is_wrong(
     assert len(list(Path("found/softmax").iterdir())) == 2
     code, out, _ = run(capsys, *arguments, "--json")
     assert {cell["agreement"] for cell in json.loads(out.splitlines()[-1])["cells"]} == {"to rounding", "not at all"}
+
+
+def test_matrix_of_fixed_results_shows_the_exact_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two dequantisers that differ by more than the sign of a zero: both numbers, and which is exact."""
+    from diffuzz.kernels import apr
+
+    right = apr.dequantize
+    monkeypatch.setattr(apr, "dequantize", lambda format, blocks: right(format, blocks) + np.float32(1))
+    arguments = ("--target", "dequantize", "--param", "format=q3_K", "--kernels", "exact,ggml,apr")
+    code, out, err = run(capsys, "matrix", *arguments, "--budget", "500ms")
+    assert (1, "") == (code, err)
+    lines = [line for line in out.splitlines() if "do not agree" in line]
+    assert len(lines) == 2
+    for line in lines:
+        found = re.search(r"the first is (\S+) against (\S+), where (\S+) is exact\.$", line)
+        assert found is not None
+        a, b, exact = map(float, found.groups())
+        assert (a, b) == (exact, exact + 1)
 
 
 @pytest.mark.parametrize(

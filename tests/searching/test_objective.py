@@ -76,6 +76,31 @@ def test_a_screen_is_not_believed() -> None:
     assert objective.best.value == 0.25
 
 
+def test_what_a_screen_makes_is_not_believed_either() -> None:
+    """A row that a screen replaces by one outside the space has no value, does not become the best, and no elite."""
+
+    def wild(arrays: Batch) -> Callable[[], Values]:
+        made = np.array(arrays["x"])
+        made[1:] = np.array([[2.0], [np.nan]])
+        return lambda: (np.array([0.25, 2.0, 3.0]), {"x": made})
+
+    objective = Objective(mean_problem(bound=lambda p: None), Budget(60), screen=wild)
+    assert objective.evaluate(batch(0.25, 0.5, 0.5)).tolist() == [0.25, -np.inf, -np.inf]
+    assert [found.value for found in objective.history] == [0.25]
+    assert objective.elites.values.tolist() == [0.25]
+
+
+def test_what_a_target_solves_is_not_believed_either() -> None:
+    """A case that the target's own solution puts outside the space has no value."""
+
+    def solve(p: Params, arrays: Arrays) -> dict[str, np.ndarray]:
+        return {"x": arrays["x"] * np.float32(2)}
+
+    objective = Objective(mean_problem(question=Drift(mean_of, solve=solve)), Budget(60))
+    assert objective.evaluate(batch(0.25, 0.75)).tolist() == [0.5, -np.inf]
+    assert [found.value for found in objective.history] == [0.5]
+
+
 def test_noisy_values_do_not_count() -> None:
     """A value that is known less well than it is large is no value."""
 
@@ -205,7 +230,7 @@ def test_a_screen_is_for_all_engines() -> None:
 
 
 def test_what_a_row_alone_has_counts() -> None:
-    """Where a value may depend on its batch, that of the row alone counts; a loss above the threshold is remembered."""
+    """Where a value may depend on its batch, that of the row alone counts; other rows that it needs are kept."""
 
     def by_place(p: Params, arrays: Arrays) -> Outcome:
         value = arrays["x"].mean(axis=1).astype(np.float64) * (1 + np.arange(len(arrays["x"])))
@@ -217,7 +242,29 @@ def test_what_a_row_alone_has_counts() -> None:
     assert objective.best is not None
     assert (objective.best.value, objective.unsteady) == (0.5, None)
     objective.evaluate(batch(0.25, 0.375, 0.625))
-    assert objective.best.value == 0.5
+    found = objective.best
+    assert (found.value, objective.unsteady) == (1.875, None)
+    assert (found.case["x"] == 0.625).all()
+    assert found.company is not None
+    # Rows like the case show it as well.
+    assert [each["x"][0] for each in found.company.before] == [0.625, 0.625]
+    assert found.company.after == ()
+
+
+def test_what_is_not_had_again_is_remembered() -> None:
+    """A value above the threshold that no repetition gives is no best case; how often such values came is counted."""
+    calls = []
+
+    def at_first(p: Params, arrays: Arrays) -> Outcome:
+        calls.append(len(arrays["x"]))
+        value = arrays["x"].mean(axis=1).astype(np.float64) * (2 if len(calls) == 1 else 1)
+        return Outcome(value, np.zeros(len(value)))
+
+    objective = Objective(mean_problem(steady=False, question=Drift(at_first), threshold=lambda p: 0.75), Budget(60))
+    objective.evaluate(batch(0.25, 0.5))
     assert objective.unsteady is not None
-    assert (objective.unsteady.found.value, objective.unsteady.again) == (1.875, 0.625)
-    assert (objective.unsteady.found.case["x"] == 0.625).all()
+    assert (objective.unsteady.found.value, objective.unsteady.again, objective.unsteady.seen) == (1.0, 0.5, 1)
+    # Not the batch itself, and not what the other row has alone.
+    assert objective.unsteady.calls == len(calls) - 2 > 2000
+    assert objective.best is not None
+    assert objective.best.value == 0.25

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
     ("script", "arguments", "said"),
     [
         ("throughput.py", ("--seconds", "0.01", "--target", "softmax", "--target", "dot-order"), "dot-order"),
+        ("first_witness.py", ("--every", "200"), "3 of 3 confirmed"),
         ("roofline.py", ("--seconds", "0.01", "--target", "softmax"), "softmax"),
         ("batch_size.py", ("--seconds", "0.01", "--target", "softmax", "--n", "7", "--rows", "3"), "softmax"),
         ("startup.py", ("--repeats", "1"), "replay of 1000 entries"),
@@ -34,6 +35,7 @@ def test_every_script_is_run_here() -> None:
     """A new one joins the list above."""
     assert {path.name for path in FOLDER.glob("*.py")} == {
         "batch_size.py",
+        "first_witness.py",
         "roofline.py",
         "startup.py",
         "throughput.py",

@@ -10,6 +10,7 @@ import pytest
 
 from diffuzz.cli.claims import claims_json, claims_text
 from diffuzz.corpus import files
+from diffuzz.corpus.record import Keeper
 from diffuzz.studies.claims import model, reproductions, settling
 from diffuzz.targets.published import seed_block
 
@@ -73,7 +74,7 @@ def test_batch_is_below_the_chain_but_its_statistic_is_not() -> None:
 
 @pytest.fixture(scope="module")
 def settled(tmp_path_factory: pytest.TempPathFactory) -> list[settling.Settled]:
-    return settling.settle(1.0, 0, corpus=tmp_path_factory.mktemp("corpus"))
+    return settling.settle(1.0, 0, save=Keeper(tmp_path_factory.mktemp("corpus")))
 
 
 VERDICTS = {

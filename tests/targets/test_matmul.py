@@ -20,6 +20,9 @@ def test_no_minutes_of_work() -> None:
     """Sizes that are each in range, but not together, are refused in one line."""
     with pytest.raises(ParameterError, match="n m tokens = 838860800: at most 33554432 is needed"):
         MATMUL.params({"m": 100, "n": 16384, "tokens": 512})
+    with pytest.raises(ParameterError, match="n tokens = 8388608: at most 1048576 is needed with kernel=apr"):
+        MATMUL.params({"m": 1, "n": 16384, "tokens": 512})
+    assert MATMUL.params({"m": 1, "n": 16384, "tokens": 512, "kernel": "numpy"})["tokens"] == 512
 
 
 @pytest.mark.parametrize(

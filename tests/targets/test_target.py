@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffuzz import targets
+from diffuzz.cases import draws
 from diffuzz.cases.case import Case
 from diffuzz.cases.space import InadmissibleError
 from diffuzz.judging.problem import evaluate
@@ -78,6 +79,33 @@ def test_unknown_targets_are_rejected_with_a_hint() -> None:
     """A misspelt target is an error that suggests the right one."""
     with pytest.raises(UnknownNameError, match="did you mean softmax"):
         targets.get("soft-max")
+
+
+@pytest.mark.parametrize("name", ["rmsnorm", "rope"])
+def test_scalars_are_what_a_function_is_called_with(name: str) -> None:
+    """Each stands for an array of one number; its value, the number that the function gets, is printed in full."""
+    contract = targets.get(name).contract
+    assert contract is not None
+    params = targets.get(name).contract_params()
+    batch = draws.structured(contract.space(params), np.random.default_rng(0), 1)
+    got: list[object] = []
+
+    def function(*arguments: object) -> np.ndarray:
+        got.extend(arguments)
+        return contract.reference(params, batch)
+
+    for scalar in contract.scalars:
+        spec = contract.space(params)[scalar.array]
+        assert int(np.prod(spec.array_shape())) == 1
+        for number in range(int(spec.low), int(spec.high) + 1):
+            batch[scalar.array] = np.full_like(batch[scalar.array], number)
+            got.clear()
+            contract.call(params, function, batch)
+            value = float(scalar.of(params, batch)[0])
+            assert value in [argument for argument in got if isinstance(argument, float)]
+            shown = contract.instead(params, batch)[scalar.array]
+            assert shown.startswith(f"{scalar.name} = ")
+            assert float(shown.removeprefix(f"{scalar.name} = ")) == value
 
 
 @pytest.mark.parametrize("name", targets.names())

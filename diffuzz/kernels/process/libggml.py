@@ -3,12 +3,20 @@
 Every operation is a graph of one or two nodes, computed in one thread, whose tensors are the arrays in shared memory;
 graphs are cached. Calls go through ctypes to functions whose signatures have been the same for years, and no struct of
 the library is read. The caller has checked the shapes, because the library aborts the process where they are wrong.
+
+A release of llama.cpp has its CPU backend many times over, built for the instructions of different processors:
+libggml-cpu-haswell, libggml-cpu-zen4 and so on. Each of these exports ggml_backend_score, which is 0 where the
+processor lacks one of the instructions and else the higher, the more of them were used. ggml_backend_load_best of
+ggml-backend-reg.cpp takes the one with the highest score, and so does ``taken``.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import signal
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +26,10 @@ import attrs
 import numpy as np
 
 from diffuzz import formats
+from diffuzz.formats.gguf_file import KINDS
 
-# enum ggml_type, a part of the GGUF file format.
-_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q8_1": 9, "q2_K": 10, "q3_K": 11,
-    "q4_K": 12, "q5_K": 13, "q6_K": 14, "q8_K": 15, "iq4_nl": 20, "i32": 26, "bf16": 30, "mxfp4": 39,
-}  # fmt: skip
+# enum ggml_type.
+_TYPES = {kind.name: kind.number for kind in KINDS.values()}
 _ROPE_MODES = {"norm": 0, "neox": 2}
 _CACHED_GRAPHS = 32
 # Bytes of a context, which holds the headers of a few tensors and a graph of one or two nodes.
@@ -31,6 +37,8 @@ _OVERHEAD = 2**20
 # The library requires this alignment, in bytes, of a buffer, but not of the tensors in it.
 _ALIGNMENT = 64
 ABOUT_BYTES = 1024
+# Bytes of what is said of one build of the CPU backend: less than a pipe holds.
+_LONGEST_ANSWER = 1024
 _FEATURES = ("avx", "avx2", "avx_vnni", "avx512", "avx512_vbmi", "avx512_vnni", "avx512_bf16", "amx_int8", "fma",
              "f16c", "bmi2", "neon", "arm_fma", "fp16_va", "dotprod", "matmul_int8", "sve", "sme", "riscv_v", "vsx",
              "llamafile")  # fmt: skip
@@ -110,15 +118,134 @@ _SIGNATURES: dict[str, Signature] = {
     "ggml_version": (ctypes.c_char_p, ()),
     "ggml_commit": (ctypes.c_char_p, ()),
 }
+# What every operation of a graph calls.
+_GRAPH = (
+    "ggml_init", "ggml_free", "ggml_new_tensor", "ggml_nbytes", "ggml_get_first_tensor", "ggml_get_next_tensor",
+    "ggml_backend_cpu_buffer_from_ptr", "ggml_backend_buffer_free", "ggml_backend_tensor_alloc", "ggml_new_graph",
+    "ggml_build_forward_expand",
+)  # fmt: skip
+_OPERATIONS = {
+    "vec_dot_rows": ("ggml_mul_mat",),
+    "rms_norm": ("ggml_rms_norm", "ggml_mul"),
+    "norm": ("ggml_norm",),
+    "soft_max": ("ggml_soft_max_ext",),
+    "silu": ("ggml_silu",),
+    "gelu": ("ggml_gelu",),
+    "swiglu": ("ggml_swiglu_split",),
+    "rope": ("ggml_rope_ext",),
+}
+# Since when llama.cpp has functions that are not as old as the others: from its pull requests 10144 and 14158.
+_SINCE = {
+    "ggml_cpu_init": "November 2024",
+    "ggml_swiglu_split": "July 2025",
+}
+
+
+def needed(operation: str, format: object, generic: bool) -> tuple[str, ...]:
+    """The functions of the library that an operation calls; of ``format``, also one that is there where it is known."""
+    if operation == "quantize":
+        return (_quantiser(str(format), generic),)
+    if operation == "dequantize":
+        return (f"dequantize_row_{format}",)
+    if operation == "vec_dot_rows" and generic:
+        activation = formats.get(str(format)).activation or ""
+        return (f"ggml_vec_dot_{format}_{activation}_generic", _quantiser(activation, generic))
+    if operation not in _OPERATIONS:
+        return ()
+    # A tensor of an unknown type would abort the process.
+    known = (f"dequantize_row_{format}",) if format in formats.built_in() else ()
+    return (*_GRAPH, *_OPERATIONS[operation], *known)
+
+
+def since(name: str) -> str:
+    """Since when ggml has a function, as the end of a sentence; empty where nobody has looked."""
+    return f": it is older than {_SINCE[name]}" if name in _SINCE else ""
+
+
+def _quantiser(format: str, generic: bool) -> str:
+    suffix = "" if not generic else "_generic" if formats.get(format).activation is None or format == "q8_0" else "_ref"
+    return f"quantize_row_{format}{suffix}"
+
+
+def plain_name(file: str) -> str:
+    """``libggml-base`` of ``lib/libggml-base.so.0``, and of ``libggml-base-67036419.so.0`` as wheels have it."""
+    return re.sub(r"-[0-9a-f]{8}$", "", Path(file).name.partition(".")[0])
+
+
+def _is_build(file: str) -> bool:
+    return plain_name(file).startswith("libggml-cpu-")
+
+
+def taken(files: tuple[str, ...]) -> tuple[str, ...]:
+    """Of ``files`` those to load: of the builds of the CPU backend for different processors the one with the highest
+    score, in place of a build for all of them; that, if there is none that runs here.
+
+    Raises RuntimeError, one line, where nothing is left.
+    """
+    others = tuple(file for file in files if not _is_build(file))
+    if len(others) == len(files):
+        return files
+    base = tuple(file for file in others if plain_name(file) == "libggml-base")
+    scored = [(_score(base, file), file) for file in files if _is_build(file)]
+    (best, _), build = max(scored, key=lambda one: one[0][0])
+    if best > 0:
+        return (*base, build, *(file for file in others if file not in base and plain_name(file) != "libggml-cpu"))
+    if any(plain_name(file) == "libggml-cpu" for file in others):
+        return others
+    (_, why), build = scored[0]
+    raise RuntimeError(
+        f"{Path(build).name} does not run on this processor: {why}"
+        + (f"; nor do {len(scored) - 1} other builds beside it" if len(scored) > 1 else "")
+    )
+
+
+def _score(base: tuple[str, ...], build: str) -> tuple[int, str]:
+    """The score of a build of the CPU backend, 0 where it does not run here, and then why.
+
+    It is asked in a process of its own: a build may crash where it does not run, and one that was loaded, and not
+    taken, could stand in for functions of the one that is.
+    """
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Newer Pythons warn of a fork while there are threads; this one only loads a library, and there are none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writing, _said(base, build).encode()[:_LONGEST_ANSWER])
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        score, _, why = pipe.read().decode(errors="replace").partition(" ")
+    status = os.waitpid(pid, 0)[1]
+    if not score:
+        return 0, f"it ends with {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else "it ends"
+    return int(score), why
+
+
+def _said(base: tuple[str, ...], build: str) -> str:
+    """Score and reason, as text."""
+    try:
+        for file in base:
+            ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL)
+        function: Foreign = getattr(ctypes.CDLL(build), "ggml_backend_score", None)
+    except OSError as error:
+        return f"0 {error}"
+    if function is None:
+        # So it is where only one build was made; ggml's loader takes it then.
+        return "1"
+    score = int(function())
+    return str(score) if score > 0 else "0 its ggml_backend_score is 0"
 
 
 class Loaded:
     """The loaded library. Its methods are the operations, each of which writes its result to ``out``."""
 
     def __init__(self, files: tuple[str, ...], generic: bool) -> None:
-        self._files = files
+        self._files = taken(files)
         self._generic = generic
-        self._libraries = [ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL) for file in files]
+        self._libraries = [ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL) for file in self._files]
         # Fills tables, among them those of f16; without them dot products are silently 0.
         self._function("ggml_cpu_init")()
         self._backend = self._function("ggml_backend_cpu_init")()
@@ -132,10 +259,22 @@ class Loaded:
             if function is not None:
                 function.restype, function.argtypes = signature or _SIGNATURES[name]
                 return function
-        raise AttributeError(f"the library has no function {name}")
+        raise AttributeError(f"{', '.join(Path(file).name for file in self._files)}: no function {name}{since(name)}")
+
+    def _has_function(self, name: str) -> bool:
+        return any(hasattr(library, name) for library in self._libraries)
+
+    def lacks(self, arrays: dict[str, Array], out: Array, names: str) -> None:
+        """1 for each of these functions that the library does not have, 0 for the others."""
+        out[:] = [not self._has_function(name) for name in names.split()]
 
     def about(self, arrays: dict[str, Array], out: Array) -> None:
-        lines = [Path(self._files[-1]).parent.name, "unknown", "unknown", ""]
+        backend = next(
+            file
+            for file, library in zip(self._files, self._libraries, strict=True)
+            if hasattr(library, "ggml_backend_cpu_init")
+        )
+        lines = [f"{Path(backend).parent.name}/{Path(backend).name}", "unknown", "unknown", ""]
         for index, (name, more) in enumerate((("ggml_version", "ggml_commit"),), 1):
             try:
                 lines[index] = f"{self._function(name)().decode()} ({self._function(more)().decode()})"
@@ -186,9 +325,8 @@ class Loaded:
         function(arrays["blocks"].ctypes.data, out.ctypes.data, out.size)
 
     def quantize(self, arrays: dict[str, Array], out: Array, format: str) -> None:
-        values, fmt = arrays["values"], formats.get(format)
-        suffix = "" if not self._generic else "_generic" if fmt.activation is None or format == "q8_0" else "_ref"
-        function = self._function(f"quantize_row_{format}{suffix}", (None, (_POINTER, _POINTER, _LONG)))
+        values = arrays["values"]
+        function = self._function(_quantiser(format, self._generic), (None, (_POINTER, _POINTER, _LONG)))
         # A quantiser may leave bytes unwritten (the sums of a q8_K block of zeros); they are 0, not what was there.
         out[:] = 0
         function(values.ctypes.data, out.ctypes.data, values.size)

@@ -11,9 +11,11 @@ which may be ``out``. All arrays and the result have a leading batch axis.
 Whatever goes wrong becomes a Failure of a row and never harms the caller: where a batch fails, its rows are run one by
 one, and the process is started again as often as that takes.
 
-Processes are forked from a server (diffuzz.kernels.process.forkserver) and run diffuzz.kernels.process.child. The
-server ends when its client does, and each process when the server does; a process that is busy at that time is ended
-by an alarm of its own. Needs a system with ``fork``.
+Processes are forked from a server (diffuzz.kernels.process.forkserver) and run diffuzz.kernels.process.child; the
+protocol is in diffuzz.kernels.process.channel. What the code in a process writes to standard output and error goes to
+a log, whose last lines are a part of each failure. Whatever it does to descriptors, to its parent or to itself, a
+client waits no longer than its limits, and when a process ends, or its client does, what it has started ends as well
+(on Linux; elsewhere, what has stayed in its process group). Needs a system with ``fork``.
 """
 
 from __future__ import annotations
@@ -22,14 +24,11 @@ import contextlib
 import math
 import mmap
 import os
+import pickle
 import signal
-import socket
-import sys
 import sysconfig
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeAlias
@@ -37,13 +36,15 @@ from typing import Literal, TypeAlias
 import attrs
 import numpy as np
 
-from diffuzz import interruption
-from diffuzz.kernels.process import forkserver
-from diffuzz.kernels.process.child import KINDS, Failure, Kind, Placed, array_at, readiness
-from diffuzz.kernels.process.forkserver import WorkerError
-from diffuzz.registry import one_line
+from diffuzz import interruption, registry
+from diffuzz.escaping import unwrapped
+from diffuzz.kernels.process import channel, forkserver
+from diffuzz.kernels.process.channel import KINDS, Client, EndedError, Failure, GarbageError, Kind, kept
+from diffuzz.kernels.process.child import Asked, Placed, array_at
+from diffuzz.kernels.process.files import last_lines, last_text, log_file, memory_file, reserved
+from diffuzz.kernels.process.forkserver import ResourceError, Server, WorkerError
 
-__all__ = ["KINDS", "Failure", "Kind", "Ran", "RowsFailedError", "Worker", "WorkerError"]
+__all__ = ["KINDS", "Failure", "Kind", "Ran", "ResourceError", "RowsFailedError", "Worker", "WorkerError"]
 
 # After so many failures of single rows the rest of a batch is skipped.
 _FAILURES_PER_BATCH = 8
@@ -56,7 +57,10 @@ _ATTEMPTS = 5
 _PATIENCE, _LEAST_PATIENCE = 20.0, 1.0
 # Seconds between two looks of a waiting client at the memory and the output of the process.
 _GLANCE = 0.05
+# Bytes of the log: between calls, and while one is made.
 _MOST_OUTPUT = 2**20
+# Seconds for a process to end by itself that has closed its connection.
+_ENDS_BY_ITSELF = 0.5
 # The folder of diffuzz: tracebacks through it are not about the user's code.
 _PACKAGE = Path(__file__).parents[2]
 _ALIGNMENT = 64
@@ -130,7 +134,7 @@ class Worker:
         """The result of a batch, ``dtype[b, *shape]``, with the failures of rows that have none.
 
         Raises WorkerError if the process cannot be opened: its opener raised an exception, took too long, or ended the
-        process.
+        process. Raises ResourceError if the system has no room for a process, or for the arrays.
         """
         total = len(next(iter(arrays.values())))
         result: np.ndarray | None = None
@@ -214,15 +218,27 @@ class Worker:
     def _first_timeout(self) -> float:
         return max(self.timeout, min(_FIRST_CALL * self.timeout, _MOST_FIRST))
 
+    @property
+    def _first_rule(self) -> str:
+        """Where the limit of opening and of the first call comes from: it is not what the user has set."""
+        if self._first_timeout == self.timeout:
+            return "the timeout"
+        if self._first_timeout < _MOST_FIRST:
+            return f"{_FIRST_CALL} times the timeout of {self.timeout:.3g} s"
+        return f"{_FIRST_CALL} times the timeout of {self.timeout:.3g} s, but at most {_MOST_FIRST:.3g} s"
+
     def _started(self) -> _Process:
         for attempt in range(_ATTEMPTS + 1):
             started = _Process.start(self.opener, self.argument, self._first_timeout)
             if isinstance(started, _Process):
                 return started
+            if started.killed and attempt < _ATTEMPTS:
+                continue
+            said = started.text if started.kind == "raised" else str(started)
             if started.kind == "hung":
-                raise WorkerError(f"loading took more than {self._first_timeout:.3g} s")
-            if not started.killed or attempt == _ATTEMPTS:
-                raise WorkerError(started.text if started.kind == "raised" else str(started))
+                said = f"loading took more than {self._first_timeout:.3g} s ({self._first_rule})"
+                said += f"; it wrote: {started.wrote[-1]}" if started.wrote else ""
+            raise WorkerError(said)
         raise AssertionError
 
     def _call(
@@ -247,7 +263,7 @@ class Worker:
                 why = f" (the limit was {self.timeout:.3g} s until a call took longer)"
         elif self.starts == 1 and first:
             timeout = self._first_timeout
-            why = " of the first call"
+            why = f" of the first call ({self._first_rule})"
         started = time.monotonic()
         try:
             answer = self._process.call(request, arrays, shape, dtype, timeout, self.memory, one_by_one)
@@ -261,6 +277,7 @@ class Worker:
             return answer
         done, failure, good = answer
         if failure.kind in ("crashed", "hung", "out of memory"):
+            # What has sent something unreadable counts as crashed.
             self.close()
         if failure.kind == "hung":
             failure = attrs.evolve(failure, text=failure.text + why)
@@ -269,48 +286,57 @@ class Worker:
 
 @attrs.define
 class _Process:
-    """One process: its number, the connection to it, descriptors of the files that hold the shared memory and what it
-    writes, and the memory itself.
+    """One process: its number, the server that it was forked from, the connection to it, descriptors of the files that
+    hold the shared memory and what it writes, and the memory itself.
     """
 
     pid: int
-    connection: Connection
+    server: Server
+    client: Client
     file: int
     output: int
     memory: mmap.mmap
-    _ready: Callable[[float], bool] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._ready = readiness(self.connection)
+    # The row that is being run, or was when the last call ended: a process that hangs may go on meanwhile.
+    _row: int = attrs.field(init=False, default=0)
 
     @classmethod
     def start(cls, opener: str, argument: object, timeout: float) -> _Process | Failure:
-        """A process that has opened, or the failure to do so."""
-        import fcntl
-
-        ours, theirs = socket.socketpair()
-        file, output = _unlinked_file(), _unlinked_file()
-        # The process appends, so that it leaves no hole when the client truncates the file.
-        fcntl.fcntl(output, fcntl.F_SETFL, fcntl.fcntl(output, fcntl.F_GETFL) | os.O_APPEND)
-        os.ftruncate(file, _HEADER)
+        """A process that has opened, or the failure to do so. Raises WorkerError if none can be started."""
+        # First: on a system without fork the rest cannot be had either.
+        forkserver.server()
+        files: list[int] = []
         try:
-            pid = forkserver.server().fork(opener.partition(":")[0], [theirs.fileno(), file, output])
+            ours, theirs = channel.pair()
+            files += [kept(memory_file()), kept(log_file())]
+        except OSError as error:
+            raise ResourceError(
+                f"no process can be started ({error.strerror}): look at the limits (ulimit -a)"
+            ) from error
+        try:
+            file, output = files
+            memory = _reserved(file, _HEADER)
+            server, pid = _forked(opener.partition(":")[0], [theirs.fileno(), file, output])
+        except BaseException:
+            ours.close()
+            for each in files:
+                os.close(each)
+            raise
         finally:
             theirs.close()
-        process = cls(pid, Connection(ours.detach()), file, output, mmap.mmap(file, _HEADER))
+        process = cls(pid, server, Client(ours, pid), file, output, memory)
         try:
             # Folder, environment and path may have changed since the server was started.
-            process.connection.send((os.getcwd(), dict(os.environ), sys.path, opener, argument))
-            said = process._wait(timeout, 2**62)
-        except (BrokenPipeError, ConnectionResetError):
-            said = None
+            environment = {name: value for name, value in os.environ.items() if name != forkserver.MARK}
+            opening = (process.client.token, os.getcwd(), environment, registry.search_path(), opener, argument)
+            said = process._asked(pickle.dumps(opening), timeout, 2**62)
+            if said is not True:
+                said = process._told(said, 0)
         except BaseException:
             process.kill()
             raise
-        if said is None or isinstance(said, Failure):
-            failure = said or process._ended()
+        if said is not True:
             process.kill()
-            return failure
+            return said
         return process
 
     def call(
@@ -331,100 +357,134 @@ class _Process:
             layout.append((name, array.dtype.str, array.shape, place))
             place = _aligned(place + array.nbytes)
         result = np.dtype(dtype).itemsize * total * math.prod(shape)
-        self._reserve(place + result)
+        if place + result > len(self.memory):
+            # The old map stays until no array uses it.
+            self.memory = _reserved(self.file, place + result)
         for (_, kind, extent, offset), array in zip(layout, arrays.values(), strict=True):
             np.copyto(array_at(self.memory, kind, extent, offset), array)
         out = array_at(self.memory, np.dtype(dtype).str, (total, *shape), place)
         counter = array_at(self.memory, "<i8", (1,), 0)
         counter[0] = 0
-        if os.fstat(self.output).st_size > _MOST_OUTPUT:
-            os.ftruncate(self.output, 0)
         before = os.fstat(self.output).st_size
-        try:
-            self.connection.send((request, layout, (dtype, shape, place), len(self.memory), timeout, one_by_one))
-            said = self._wait(timeout, memory, counter if one_by_one else None)
-        except (BrokenPipeError, ConnectionResetError):
-            said = None
+        if before > _MOST_OUTPUT:
+            os.ftruncate(self.output, 0)
+            before = 0
+        asked: Asked = (request, layout, (dtype, shape, place), len(self.memory), timeout, one_by_one)
+        said = self._asked(pickle.dumps(asked), timeout, memory, counter if one_by_one else None, total)
         if said is True:
             return out.copy()
-        done = int(counter[0]) if one_by_one else 0
-        return min(done, total - 1), said or self._ended(before), out[: min(done, total - 1)].copy()
+        # The code in the process may have written anything there.
+        done = min(max(self._row, 0), total - 1) if one_by_one else 0
+        return done, self._told(said, before), out[:done].copy()
 
-    def _reserve(self, size: int) -> None:
-        if size > len(self.memory):
-            size = 1 << (size - 1).bit_length()
-            os.ftruncate(self.file, size)
-            # The old map stays until no array uses it.
-            self.memory = mmap.mmap(self.file, size)
+    def _asked(
+        self, message: bytes, timeout: float, memory: int, counter: np.ndarray | None = None, rows: int = 1
+    ) -> Failure | Literal[True] | None:
+        """The answer of the process to a message; None if it has ended; a Failure if it takes too long or too much
+        memory, or sends what is no answer.
 
-    def _wait(self, timeout: float, memory: int, counter: np.ndarray | None = None) -> Failure | Literal[True] | None:
-        """The next message of the process; None if it has ended; a Failure if it takes too long or too much memory.
-
-        With a counter, which holds the number of the row being run, each row has the whole timeout.
+        With a counter, which holds the number of the row being run, each of ``rows`` has the whole timeout.
         """
-        row, deadline = -1, math.inf
-        while True:
-            interruption.check()
-            now_at = 0 if counter is None else int(counter[0])
-            if now_at != row:
-                row, deadline = now_at, time.monotonic() + timeout
-            if self._ready(_GLANCE):
-                try:
-                    said = self.connection.recv()
-                except (EOFError, ConnectionResetError):
-                    return None
-                except Exception as error:  # code in the process may have written to the connection
-                    return Failure("garbage", f"the process sent something unreadable: {one_line(error)}")
-                if said is True or isinstance(said, Failure):
+        hung = Failure("hung", f"no result after {timeout:.3g} s")
+        try:
+            if not self.client.send(message, timeout):
+                return hung
+            self._row, deadline = 0, time.monotonic() + timeout
+            while True:
+                interruption.check()
+                now_at = 0 if counter is None else int(counter[0])
+                # Only forwards, whatever the code in the process writes there: so there is an end.
+                if self._row < now_at < rows:
+                    self._row, deadline = now_at, time.monotonic() + timeout
+                said = self.client.receive(min(_GLANCE, timeout))
+                if said is not None:
+                    self._row = 0 if counter is None else int(counter[0])
                     return said
-                return Failure("garbage", f"the process sent a message of type {type(said).__name__}")
-            if (used := _resident(self.pid)) > memory:
-                return Failure("out of memory", f"{used / 2**30:.1f} GiB used, more than {memory / 2**30:.1f} GiB")
-            if time.monotonic() > deadline:
-                return Failure("hung", f"no result after {timeout:.3g} s")
-            if os.fstat(self.output).st_size > 64 * _MOST_OUTPUT:
-                os.ftruncate(self.output, 0)
+                if (used := _resident(self.pid)) > memory:
+                    return Failure("out of memory", f"{used / 2**30:.1f} GiB used, more than {memory / 2**30:.1f} GiB")
+                if time.monotonic() > deadline:
+                    return hung
+                if os.fstat(self.output).st_size > 64 * _MOST_OUTPUT:
+                    os.ftruncate(self.output, 0)
+        except EndedError:
+            self._row = 0 if counter is None else int(counter[0])
+            return None
+        except GarbageError:
+            return Failure("crashed", "it wrote to a file descriptor that it had not opened, the connection to diffuzz")
 
-    def _ended(self, before: int = 0) -> Failure:
-        """How the process ended, with the last line that it wrote; ``before`` is the size of its earlier output."""
-        status = forkserver.server().wait(self.pid)
+    def _told(self, said: Failure | None, before: int) -> Failure:
+        """A failure, or how the process ended, with what it wrote last, after the first ``before`` bytes."""
+        return attrs.evolve(said or self._ended(before), wrote=last_lines(self.output, before))
+
+    def _ended(self, before: int) -> Failure:
+        """How the process ended, with the last line that it wrote."""
+        try:
+            status, killed = self.server.wait(self.pid, _ENDS_BY_ITSELF)
+        except WorkerError:
+            return Failure(
+                "crashed", "SIGKILL (together with its parent, the process that diffuzz starts workers from)"
+            )
         code = os.waitstatus_to_exitcode(status)
-        said = os.pread(self.output, _MOST_OUTPUT, min(before, os.fstat(self.output).st_size))
-        words = _last_words(said.decode(errors="replace"))
-        if code >= 0:
+        if killed:
+            # It went on; so it has closed what was not its own, or become another program.
+            how = "it closed a file descriptor that it had not opened, the connection to diffuzz"
+        elif code >= 0:
             how = f"ended with exit status {code}"
         else:
+            how = f"signal {-code}"
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
-                how += " (killed by the system, perhaps because memory ran out)" if -code == signal.SIGKILL else ""
+            how += " (killed by the system, perhaps because memory ran out)" if -code == signal.SIGKILL else ""
+        words = _last_words(last_text(self.output, before))
         return Failure("crashed", how + (f": {words}" if words else ""))
 
     def kill(self) -> None:
         """Kill the process and what it has started, and close its connection and files."""
-        server = forkserver.running()
-        if server is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-            with contextlib.suppress(WorkerError):
-                server.wait(self.pid)
-        self.connection.close()
+        # After a fork of the client, the process belongs to the parent.
+        if self.server.client == os.getpid():
+            self.client.kill()
+            try:
+                self.server.wait(self.pid, 0)
+            except WorkerError:
+                self.server.sweep()
+        self.client.close()
         for file in (self.file, self.output):
             with contextlib.suppress(OSError):
                 os.close(file)
+
+
+def _forked(module: str, files: list[int]) -> tuple[Server, int]:
+    """A process of the server; where that has ended meanwhile, of another. Raises WorkerError."""
+    server = forkserver.server()
+    try:
+        return server, server.fork(module, files)
+    except ResourceError:
+        raise
+    except WorkerError:
+        if server.alive():
+            raise
+    server = forkserver.server()
+    return server, server.fork(module, files)
+
+
+def _reserved(file: int, size: int) -> mmap.mmap:
+    try:
+        return reserved(file, size)
+    except OSError as error:
+        raise ResourceError(
+            f"{size / 2**20:.1f} MiB of memory to share with a process cannot be had ({error.strerror}): free memory, "
+            "look at the limits of the system (ulimit -a), or choose smaller parameters"
+        ) from error
 
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _unlinked_file() -> int:
-    """Descriptor of a file without a name, in memory where the system has a folder for that."""
-    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.dup(file.fileno())
-
-
 def _physical_memory() -> int:
+    if not hasattr(os, "sysconf"):
+        # Nor is there a fork, which is said when a process is started.
+        return 2**62
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -443,4 +503,4 @@ def _last_words(text: str) -> str:
     places = [" ".join(line.split()) for line in (fatal + trace).splitlines() if line.lstrip().startswith("File ")]
     elsewhere = (f'"{_PACKAGE}{os.sep}', f'"{sysconfig.get_path("stdlib")}{os.sep}')
     ours = [place for place in places if "site-packages" in place or not any(folder in place for folder in elsewhere)]
-    return "; ".join([*lines[-1:], *ours[:1]])[:400]
+    return unwrapped("; ".join([*lines[-1:], *ours[:1]])[:400])

@@ -29,11 +29,10 @@ PATIENCE = {"evolution": 1, "shapes": 4, "gradient": 4, "pbt": 8, "random": 16}
 # The same for engines that come from elsewhere.
 OF_OTHERS = 4
 MOST_PATIENCE = 2**20
-# Shares of the work in a contract: other shapes, and batches of the full shape that nobody has climbed to. In the first
-# half of a second's work there are fewer shapes, since a function that compiles each of them would get to nothing else;
-# and few ever where that is known.
+# Shares of the work in a contract: other shapes, and batches of the usual shape that nobody has climbed to. Shapes get
+# more until each that is worth a look had one, and less where each of them is compiled.
 FRESH = {"shapes": 0.3, "sampling": 0.25}
-FIRST, FIRST_SHAPES, COMPILED_SHAPES = 2**23, 0.1, 0.02
+SWEEPING_SHAPES, COMPILED_SHAPES = 0.6, 0.4
 
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
@@ -53,7 +52,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     due = dict.fromkeys(names, 0.0)
     patience = {name: PATIENCE.get(name, OF_OTHERS) for name in names}
     while running:
-        name = _behind(objective, fresh) or _choose(objective.work, running, returns, due, fresh)
+        name = _behind(objective, fresh) or _choose(objective, running, returns, due, fresh)
         work, value = objective.work, _value(objective)
         if next(running[name], "ended") == "ended":
             del running[name]
@@ -92,13 +91,13 @@ def _behind(objective: Objective, fresh: dict[str, float]) -> str | None:
     shares = dict(FRESH)
     if objective.problem.compiles:
         shares["shapes"] = COMPILED_SHAPES
-    elif objective.work <= FIRST:
-        shares["shapes"] = FIRST_SHAPES
+    elif not objective.swept:
+        shares["shapes"] = SWEEPING_SHAPES
     return next((name for name, spent in fresh.items() if spent < shares[name] * objective.work), None)
 
 
 def _choose(
-    work: float,
+    objective: Objective,
     running: dict[str, Iterator[None]],
     returns: dict[str, float],
     due: dict[str, float],
@@ -106,8 +105,11 @@ def _choose(
 ) -> str:
     """The best of those without a share of their own."""
     running = {name: rounds for name, rounds in running.items() if name not in fresh}
+    if "shapes" in fresh and not objective.swept and len(running) > 1:
+        # To import Hypothesis takes as long as hundreds of shapes.
+        running.pop("pbt", None)
     for name in running:
-        if math.isinf(returns[name]) or work > due[name]:
+        if math.isinf(returns[name]) or objective.work > due[name]:
             return name
     # Ties, as when nothing pays any more, go to the first in order.
     return max(running, key=lambda name: returns[name])

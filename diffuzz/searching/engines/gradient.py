@@ -115,7 +115,7 @@ def _ascent(jax: ModuleType, objective: Objective, screen: Screen, ascended: tup
     def loss(free: AnyArrays, fixed: AnyArrays) -> AnyArray:
         arrays = dict(fixed) | {s.name: _from_free(xp, s, free[s.name]) for s in ascended}
         if problem.amplification is not None:
-            solved = worst_directions(jax, problem.amplification, problem.params, jax.lax.stop_gradient(arrays))[0]
+            solved = worst_directions(jax, problem.amplification, problem, jax.lax.stop_gradient(arrays))[0]
             arrays |= jax.lax.stop_gradient(solved)
         return xp.log(screen(arrays) + 1e-30).sum()
 

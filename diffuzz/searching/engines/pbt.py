@@ -22,7 +22,7 @@ from hypothesis.strategies import SearchStrategy
 
 from diffuzz.cases.case import Case, stack
 from diffuzz.searching.objective import BudgetSpentError, Objective
-from strategies.cases import cases
+from diffuzz.searching.own_strategies import cases
 
 EXAMPLES = 48
 # What one example costs beside its evaluation, in elements: about 2 ms.

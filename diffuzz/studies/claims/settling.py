@@ -15,8 +15,6 @@ from pathlib import Path
 import attrs
 
 from diffuzz import interruption, targets
-from diffuzz.corpus import files as store
-from diffuzz.corpus.record import record
 from diffuzz.judging.verdict import judge
 from diffuzz.searching.result import SearchResult
 from diffuzz.searching.search import search
@@ -148,7 +146,7 @@ def settle(
     seconds: float,
     seed: int,
     *,
-    corpus: Path | None,
+    save: Callable[[SearchResult], Path | None] | None,
     model_path: Path | None = None,
     on_row: Callable[[Settled], None] | None = None,
 ) -> list[Settled]:
@@ -156,7 +154,7 @@ def settle(
 
     Args:
         seed: the random seed of each search.
-        corpus: the folder where witnesses are saved; None saves none.
+        save: saves the witness of a search (see diffuzz.corpus.record.Keeper); None saves none.
         model_path: a GGUF file for the rows about a model, which stay unresolved without it.
         on_row: called with each finished row.
 
@@ -168,7 +166,7 @@ def settle(
     settled = []
     for row in ROWS:
         try:
-            done = _settled(row, seconds, seed, corpus, model_path)
+            done = _settled(row, seconds, seed, save, model_path)
         except KeyboardInterrupt:
             break
         settled.append(done)
@@ -177,7 +175,13 @@ def settle(
     return settled
 
 
-def _settled(row: Row, seconds: float, seed: int, corpus: Path | None, model_path: Path | None) -> Settled:
+def _settled(
+    row: Row,
+    seconds: float,
+    seed: int,
+    save: Callable[[SearchResult], Path | None] | None,
+    model_path: Path | None,
+) -> Settled:
     interruption.check()
     if row.target is None:
         return _with_model(row, model_path)
@@ -192,14 +196,8 @@ def _settled(row: Row, seconds: float, seed: int, corpus: Path | None, model_pat
         None if result.bound is None else result.bound.value,
         result.measurement.measure,
         result.verdict.value,
-        _saved(result, corpus),
+        None if save is None or result.case is None else save(result),
     )
-
-
-def _saved(result: SearchResult, corpus: Path | None) -> Path | None:
-    if corpus is None or result.case is None:
-        return None
-    return store.save(record(result), corpus)
 
 
 def _with_model(row: Row, path: Path | None) -> Settled:

@@ -11,6 +11,9 @@ r"""The criteria of ggml's own tests, restated here to see what they say about a
 
 The first test has fixed data, so its answer is always the same; the second draws new data in every run. For q2_K and
 q3_K, whose ggml quantisers fit more closely than ours, the dot product is compared with that of the quantised weights.
+
+A function that is not made for some shapes (see diffuzz.cases.domain) is not called with them, as a backend of ggml
+says which operations it supports.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TypeAlias
 import numpy as np
 
 from diffuzz import formats
+from diffuzz.cases import domain
 from diffuzz.kernels import apr, exact, ggml
 from diffuzz.studies.mutants.mutants import Mutant
 from diffuzz.studies.mutants.wrong_blocks import Change
@@ -44,6 +48,8 @@ def fns_kills(mutant: Mutant) -> bool | None:
     """Whether test-quantize-fns fails with this function; None if it does not test the operation."""
     with np.errstate(all="ignore"):
         if mutant.target == "matvec":
+            if not _supports(mutant, m=1, k=FNS_ELEMENTS):
+                return False
             return _fns_dot(mutant.params["format"], mutant.function)
         if mutant.target == "dequantize":
             return _fns_dequantiser(mutant.params["format"], mutant.function)
@@ -61,6 +67,15 @@ def ops_kills(mutant: Mutant, rng: np.random.Generator) -> bool:
             if not np.isfinite(b).all() or not distances.nmse(a, b) <= limit:
                 return True
     return False
+
+
+def _supports(mutant: Mutant, **sizes: int) -> bool:
+    """Whether a function is made for these sizes of dimensions, as its parameters say."""
+    return all(
+        one.low <= sizes[one.name] <= one.high and sizes[one.name] % one.step == 0
+        for one in domain.restrictions(mutant.params)
+        if one.name in sizes
+    )
 
 
 def _data(offset: float) -> np.ndarray:
@@ -110,10 +125,12 @@ def _uniform(rng: np.random.Generator, *shape: int, top: float = 1.0) -> np.ndar
 
 def _mul_mat(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
     format = mutant.params["format"]
+    if not _supports(mutant, m=16, k=256):
+        return
     for count in range(1, 10):
         weights, x = _quantised(format, _uniform(rng, 16, 256)), _uniform(rng, count, 256)
         # All outputs of a case count together, although each activation is a call of its own.
-        got = np.stack([mutant.function(weights, row) for row in x], axis=1)
+        got = np.stack([np.array(mutant.function(weights, row)) for row in x], axis=1)
         yield ggml.vec_dot(format, weights, x), got
 
 
@@ -131,12 +148,16 @@ def _copy(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
 
 def _soft_max(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
     for n in (10, 16, 32, 1024):
+        if not _supports(mutant, b=60, n=n):
+            continue
         z = _uniform(rng, 60, n)
         yield apr.soft_max(z), mutant.function(z)
 
 
 def _rms_norm(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
     for n in (64, 1025):
+        if not _supports(mutant, b=60, n=n):
+            continue
         for eps in (0.0, 1e-6, 1e-4, 1e-1):
             x = _uniform(rng, 60, n, top=10.0)
             yield apr.rms_norm(x, eps), mutant.function(x, eps)
@@ -144,6 +165,8 @@ def _rms_norm(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
 
 def _swiglu(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
     for n in (128, 5):
+        if not _supports(mutant, b=16, n=n):
+            continue
         gate, up = _uniform(rng, 16, n, top=150.0), _uniform(rng, 16, n, top=150.0)
         yield apr.swiglu(gate, up), mutant.function(gate, up)
 
@@ -151,6 +174,8 @@ def _swiglu(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
 def _rope(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
     mode = mutant.params.get("mode", "neox")
     for head_dim, heads in ((128, 32), (64, 12), (80, 32)):
+        if not _supports(mutant, b=2, heads=heads, head_dim=head_dim):
+            continue
         x, positions = _uniform(rng, 2, heads, head_dim), rng.integers(0, 512, 2).astype(np.int32)
         yield apr.rope(x, positions, 10000.0, mode), mutant.function(x, positions, 10000.0, mode)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from diffuzz import formats
 from diffuzz.kernels import Implementation, apr, ggml, gguf
-from diffuzz.studies.mutants import styles, wrong_places
+from diffuzz.studies.mutants import styles, wrong_places, wrong_sizes
 from diffuzz.studies.mutants import wrong_dots as dots
 from diffuzz.studies.mutants import wrong_rows as rows
 from diffuzz.studies.mutants.wrong_blocks import WRONG, dequantiser, flushed
@@ -326,6 +326,49 @@ def _quantisers() -> list[Mutant]:
     ]
 
 
+def _policies() -> list[Mutant]:
+    """Functions that are wrong under a policy, too: it does not allow everything."""
+    eight_one = {"activation": "q8_1"}
+    truncated = dots.activation(np.trunc, dots.stored_scale)
+    flushed_scale = dots.activation(scale=lambda d, partner: dots.half_flushed(d, partner))
+
+    def unscaled(x: np.ndarray, d: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return np.asarray(codes.sum(axis=1))
+
+    def shifted(x: np.ndarray, d: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return np.roll(dots.half(x.sum(axis=1)), 1)
+
+    table: _Table = (
+        ("softmax-clamp-32/clamp-64", "softmax", {"policy": "clamp-64"}, rows.soft_max(exp=rows.exp_limited(-32)),
+         "exp(max(x, -32))", ""),
+        ("softmax-log-f16", "softmax", {}, rows.log_soft_max(log=lambda s: rows.half(np.log(s))),
+         "logarithm of the sum in f16", ""),
+        ("softmax-log-no-max", "softmax", {}, rows.log_soft_max(peak=np.zeros_like), "log sum exp, no maximum", ""),
+        ("silu-f16/tanh", "swiglu", {"policy": "tanh"}, rows.swiglu(gate=lambda x: rows.half(rows.sigmoid_tanh(x))),
+         "sigmoid in f16", ""),
+        ("silu-clamp-10/clamp-18", "swiglu", {"policy": "clamp-18"}, rows.swiglu(gate=rows.sigmoid_limited),
+         "exponent clamped to 10", ""),
+        ("eps-inside/eps-outside", "rmsnorm", {"policy": "eps-outside"}, rows.rms_norm(), "eps inside of the root", ""),
+        ("eps-forgotten/eps-outside", "rmsnorm", {"policy": "eps-outside"}, rows.rms_norm(eps_of=lambda eps: 0.0),
+         "without eps", ""),
+        ("quantize-wrap/saturate", "quantize", {"format": "q8_K", "ties": "any", "policy": "saturate"},
+         rows.quantiser("q8_K", levels=128, wrap=True), "code 128 wraps", ""),
+        ("activation-wrap/saturate", "matvec", {"format": "q4_K", "policy": "saturate"},
+         dots.matvec("q4_K", quantise=dots.saturating(wrap=True)), "code 128 wraps", ""),
+        ("activation-trunc/q8_1", "matvec", {"format": "q4_K", **eight_one},
+         dots.blocks_of_32("q4_K", quantise=truncated), "code trunc(x/d)", ""),
+        ("activation-f16-flush/q8_1", "matvec", {"format": "q6_K", **eight_one},
+         dots.blocks_of_32("q6_K", quantise=flushed_scale), "subnormal f16 scale as 0", ""),
+        ("int16-wrap/q8_1", "matvec", {"format": "q5_0", **eight_one},
+         dots.blocks_of_32("q5_0", sums=dots.wrapped(16)), "sum of a block in int16", ""),
+        ("block-sum-unscaled/q8_1", "matvec", {"format": "q4_0", **eight_one},
+         dots.blocks_of_32("q4_0", block_sum=unscaled), "offset times the sum of codes, without d", ""),
+        ("block-sum-index/q8_1", "matvec", {"format": "q5_K", **eight_one},
+         dots.blocks_of_32("q5_K", block_sum=shifted), "sum of the block before", ""),
+    )  # fmt: skip
+    return [Mutant(*row) for row in table]
+
+
 def _places() -> list[Mutant]:
     """Functions that are wrong in one place only."""
     made = [
@@ -419,6 +462,44 @@ def _correct_styles() -> _Controls:
     made: _Controls = [
         ("softmax/kahan", "softmax", {}, rows.soft_max(total=styles.kahan), "compensated sum"),
         ("softmax/exp2-split", "softmax", {}, rows.soft_max(exp=styles.exp_split), "exp2, log2 e in two parts"),
+        ("softmax/base-two-scaled", "softmax", {}, styles.scaled_soft_max, "exp2, logits scaled first"),
+        ("softmax/base-two-log", "softmax", {}, styles.scaled_log_soft_max, "exp2 less log2 of the sum"),
+        ("softmax/base-two-online", "softmax", {}, styles.flash_soft_max, "exp2 of an fma, running maximum"),
+        ("softmax/logsumexp", "softmax", {}, rows.log_soft_max(), "exp(z - logsumexp(z))"),
+        ("softmax/log-softmax", "softmax", {}, rows.log_soft_max(joined=False), "exp((z - max) - log(sum))"),
+        ("softmax/exp-ends", "softmax", {}, rows.soft_max(exp=rows.exp_clamped(-86.9)), "exp ends at 2^-125.5"),
+        ("softmax/clamp-87", "softmax", {}, rows.soft_max(exp=rows.exp_limited(-87)), "exp(max(x, -87))"),
+        (
+            "softmax/clamp-64",
+            "softmax",
+            {"policy": "clamp-64"},
+            rows.soft_max(exp=rows.exp_limited(-64)),
+            "exp(max(x, -64))",
+        ),
+        ("swiglu/exp-ends", "swiglu", {}, rows.swiglu(gate=styles.sigmoid_flushed), "0 below a sigmoid of 2^-125.5"),
+        ("swiglu/clamp-87", "swiglu", {}, rows.swiglu(gate=styles.sigmoid_ending), "sigmoid(max(x, -87))"),
+        ("swiglu/tanh", "swiglu", {"policy": "tanh"}, rows.swiglu(gate=rows.sigmoid_tanh), "(1 + tanh(x / 2)) / 2"),
+        (
+            "swiglu/clamp-18",
+            "swiglu",
+            {"policy": "clamp-18"},
+            rows.swiglu(gate=styles.sigmoid_rational),
+            "ONNX Runtime's logistic function",
+        ),
+        (
+            "rmsnorm/eps-outside",
+            "rmsnorm",
+            {"policy": "eps-outside"},
+            rows.rms_norm(inverse=styles.eps_outside),
+            "eps outside of the root",
+        ),
+        (
+            "quantize/saturate",
+            "quantize",
+            {"format": "q8_K", "ties": "any", "policy": "saturate"},
+            rows.quantiser("q8_K", levels=128, rounding=dots.round_half_away),
+            "-128 / max, as in candle",
+        ),
         ("rmsnorm/kahan", "rmsnorm", {}, rows.rms_norm(total=styles.kahan), "compensated sum"),
         ("rmsnorm/newton", "rmsnorm", {}, rows.rms_norm(inverse=styles.newton_root), "rsqrt and a Newton step"),
         ("swiglu/two-sided", "swiglu", {}, styles.two_sided_swiglu, "exp(-|g|)"),
@@ -427,6 +508,17 @@ def _correct_styles() -> _Controls:
         ("dequantize-table/q4_K", "dequantize", {"format": "q4_K"}, styles.table_q4_k, "a table"),
         ("dequantize-table/mxfp4", "dequantize", {"format": "mxfp4"}, styles.table_mxfp4, "a table, NaN as in OCP"),
     ]
+    for format in ("q4_K", "q6_K"):
+        given = {"format": format, "policy": "saturate"}
+        made.append(
+            (f"saturate/{format}", "matvec", given, dots.matvec(format, quantise=dots.saturating()), "-128 / max")
+        )
+    for format in ("q4_0", "q5_0", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K"):
+        given = {"format": format, "activation": "q8_1"}
+        made.append((f"blocks-of-32/{format}", "matvec", given, dots.blocks_of_32(format), "x in q8_1, with its sums"))
+    for format in ("q4_0", "q5_0", "q8_0", "q3_K", "q6_K"):
+        given = {"format": format, "arithmetic": "apr"}
+        made.append((f"offset/{format}", "matvec", given, styles.offset_matvec(format), "codes from 0 on"))
     for format in ("q8_0", "q8_1", "q8_K"):
         given = {"format": format, "ties": "any"}
         made += [
@@ -444,7 +536,7 @@ def _correct_styles() -> _Controls:
 
 def _controls() -> list[Mutant]:
     """Correct functions."""
-    made = [*_correct_dots(), *_correct_rows(), *_correct_styles()]
+    made = [*_correct_dots(), *_correct_rows(), *_correct_styles(), *wrong_sizes.RIGHT]
     return [Mutant(name, target, params, f, what, correct=True) for name, target, params, f, what in made]
 
 
@@ -460,5 +552,7 @@ def mutants() -> tuple[Mutant, ...]:
         *_ropes(),
         *_quantisers(),
         *_places(),
+        *_policies(),
+        *(Mutant(*row) for row in wrong_sizes.WRONG),
         *_controls(),
     )

@@ -25,8 +25,8 @@ from diffuzz.judging.problem import open_problem
 from diffuzz.judging.question import Judge
 from diffuzz.minimising.minimise import minimise
 from diffuzz.searching import engines
-from diffuzz.searching.objective import Budget, BudgetSpentError, Found, Objective
-from diffuzz.searching.search import WORK_PER_SECOND
+from diffuzz.searching.objective import WORK_PER_SECOND, Budget, BudgetSpentError, Found, Objective
+from diffuzz.searching.reproduction import in_company
 from diffuzz.studies.mutants import ggml_criteria
 from diffuzz.studies.mutants.mutants import Mutant, mutants
 from diffuzz.targets.parameter import Params
@@ -155,11 +155,16 @@ def _above(found: Found, threshold: float) -> bool:
 
 
 def _minimised(objective: Objective, found: Found) -> tuple[Case, Evidence]:
-    """The simplest case that still shows the function to be wrong, and what it shows."""
-    made = minimise(objective.problem, found.case, keep=KEEP, seconds=MINIMISING)
+    """The simplest case that still shows the function to be wrong, beside what it needs, and what it shows."""
+    problem, company = objective.problem, found.company
+    own = company is not None or found.chance is not None
+    evaluate = in_company(problem, company, found.chance) if own else None
+    made = minimise(problem, found.case, keep=KEEP, seconds=MINIMISING, evaluate=evaluate, apart=own)
     if made.interrupted:
         raise KeyboardInterrupt
-    return made.case, objective.problem.explain(made.case)
+    if company is None:
+        return made.case, problem.explain(made.case)
+    return made.case, problem.measured(made.case, company=company.fitted(made.case, problem.scalars)).evidence
 
 
 def _size(objective: Objective, case: Case) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from diffuzz import formats
 from diffuzz.formats import Parts
+from diffuzz.kernels import fused
 from diffuzz.studies.mutants import wrong_blocks
 from diffuzz.studies.mutants.wrong_blocks import Change, Decoder
 
@@ -47,6 +48,17 @@ def activation(
         whole = codes.astype(np.int64)
         whole = (whole + 128) % 256 - 128 if wrap else np.clip(whole, -127, 127)
         return scale(d, partner), whole
+
+    return quantise
+
+
+def saturating(rounding: Change = round_half_away, wrap: bool = False) -> Quantiser:
+    """The quantiser of older ggml, and of candle: -128 / max, where the code 128 becomes 127 (with ``wrap`` -128)."""
+
+    def quantise(x: np.ndarray, partner: str) -> tuple[np.ndarray, np.ndarray]:
+        d = x[np.arange(len(x)), np.abs(x).argmax(axis=1)].astype(np.float64) / -128
+        codes = rounding(x.astype(np.float64) / np.where(d != 0, d, 1.0)[:, None])
+        return d, np.where(codes > 127, -128 if wrap else 127, codes).astype(np.int64)
 
     return quantise
 
@@ -139,6 +151,45 @@ def matvec(
                 met = (sub_minimum * code_sums).sum(axis=2)
                 terms = terms - met * (parts.dmin.reshape(m, count).astype(np.float64) * scale)
             return np.asarray(add(terms[:, blocks_used(count)])).astype(np.float32)
+
+    return f
+
+
+def blocks_of_32(
+    format: str,
+    *,
+    quantise: Quantiser | None = None,
+    sums: Change = lambda sums: sums,
+    block_sum: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = lambda x, d, codes: half(x.sum(axis=1)),
+) -> Matvec:
+    """A product with activations in blocks of 32, as kernels of GPUs have it (q8_1); correct unless a switch is given.
+
+    Where weights share scale and minimum over 32 elements, codes count from 0 on, and their offset and minimum are
+    multiplied with ``block_sum(x, d, codes)``, by default the sum of x as an f16. Other minimums are multiplied with
+    the sums of codes. ``quantise`` and ``sums`` are those of ``matvec``.
+    """
+    fmt, shift = formats.get(format), fused.offset(format)
+    quantise = quantise or activation(scale=stored_scale)
+    inner = 16 if format in ("q2_K", "q3_K", "q6_K") else 32
+
+    def f(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+        parts = wrong_blocks.right(format, np.ascontiguousarray(weights).reshape(-1, fmt.type_size))
+        shape = (len(weights), -1, inner)
+        scale, codes = quantise(x.reshape(-1, 32), "q8_1")
+        total = block_sum(x.reshape(-1, 32).astype(np.float64), scale, codes)
+        apart = shift if inner == 32 else 0
+        with np.errstate(all="ignore"):
+            y = codes.reshape(1, -1, inner)
+            per_group = np.repeat(scale, 32 // inner)
+            met = total if inner == 32 else y[0].sum(axis=1) * per_group
+            w = parts.code.astype(np.int64).reshape(shape) + int(apart)
+            d = np.repeat(parts.d.astype(np.float64)[:, None], fmt.block_size, axis=1).reshape(shape)[..., 0]
+            d = d * parts.sub_scale.reshape(shape)[..., 0]
+            terms = sums((w * y).sum(axis=2)) * d * per_group - apart * d * met
+            if parts.dmin is not None:
+                dmin = np.repeat(parts.dmin.astype(np.float64)[:, None], fmt.block_size, axis=1).reshape(shape)[..., 0]
+                terms = terms - dmin * parts.sub_minimum.reshape(shape)[..., 0] * met
+            return np.asarray(forwards(terms))
 
     return f
 

@@ -78,6 +78,24 @@ def soft_max(
     return f
 
 
+def log_soft_max(
+    *,
+    peak: Change = lambda z: z.max(axis=1, keepdims=True),
+    log: Change = np.log,
+    joined: bool = True,
+) -> Callable[[Array], Array]:
+    """``exp(z - (peak + log(sum)))`` or, if not ``joined``, ``exp((z - peak) - log(sum))``."""
+
+    def f(z: Array) -> Array:
+        with np.errstate(all="ignore"):
+            top = peak(z)
+            whole = log(np.exp(z - top).sum(axis=1, keepdims=True))
+            exponent = z - (top + whole) if joined else (z - top) - whole
+            return np.asarray(np.exp(exponent).astype(np.float32))
+
+    return f
+
+
 def online_soft_max(rescaled: bool = True, guarded: bool = True) -> Callable[[Array], Array]:
     """Softmax in one pass with a running maximum; the sum is rescaled when the maximum changes, unless ``rescaled`` is
     False.
@@ -272,10 +290,11 @@ def quantiser(
         if not len(values):
             return np.empty((0, fmt.type_size), np.uint8)
         with np.errstate(all="ignore"):
-            d = q8_k.quantise_ggml(values)[0] if format == "q8_K" else peak(values) / np.float32(levels)
-            signed = _signed_peak(values, peak) / -levels if format == "q8_K" else d.astype(np.float64)
-            if format == "q8_K" and levels != 127:
-                d = signed.astype(np.float32)
+            if format == "q8_K":
+                d, signed = q8_k.quantise_ggml(values, levels=levels)[0], _signed_peak(values, peak) / -levels
+            else:
+                d = peak(values) / np.float32(levels)
+                signed = d.astype(np.float64)
             unit = np.where(signed == 0, 1.0, signed) if guarded else signed
             codes = rounding(values.astype(np.float64) / unit[:, None])
             codes = np.where(np.isfinite(codes), codes, -128).astype(np.int64)

@@ -38,9 +38,8 @@ from diffuzz.minimising import simplicity
 from diffuzz.minimising.minimise import NOISE, PATIENCE, minimise
 from diffuzz.minimising.simplicity import Size
 from diffuzz.searching import engines
-from diffuzz.searching.objective import Budget, BudgetSpentError, Found, Objective
+from diffuzz.searching.objective import WORK_PER_SECOND, Budget, BudgetSpentError, Found, Objective
 from diffuzz.searching.screen import compile_screen
-from diffuzz.searching.search import WORK_PER_SECOND
 from diffuzz.studies.witnesses import shrinking
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
