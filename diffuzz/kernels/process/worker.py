@@ -401,6 +401,9 @@ class _Process:
                     self._row = 0 if counter is None else int(counter[0])
                     return said
                 if (used := _resident(self.pid)) > memory:
+                    # Rows may have been done since the last look: this is of the one that runs now.
+                    now_at = 0 if counter is None else int(counter[0])
+                    self._row = now_at if self._row < now_at < rows else self._row
                     return Failure("out of memory", f"{used / 2**30:.1f} GiB used, more than {memory / 2**30:.1f} GiB")
                 if time.monotonic() > deadline:
                     return hung
