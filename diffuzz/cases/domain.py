@@ -114,7 +114,7 @@ def names(space: Space, *, batched: bool) -> tuple[str, ...]:
     """What can be restricted in a space."""
     numbers = [spec.name for spec in space.tensors if spec.kind not in ("blocks", "direction")]
     scales = [SCALE] if space.of_kind("blocks") else []
-    return (*(dim.name for dim in space.dims if not dim.fixed), *numbers, *scales, *([BATCH] if batched else []))
+    return (*(dim.name for dim in space.free), *numbers, *scales, *([BATCH] if batched else []))
 
 
 def restricted(space: Space, params: Mapping[str, Any]) -> Space:

@@ -314,7 +314,7 @@ def search_text(
         result.problem.claim, result.verdict, result.value, result.threshold, result.bound
     )]  # fmt: skip
     if right and not verbose and result.passing is None and result.unsteady is None:
-        lines.append(" ".join([f"Searched {_domain(result)}: {_effort(result)}", *_coverage(result)]))
+        lines.append(" ".join([f"Searched {_searched(result)}: {_effort(result)}", *_coverage(result)]))
         lines += libraries_text(result.libraries)
         lines += [f"Saved in {witness}."] if witness else []
         lines += _unused(unused)
@@ -350,11 +350,14 @@ def _domain(result: SearchResult) -> str:
     from diffuzz.cases.text import space_text
 
     contract = result.target.contract
-    if contract is None:
-        return space_text(result.problem.space)
-    chosen = [f"{one.name}={result.params[one.name]}" for one in contract.parameters if one.options]
-    text = space_text(result.problem.space, contract.domain(result.params))
-    return f"{text}; {', '.join(chosen)}" if chosen else text
+    return space_text(result.problem.space, {} if contract is None else contract.domain(result.params))
+
+
+def _searched(result: SearchResult) -> str:
+    """What a function was called with, where the report has no list of parameters: with the choices among them."""
+    contract = result.target.contract
+    options = () if contract is None else (one.name for one in contract.parameters if one.options)
+    return "; ".join([_domain(result), *filter(None, [", ".join(f"{name}={result.params[name]}" for name in options)])])
 
 
 def _judged_headline(result: SearchResult) -> str:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -111,7 +112,7 @@ class Candidate:
         batch = _ones(space, 1)
         given = space.filled(batch)
         with np.errstate(all="ignore"):
-            ran = self.run(target.name, params, given, np.asarray(contract.reference(params, given)))
+            ran = self.run(target.name, params, given, _like(_right(contract, params, given)))
         failure = ran.failures.get(0)
         if failure is not None and failure.kind in ("raised", "garbage"):
             scalars = {one.array: f"{one.name} {one.of(params, batch)[0]:g}" for one in contract.scalars}
@@ -141,7 +142,7 @@ class Candidate:
 
     def _seconds(self, target: Target, params: Params, batch: Arrays) -> float:
         with np.errstate(all="ignore"):
-            like = np.asarray(contract_of(target).reference(params, batch))
+            like = _like(_right(contract_of(target), params, batch))
         began = time.monotonic()
         self.run(target.name, params, batch, like)
         return time.monotonic() - began
@@ -192,6 +193,16 @@ def _call(contract: Contract, params: Params, function: Function, arrays: Arrays
     if contract.batched:
         function = in_calls(function, domain.batch(params), compiled=compiled)
     return contract.call(params, function, arrays)
+
+
+def _right(contract: Contract, params: Params, arrays: Arrays) -> np.ndarray:
+    """What results are held against: those of the reference where they are fixed, or else the exact ones."""
+    return np.asarray((contract.reference if contract.allowance is None else contract.exact)(params, arrays))
+
+
+def _like(known: np.ndarray) -> np.ndarray:
+    """A result of the shape and the dtype that a function returns."""
+    return known.astype(np.float32) if known.dtype == np.float64 else known
 
 
 def _hint(contract: Contract, params: Params) -> str:
@@ -322,12 +333,10 @@ def examination(target: Target, params: Params, function: Candidate | Function, 
 
     scalars = [scalar.array for scalar in contract.scalars]
 
-    def right(arrays: Arrays) -> np.ndarray:
-        """What the results are held against: the reference where they are fixed, or else the exact ones."""
-        return np.asarray((contract.reference if contract.allowance is None else contract.exact)(params, arrays))
+    right = partial(_right, contract, params)
 
     def ran(arrays: Arrays, known: np.ndarray) -> _Results:
-        like = known.astype(np.float32) if known.dtype == np.float64 else known
+        like = _like(known)
         if not isinstance(function, Candidate):
             result = _called(contract, params, function, name, arrays, like)
             return _Results(contract, params, arrays, result, known, {}, frozenset())
@@ -383,9 +392,9 @@ def _of_row(
     beside: _Judged, row: int, alone: float, nmse_limit: float
 ) -> tuple[Outcome, Callable[[float, int], Evidence]]:
     """The outcome of one row of a batch, and its evidence, in which stands what it has ``alone``."""
-    one, whole = slice(row, row + 1), beside.outcome
-    outcome = Outcome(whole.value[one], whole.noise[one], None if whole.failures is None else whole.failures[one])
-    return outcome, lambda value, _: attrs.evolve(beside.evidence(row, value, nmse_limit), alone=alone)
+    return beside.outcome.of_row(row), lambda value, _: attrs.evolve(
+        beside.evidence(row, value, nmse_limit), alone=alone
+    )
 
 
 def _promised(contract: Contract, p: Params, arrays: Arrays, like: np.ndarray) -> Bool[np.ndarray, " b"]:

@@ -156,7 +156,7 @@ class Problem:
         outcomes = []
         for i in range(len(next(iter(arrays.values())))):
             batch, row = self.beside({name: array[i : i + 1] for name, array in arrays.items()}, company)
-            outcomes.append(_of_row(self.evaluate(batch), row))
+            outcomes.append(self.evaluate(batch).of_row(row))
         return _joined(outcomes)
 
     def repeated(self, case: Case, company: Company | None) -> Callable[[], tuple[Outcome, Callable[[], Evidence]]]:
@@ -169,7 +169,7 @@ class Problem:
         def once() -> tuple[Outcome, Callable[[], Evidence]]:
             with np.errstate(all="ignore"):
                 examined = again()
-                outcome = _of_row(examined.outcome, row)
+                outcome = examined.outcome.of_row(row)
                 return outcome, lambda: examined.explain(float(outcome.value[0]), row)
 
         return once
@@ -241,12 +241,6 @@ class Problem:
     def without_starts(self) -> Problem:
         """The same, without the constructions that the target knows."""
         return attrs.evolve(self, starts=None)
-
-
-def _of_row(outcome: Outcome, row: int) -> Outcome:
-    one = slice(row, row + 1)
-    failures = None if outcome.failures is None else outcome.failures[one]
-    return Outcome(outcome.value[one], outcome.noise[one], failures)
 
 
 def _joined(outcomes: list[Outcome]) -> Outcome:

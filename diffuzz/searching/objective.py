@@ -285,7 +285,8 @@ class Objective:
         if self.problem.judges:
             self._cover(batch, rows)
         if self.problem.compiles:
-            batch = self._in_one_call(batch)
+            # Other scalar arguments would be compiled, too.
+            batch = self.in_one_call(batch)
         # Overflow and NaN are values like any other here; a row that has them does not count.
         with np.errstate(all="ignore"):
             running = progress.screen(batch) if progress.screen else None
@@ -309,10 +310,9 @@ class Objective:
         progress.running.append(finish)
         return finish
 
-    def _in_one_call(self, batch: Batch) -> Batch:
-        """The batch with the scalar arguments of its first row: others would be compiled, too."""
-        contract = self.problem.target.contract
-        names = () if contract is None else tuple(scalar.array for scalar in contract.scalars)
+    def in_one_call(self, batch: Batch) -> Batch:
+        """The batch with the scalar arguments of its first row, so that one call gets all rows."""
+        names = self.problem.scalars
         return {
             name: np.repeat(array[:1], len(array), axis=0) if name in names else array for name, array in batch.items()
         }

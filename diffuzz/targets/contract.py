@@ -170,7 +170,7 @@ class Contract:
             raise domain.DomainError(f"{one.text}: multiples of sizes can be asked for, and {scalar.name} is a number")
         if one.low == one.high:
             return {scalar.name: one.low, f"fix:{scalar.array}": 0}
-        params = {**{p.name: p.parse(given.get(p.name, p.default)) for p in self.parameters}}
+        params = {p.name: p.parse(given.get(p.name, p.default)) for p in self.parameters}
         spec = self.space(params)[scalar.array]
         numbers = np.arange(int(spec.low), int(spec.high) + 1, dtype=np.int32)
         values = scalar.of(params, {scalar.array: numbers[:, None]})

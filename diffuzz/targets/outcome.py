@@ -47,3 +47,8 @@ class Outcome:
     value: Float64[np.ndarray, " b"]
     noise: Float64[np.ndarray, " b"]
     failures: Int64[np.ndarray, " b"] | None = None
+
+    def of_row(self, row: int) -> Outcome:
+        """The outcome of one row, as that of a batch of one."""
+        one = slice(row, row + 1)
+        return Outcome(self.value[one], self.noise[one], None if self.failures is None else self.failures[one])

@@ -222,3 +222,11 @@ def test_midpoints_err_by_half_a_step_with_the_sign_of_the_weight() -> None:
     agree = np.sign(error) == np.sign(weights + 0.0)
     best = [(half[i] & agree[i]).mean() for i in range(ROWS)]
     assert max(best) > 0.95
+
+
+def test_an_array_that_may_be_absent_is_so_in_most_rows() -> None:
+    """In seven of eight structured rows: what is in it must not hide what the others show."""
+    row = (Dim("row", 1, fixed=True),)
+    space = Space((TensorSpec("shift", kind="activations", shape=row, low=1.0, high=9.0, absent=0.0),))
+    shift = draws.structured(space, np.random.default_rng(0), 4000)["shift"]
+    assert abs((shift == 0).mean() - 7 / 8) < 0.02

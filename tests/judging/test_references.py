@@ -42,7 +42,11 @@ def f(x, eps):
 
 @pytest.mark.parametrize(
     ("target", "given", "body"),
-    [("matvec", {"format": "q8_0", "arithmetic": "apr"}, BUFFER), ("rmsnorm", {}, IN_PLACE), ("rmsnorm", {}, CACHE)],
+    [
+        ("matvec", {"format": "q8_0", "arithmetic": "apr"}, BUFFER),
+        ("rmsnorm", {}, IN_PLACE),
+        ("rmsnorm", {}, CACHE),
+    ],
     ids=["its own buffer", "in place", "a cache"],
 )
 @pytest.mark.parametrize("own_process", [True, False])
@@ -61,5 +65,22 @@ def test_it_is_right(
         assert callable(function)
         asked = Judge(function, name="f")
     result = search(targets.get(target), given, asked, seconds=1.5, seed=0)
+    assert (result.verdict, result.unsteady) == (Verdict.UNRESOLVED, None)
+    assert np.isfinite(result.value)
+
+
+def test_what_is_kept_of_one_call_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments of a call are not overwritten by the next, whose batch is in the same shared memory."""
+    monkeypatch.chdir(tmp_path)
+    # Right, unless an argument of the call before has changed since.
+    Path("mine.py").write_text(
+        "import numpy as np\nfrom diffuzz.kernels import apr\nkept = []\ndef f(weights, x):\n"
+        "    changed = any((one != copy).any() for one, copy in kept)\n"
+        "    kept[:] = [(one, one.copy()) for one in (weights, x)]\n"
+        "    got = apr.vec_dot_rows('q8_0', weights, np.repeat(x[None], len(weights), 0))\n"
+        "    return got * np.float32(np.nan) if changed else got\n"
+    )
+    given = {"format": "q8_0", "arithmetic": "apr", "range:m": ":5", "range:k": ":320"}
+    result = search(targets.get("matvec"), given, Judge("mine.py:f"), seconds=1.0, seed=0)
     assert (result.verdict, result.unsteady) == (Verdict.UNRESOLVED, None)
     assert np.isfinite(result.value)

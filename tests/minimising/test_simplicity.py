@@ -115,3 +115,17 @@ def test_case_cost_is_the_sum_of_its_parts() -> None:
     specs = [TensorSpec(name, kind="activations", shape=(n,), low=-12.0, high=12.0) for name in "ab"]
     a, b = np.array([1, 1, 2, 2], np.float32), np.array([5, 5, 5, 5], np.float32)
     assert cost(*a) + cost(*b) == pytest.approx(simplicity.case_cost(Space(tuple(specs)), {"a": a, "b": b}))
+
+
+def test_an_array_that_may_be_absent_costs_nothing_where_it_is() -> None:
+    """ "z = 120" is simpler than "z = 0" with a shift of all logits: a reader does not see what is absent."""
+    row = (Dim("row", 1, fixed=True),)
+    shift = TensorSpec("shift", kind="activations", shape=row, low=-1e6, high=1e6, absent=0.0)
+    space = Space((TensorSpec("z", kind="logits", shape=row, low=-120.0, high=120.0), shift))
+
+    def cost_of(z: float, shift: float) -> float:
+        arrays = {"z": np.array([z], np.float32), "shift": np.array([shift], np.float32)}
+        return simplicity.case_cost(space, arrays)
+
+    assert cost_of(120, 0) < cost_of(0, 1e6)
+    assert cost_of(0, 0) == simplicity.case_cost(Space(space.tensors[:1]), {"z": np.zeros(1, np.float32)})

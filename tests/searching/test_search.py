@@ -478,3 +478,15 @@ def test_constructions_are_evaluated_before_anything_is_compiled(monkeypatch: py
     assert result.evaluations <= FIRST_ROWS + FIRST_STARTS
     assert result.efficiency is not None
     assert result.efficiency > 0.9
+
+
+def test_the_best_case_of_a_right_function_is_minimised_on_demand(tmp_path: Path) -> None:
+    """Without, it is the case that was found; a witness is minimised either way."""
+    costs: list[float] = []
+    for body, minimise_best in ((RIGHT, False), (RIGHT, True), (WRONG, False)):
+        costs.clear()
+        judge = Judge(_file(tmp_path, body))
+        result = _quick(SOFTMAX, {"n": 3}, judge, minimise_best=minimise_best, on_smaller=costs.append)
+        assert bool(costs) == (minimise_best or body == WRONG)
+        if not costs:
+            assert result.case == result.history[-1].case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from diffuzz import targets
-from diffuzz.cases import sizes
+from diffuzz.cases import draws, sizes
 from diffuzz.judging.problem import Problem, open_problem
 from diffuzz.judging.question import Judge
 from diffuzz.searching import engines
-from diffuzz.searching.objective import Budget, Objective
+from diffuzz.searching.objective import Budget, BudgetSpentError, Objective
 from diffuzz.searching.search import OVERTIME, search
 
 
@@ -95,3 +96,23 @@ def test_a_function_that_compiles_keeps_the_budget(tmp_path: Path, monkeypatch: 
     assert result.seconds - loading < 3 + OVERTIME + 1
     assert result.coverage.sizes["n"] >= {1025}
     assert 2 <= len(result.coverage.sizes["n"]) <= 12
+
+
+@pytest.mark.parametrize(("pace", "most"), [(1e-3, 2500), (1e-7, 2**16 + 1)], ids=["slow", "quick"])
+def test_a_slow_function_gets_fewer_rows(pace: float, most: int) -> None:
+    """At most so many that a call takes a quarter of the budget, by what a row has taken; a quick one all there are."""
+    now, calls = 0.0, [0]
+
+    def seen(z: np.ndarray) -> None:
+        nonlocal now
+        calls.append(len(z))
+        now += pace * len(z)
+
+    objective = Objective(judged(seen, range_n=":8"), Budget(10.0, math.inf), clock=lambda: now)
+    # What a row takes is known once a batch of many was called.
+    objective.evaluate(draws.structured(objective.space, np.random.default_rng(0), 128))
+    rounds = engines.started("shapes", objective, np.random.default_rng(0))
+    with contextlib.suppress(BudgetSpentError):
+        for _ in range(40):
+            next(rounds)
+    assert most / 4 < max(calls) <= most

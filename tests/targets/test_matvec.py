@@ -355,3 +355,12 @@ def test_exact_is_the_product_with_unquantised_activations():
     got = CONTRACT.exact(params, {"weights": weights, "x": ramp()[None]})
     assert np.array_equal(got, exact.vec_dot("q4_K", weights[0], ramp()[None]).T)
     assert q8_k.FORMAT.name == formats.get("q4_K").activation
+
+
+@pytest.mark.parametrize("format", ["q4_K", "q8_0", "iq4_nl"])
+def test_constructions_begin_at_the_ends_of_a_row(format: str) -> None:
+    """Of the few that an unusual length gets, the first has only the last number in x, the third only the first."""
+    params = TARGET.contract_params({"format": format})
+    x = CONTRACT.starts(params, np.random.default_rng(0), 4)["x"]
+    assert [np.flatnonzero(row).tolist() for row in (x[0], x[2])] == [[x.shape[1] - 1], [0]]
+    assert np.count_nonzero(x[1]) > 1

@@ -392,18 +392,16 @@ class _Process:
             self._row, deadline = 0, time.monotonic() + timeout
             while True:
                 interruption.check()
-                now_at = 0 if counter is None else int(counter[0])
-                # Only forwards, whatever the code in the process writes there: so there is an end.
-                if self._row < now_at < rows:
-                    self._row, deadline = now_at, time.monotonic() + timeout
                 said = self.client.receive(min(_GLANCE, timeout))
                 if said is not None:
                     self._row = 0 if counter is None else int(counter[0])
                     return said
+                # After the wait, in which rows were done: what follows is of the row that runs now. Only forwards,
+                # whatever the code in the process writes there: so there is an end.
+                now_at = 0 if counter is None else int(counter[0])
+                if self._row < now_at < rows:
+                    self._row, deadline = now_at, time.monotonic() + timeout
                 if (used := _resident(self.pid)) > memory:
-                    # Rows may have been done since the last look: this is of the one that runs now.
-                    now_at = 0 if counter is None else int(counter[0])
-                    self._row = now_at if self._row < now_at < rows else self._row
                     return Failure("out of memory", f"{used / 2**30:.1f} GiB used, more than {memory / 2**30:.1f} GiB")
                 if time.monotonic() > deadline:
                     return hung

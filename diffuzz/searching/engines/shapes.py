@@ -195,8 +195,4 @@ def _many(objective: Objective, rows: int, rng: np.random.Generator) -> Batch:
     made = space.resized(chosen)
     if made.elements * rows > MOST_IN_BATCH:
         made = space.resized({dim.name: dim.lowest for dim in space.free})
-    batch = draws.structured(made, rng, rows)
-    contract = objective.problem.target.contract
-    for scalar in () if contract is None else contract.scalars:
-        batch[scalar.array] = np.repeat(batch[scalar.array][:1], rows, axis=0)
-    return batch
+    return objective.in_one_call(draws.structured(made, rng, rows))
