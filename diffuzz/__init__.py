@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from diffuzz.corpus.replay import replay
     from diffuzz.judging.problem import evaluate, open_problem
     from diffuzz.judging.question import Claim, Compare, Judge
+    from diffuzz.judging.tolerance import assert_within_bound, tolerance
     from diffuzz.judging.verdict import Verdict
     from diffuzz.minimising.minimise import minimise
+    from diffuzz.searching.check import check
     from diffuzz.searching.search import search
+    from diffuzz.targets.operation import operation
     from diffuzz.targets.outcome import Bound
+    from diffuzz.targets.tensors import tensor
 
 __version__ = "0.1.0"
 
@@ -34,14 +38,19 @@ __all__ = [
     "Compare",
     "Judge",
     "Verdict",
+    "assert_within_bound",
+    "check",
     "evaluate",
     "formats",
     "kernels",
     "minimise",
     "open_problem",
+    "operation",
     "replay",
     "search",
     "targets",
+    "tensor",
+    "tolerance",
 ]
 
 _HOMES = {
@@ -51,11 +60,16 @@ _HOMES = {
     "Compare": "diffuzz.judging.question",
     "Judge": "diffuzz.judging.question",
     "Verdict": "diffuzz.judging.verdict",
+    "assert_within_bound": "diffuzz.judging.tolerance",
+    "check": "diffuzz.searching.check",
     "evaluate": "diffuzz.judging.problem",
     "minimise": "diffuzz.minimising.minimise",
     "open_problem": "diffuzz.judging.problem",
+    "operation": "diffuzz.targets.operation",
     "replay": "diffuzz.corpus.replay",
     "search": "diffuzz.searching.search",
+    "tensor": "diffuzz.targets.tensors",
+    "tolerance": "diffuzz.judging.tolerance",
 }
 
 

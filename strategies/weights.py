@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CODES = ("highest", "lowest", "identity", "bytes in order", "one", "single bit", "random")
 DISTRIBUTIONS = ("gaussian", "heavy-tailed", "sparse", "outlier columns", "outlier rows")
+# Fields of sub-blocks.
+_SUB = ("scales", "minimums", "bsums")
 # Typical standard deviation of the weights of a trained model.
 SPREAD = 0.02
 # An f16 field is at most so many times the largest weight of its block; the largest is s of q8_1, a sum of 32 weights.
@@ -67,8 +69,9 @@ class Blocks:
             raw = rng.integers(0, 256, (count, fmt.type_size), dtype=np.uint8)
         else:
             unpacked = fmt.unpack(rng.integers(0, 256, (count, fmt.type_size), dtype=np.uint8))
-            raw = fmt.pack(unpacked | {"codes": _codes(fmt, self.codes, unpacked["codes"], rng)})
-        return self._with_fields(fmt, raw).reshape(self.rows, -1)
+            codes = {name: _codes(fmt, name, self.codes, unpacked[name], rng) for name in _code_fields(fmt)}
+            raw = fmt.pack(unpacked | codes)
+        return fmt.canonical(self._with_fields(fmt, raw)).reshape(self.rows, -1)
 
     def _with_fields(
         self, fmt: formats.Format, raw: UInt8[np.ndarray, "b type_size"]
@@ -98,13 +101,19 @@ class Blocks:
         return fmt.quantize(values.reshape(-1, fmt.block_size).astype(np.float32))
 
 
+def _code_fields(fmt: formats.Format) -> tuple[str, ...]:
+    """Names of the fields that have a number for each element, or for a few: not the scales, nor what is one number."""
+    fields = fmt.unpack(np.zeros((1, fmt.type_size), np.uint8))
+    return tuple(name for name, values in fields.items() if values.ndim > 1 and name not in (*fmt.scale_fields, *_SUB))
+
+
 def _codes(
-    fmt: formats.Format, shape: str, drawn: Int32[np.ndarray, "b n"], rng: np.random.Generator
+    fmt: formats.Format, field: str, shape: str, drawn: Int32[np.ndarray, "b n"], rng: np.random.Generator
 ) -> Int32[np.ndarray, "b n"]:
-    """The codes ``drawn`` if shape is "random", else the pattern of that name."""
+    """The numbers of a field as ``drawn`` if shape is "random", else the pattern of that name."""
     if shape == "random":
         return drawn
-    low, high = _stored_range(fmt, "codes")
+    low, high = _stored_range(fmt, field)
     n = drawn.shape[1]
     i = np.arange(n)
     place, bit = rng.integers(0, n), int(rng.integers(0, (high - low).bit_length()))
@@ -112,7 +121,7 @@ def _codes(
         "highest": lambda: np.full(n, high),
         "lowest": lambda: np.full(n, low),
         "identity": lambda: low + i % (high - low + 1),
-        "bytes in order": lambda: fmt.unpack((np.arange(fmt.type_size) % 256).astype(np.uint8)[None])["codes"][0],
+        "bytes in order": lambda: fmt.unpack((np.arange(fmt.type_size) % 256).astype(np.uint8)[None])[field][0],
         "one": lambda: np.where(i == place, low, high),
         "single bit": lambda: np.where(i == place, single_bit(bit, low, high), 0),
     }
@@ -123,7 +132,7 @@ def _stored_range(fmt: formats.Format, field: str) -> tuple[int, int]:
     """The least and the largest value that an integer field can store."""
     # Extremes of unsigned fields have all bits clear or set; those of signed bytes are 0x80 and 0x7F.
     ends = np.repeat(np.array([[0x00], [0xFF], [0x80], [0x7F]], np.uint8), fmt.type_size, axis=1)
-    values = fmt.unpack(ends)[field]
+    values = fmt.unpack(fmt.canonical(ends))[field]
     return int(values.min()), int(values.max())
 
 
@@ -141,7 +150,7 @@ def described_blocks(
     scales = {name: half_scales(4, largest=largest_scale, allow_nonfinite=allow_nonfinite) for name in fmt.scale_fields}
     patterns = dict(scales)
     example = fmt.unpack(np.zeros((1, fmt.type_size), np.uint8))
-    for name in ("scales", "minimums"):
+    for name in _SUB[:2]:
         if name in example:
             patterns[name] = sub_scales(example[name].shape[1], *_stored_range(fmt, name))
 

@@ -46,7 +46,7 @@ def test_imports_are_light(code: str, loaded: str, entry: Counterexample, tmp_pa
 
 COMMANDS = (
     "targets", "search", "matrix", "measure", "minimise", "show", "replay", "claims",
-    "bench", "bench mutants", "bench engines", "bench witnesses",
+    "bench", "bench mutants", "bench engines", "bench witnesses", "bench kernelbench", "bench tolerances",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,9 +44,12 @@ SEARCH = ("search", "--target", "softmax", "--engine", "random", "--budget", "1s
 
 
 def _ran(code: str, folder: Path, *arguments: str) -> tuple[int, str, str]:
+    # jax loads filelock, where it is installed, and that warns of a system like this.
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore:only soft file lock"}
     done = subprocess.run(
-        [sys.executable, "-c", code, *SEARCH, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-c", code, *SEARCH, *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=300, env=environment,
+    )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
 

@@ -20,14 +20,19 @@ NAMES = [
     "Compare",
     "Judge",
     "Verdict",
+    "assert_within_bound",
+    "check",
     "evaluate",
     "formats",
     "kernels",
     "minimise",
     "open_problem",
+    "operation",
     "replay",
     "search",
     "targets",
+    "tensor",
+    "tolerance",
 ]
 
 

@@ -118,12 +118,14 @@ def names(space: Space, *, batched: bool) -> tuple[str, ...]:
 
 
 def restricted(space: Space, params: Mapping[str, Any]) -> Space:
-    """The part of ``space`` that the restrictions among ``params`` leave; those of the batch are not of a space.
+    """The part of ``space`` that the restrictions among ``params`` leave; those of the batch are of a space only if it
+    has a dimension of that name.
 
     Raises DomainError, one line: there is nothing of that name, or nothing is left.
     """
+    own = any(dim.name == BATCH for dim in space.dims)
     for one in restrictions(params):
-        if one.name != BATCH:
+        if one.name != BATCH or own:
             space = _restricted(space, one)
     return space
 

@@ -114,13 +114,15 @@ def loud_ends(space: Space, rng: np.random.Generator, batch: Batch) -> Batch:
 
 
 def reach(spec: TensorSpec) -> float:
-    """log2 of the range's end over the smallest admissible peak, at most 140; 0 if it is 21 or less.
+    """log2 of the range's end over the smallest admissible peak, at most 140, or down to the least float32 number where
+    the end is beyond 2^24; 0 if it is 21 or less.
 
     It is 0 in the spaces of relative measures, whose smallest peak is not small.
     """
     if spec.smallest_peak >= spec.high * _FAR_DOWN:
         return 0.0
-    return min(_FAR, float(np.log2(spec.high / spec.smallest_peak))) if spec.smallest_peak else _FAR
+    farthest = _FAR if spec.high <= 2.0**24 else float(np.log2(spec.high)) + 149
+    return min(farthest, float(np.log2(spec.high / spec.smallest_peak))) if spec.smallest_peak else farthest
 
 
 def far_down(spec: TensorSpec, rng: np.random.Generator, rows: int) -> Float64[np.ndarray, "rows 1"]:
@@ -225,9 +227,12 @@ def _positions(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...
     where there are negative ones.
     """
     if spec.low < 0 < spec.high:
-        size = _positions(attrs.evolve(spec, low=0, high=max(-spec.low, spec.high)), rng, shape)
+        # In int64, because the least int32 has no opposite.
+        end = min(max(-spec.low, spec.high), 2.0**31 - 1)
+        size = _positions(attrs.evolve(spec, low=0, high=end), rng, shape).astype(np.int64)
         negative = rng.random(shape) < 1 / 3
-        return np.asarray(np.where(negative, -np.minimum(size, int(-spec.low)), np.minimum(size, int(spec.high))))
+        signed = np.where(negative, -np.minimum(size, int(-spec.low)), np.minimum(size, int(spec.high)))
+        return np.asarray(signed, np.int32)
     low, high = int(spec.low), int(spec.high)
     powers = 2 ** rng.integers(0, 31, shape) + rng.integers(-1, 2, shape)
     options = [
@@ -277,6 +282,7 @@ def with_scales(
 def _random_blocks(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...]) -> UInt8[np.ndarray, " ..."]:
     fmt = formats.get(spec.format or "")
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // fmt.type_size, fmt.type_size), dtype=np.uint8)
+    blocks = fmt.canonical(blocks)
     scales = {field: random_scales(spec, rng, (len(blocks),)) for field in fmt.scale_fields}
     return with_scales(spec, blocks, scales).reshape(shape)
 
@@ -301,4 +307,4 @@ def _structured_blocks(spec: TensorSpec, rng: np.random.Generator, shape: tuple[
             )
             wide = np.where(rng.random((count, 1)) < 0.6, level, wide)
         fields[name] = wide.reshape(values.shape).astype(values.dtype)
-    return fmt.pack(fields).reshape(shape)
+    return fmt.canonical(fmt.pack(fields)).reshape(shape)

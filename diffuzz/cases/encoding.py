@@ -89,7 +89,7 @@ def _sparse(flat: np.ndarray, raw: np.ndarray, starts: np.ndarray, ends: np.ndar
 
 
 def decode(stored: object) -> np.ndarray:
-    """Inverse of ``encode``: a float32, int32 or uint8 array of one to four dimensions.
+    """Inverse of ``encode``: a float32, int32 or uint8 array of one to eight dimensions.
 
     Raises EncodingError for anything that does not give every element exactly once. Sizes are checked before anything
     of that size is allocated; runs must be in order and must not overlap; numbers must be finite and representable.
@@ -117,8 +117,8 @@ def decode(stored: object) -> np.ndarray:
 def decoded_shape(stored: object) -> tuple[int, ...]:
     """The shape of the array that ``stored`` describes. Raises EncodingError if it gives no admissible shape."""
     shape = stored.get("shape") if isinstance(stored, dict) else None
-    if not isinstance(shape, list) or not 1 <= len(shape) <= 4:
-        raise EncodingError("shape is not a list of one to four sizes")
+    if not isinstance(shape, list) or not 1 <= len(shape) <= 8:
+        raise EncodingError("shape is not a list of one to eight sizes")
     if not all(_is_integer(size) and 1 <= size <= LARGEST_ELEMENTS for size in shape):
         raise EncodingError(f"shape has a size that is not an integer from 1 to {LARGEST_ELEMENTS}")
     if math.prod(shape) > LARGEST_ELEMENTS:

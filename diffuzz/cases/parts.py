@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from diffuzz import formats
-from diffuzz.cases.ranges import float32_range
+from diffuzz.cases.ranges import float32_range, held
 from diffuzz.cases.space import Space, TensorSpec
 
 Values = dict[str, np.ndarray]
@@ -42,6 +42,7 @@ class Part:
     format: str | None = None
     block_shape: tuple[int, ...] = ()
     absent: float | None = None
+    holds: str = "float32"
 
     def fit(self, values: np.ndarray) -> np.ndarray:
         """Any numbers as admissible ones: clipped, rounded for integers and stored scales, in the part's dtype."""
@@ -51,7 +52,7 @@ class Part:
         values = np.clip(values, self.low, self.high) + 0.0
         if self.format is not None and self.dtype.kind == "f":
             return formats.get(self.format).stored_scale(values)
-        return values.astype(self.dtype)
+        return held(self.holds, values.astype(np.float32)) if self.dtype == np.float32 else values.astype(self.dtype)
 
 
 def parts_of(space: Space) -> tuple[Part, ...]:
@@ -64,7 +65,9 @@ def parts_of(space: Space) -> tuple[Part, ...]:
         dtype = np.dtype(spec.dtype)
         low, high = (spec.low, spec.high) if dtype.kind == "i" else float32_range(spec)
         dims = tuple(dim.name for dim in spec.shape)
-        parts.append(Part(spec.name, spec.name, dims, dtype, float(low), float(high), absent=spec.absent))
+        parts.append(
+            Part(spec.name, spec.name, dims, dtype, float(low), float(high), absent=spec.absent, holds=spec.holds)
+        )
     return tuple(parts)
 
 

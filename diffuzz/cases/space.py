@@ -26,6 +26,7 @@ import attrs
 import numpy as np
 
 from diffuzz import formats
+from diffuzz.cases import ranges
 from diffuzz.cases.case import Case
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class TensorSpec:
     smallest_scale   of 0 is none
     quantiser        the format that the kernel quantises this tensor to, from which generators know where ties are
     against          the ``blocks`` tensor that this one is multiplied with, whose signs matter to generators
+    holds            the dtype whose numbers the elements of a float32 array are: float32, or a narrower one
     absent           the number that all elements have in a case that was written down without this array: one that a
                      target has had for less long than there are entries of it
     """
@@ -112,20 +114,28 @@ class TensorSpec:
     smallest_scale: float = attrs.field(default=0.0, kw_only=True)
     quantiser: str | None = attrs.field(default=None, kw_only=True)
     against: str | None = attrs.field(default=None, kw_only=True)
+    holds: str = attrs.field(default="float32", kw_only=True)
     absent: float | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        """Raises ValueError, one line, for a kind that there is not, or a range that is empty."""
+        """Raises ValueError, one line, for a kind that there is not, a range that is empty, or an unknown dtype."""
         kinds = get_args(Kind)
         if self.kind not in kinds:
             raise ValueError(f"tensor {self.name}: kind={self.kind!r}: one of {', '.join(kinds)} is needed")
         if not self.low <= self.high:
             raise ValueError(f"tensor {self.name}: low={self.low:g} is above high={self.high:g}")
+        if self.holds not in ranges.HELD:
+            raise ValueError(f"tensor {self.name}: dtype {self.holds!r}: one of {', '.join(ranges.HELD)} is needed")
 
     @property
     def dtype(self) -> str:
         """Name of the dtype of this kind: float32, int32 or uint8."""
         return _DTYPE.get(self.kind, "float32")
+
+    @property
+    def numbers(self) -> str:
+        """Name of the dtype whose numbers the elements are."""
+        return self.holds if self.dtype == "float32" else self.dtype
 
     def array_shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """Shape of the array if its dimensions have these sizes, by default those that batches have.
@@ -168,8 +178,17 @@ class TensorSpec:
             raise InadmissibleError(
                 f"{self.name}: element {where} is {array[where]}, outside [{self.low:g}, {self.high:g}]"
             )
+        if (between := self._between(array)).any():
+            where = _first(between)
+            raise InadmissibleError(f"{self.name}: element {where} is {array[where]}, which is no {self.holds} number")
         if self.smallest_peak and not np.abs(array).max(initial=0.0) >= np.float64(self.smallest_peak):
             raise InadmissibleError(f"{self.name}: max|{self.name}| is below {self.smallest_peak:g}")
+
+    def _between(self, array: np.ndarray) -> Bool[np.ndarray, " ..."]:
+        """Elements that lie between two numbers of the dtype that the tensor holds."""
+        if self.dtype != "float32":
+            return np.zeros((), bool)
+        return np.asarray(ranges.held(self.holds, array) != array)
 
     def _outside(self, array: np.ndarray) -> Bool[np.ndarray, " ..."]:
         # Compared with float64: NumPy would round a Python float to float32 first, which might admit its neighbour.
@@ -177,7 +196,13 @@ class TensorSpec:
 
     def _check_blocks(self, array: np.ndarray) -> None:
         fmt = formats.get(self.format or "")
-        scales = block_scales(fmt, array.reshape(-1, fmt.type_size))
+        blocks = array.reshape(-1, fmt.type_size)
+        odd = (fmt.canonical(blocks) != blocks).any(axis=1)
+        if odd.any():
+            raise InadmissibleError(
+                f"{self.name}: block {int(np.argmax(odd))} has bytes that stand for no number in {fmt.name}"
+            )
+        scales = block_scales(fmt, blocks)
         for field, values in scales.items():
             bad = ~self._admits_scales(values)
             if bad.any():
@@ -302,12 +327,17 @@ class Space:
             array = batch[spec.name].reshape(rows, -1)
             if spec.kind == "blocks":
                 fmt = formats.get(spec.format or "")
-                for values in block_scales(fmt, array.reshape(-1, fmt.type_size)).values():
+                blocks = array.reshape(-1, fmt.type_size)
+                if (canonical := fmt.canonical(blocks)) is not blocks:
+                    good &= (canonical == blocks).reshape(rows, -1).all(axis=1)
+                for values in block_scales(fmt, blocks).values():
                     good &= spec._admits_scales(values).reshape(rows, -1).all(axis=1)
                 continue
             # Nearly always all rows are inside, and the two extremes show that in a tenth of the time. NaN is outside.
             if array.size and not spec.low <= float(array.min()) <= float(array.max()) <= spec.high:
                 good &= ~spec._outside(array).any(axis=1)
+            if spec.holds not in ("float32", "float64"):
+                good &= ~spec._between(array).any(axis=1)
             if spec.smallest_peak:
                 good &= np.abs(array).max(axis=1) >= np.float64(spec.smallest_peak)
         return good

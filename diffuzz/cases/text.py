@@ -37,7 +37,8 @@ def space_text(space: Space, instead: Mapping[str, str] = _NONE) -> str:
         shape = ", ".join(dim.text for dim in spec.shape)
         if spec.kind == "blocks":
             return f"{spec.name}[{shape}] blocks of {spec.format}"
-        return f"{spec.name}[{shape}] {spec.dtype} in [{decimal(spec.low)}, {decimal(spec.high)}]"
+        low, high = (str(int(end)) if spec.dtype == "int32" else decimal(end) for end in (spec.low, spec.high))
+        return f"{spec.name}[{shape}] {spec.numbers} in [{low}, {high}]"
 
     return "; ".join(map(tensor, space.tensors))
 
@@ -79,7 +80,7 @@ def blocks_text(spec: TensorSpec, array: np.ndarray) -> list[str]:
     lines = [f"{spec.name} = {count}{_counted(across, 'block')} of {fmt.name}"]
     records = np.ascontiguousarray(blocks).view(fmt.layout).reshape(-1)
     for name, values in fmt.unpack(blocks).items():
-        if name in fmt.scale_fields and records[name].dtype.kind == "u":
+        if name in fmt.scale_fields and name in (records.dtype.names or ()) and records[name].dtype == np.uint8:
             lines.append(f"  {name} (e8m0 byte) = {runs_text(records[name])}")
         else:
             lines.append(f"  {name} = {runs_text(values)}")

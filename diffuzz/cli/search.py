@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from diffuzz.searching.result import SearchResult
     from diffuzz.targets.outcome import Bound
 
+# Where less of the results could be judged, a report says so.
+_MOSTLY_JUDGED = 0.5
+
 
 @click.command("search")
 @TARGET
@@ -292,6 +295,7 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
         "company": None if result.company is None else result.company.rows,
         "claim": result.problem.claim,
         "coverage": _coverage_json(result),
+        "judged": result.judged,
         "detail": {name: json_number(value) for name, value in found.as_dict().items()},
         "stopped_by": result.stopped,
         "minimising_timed_out": result.minimising_timed_out,
@@ -307,6 +311,7 @@ def search_text(
 
     Of functions that were not found wrong it has two lines, unless it is ``verbose``.
     """
+    from diffuzz.cases.text import space_text
     from diffuzz.judging.verdict import Verdict
 
     judges, right = result.problem.judges, result.problem.judges and result.verdict is Verdict.UNRESOLVED
@@ -314,7 +319,9 @@ def search_text(
         result.problem.claim, result.verdict, result.value, result.threshold, result.bound
     )]  # fmt: skip
     if right and not verbose and result.passing is None and result.unsteady is None:
-        lines.append(" ".join([f"Searched {_searched(result)}: {_effort(result)}", *_coverage(result)]))
+        lines.append(
+            " ".join([f"Searched {_searched(result)}: {_effort(result)}", *_coverage(result), *_unjudged(result)])
+        )
         lines += libraries_text(result.libraries)
         lines += [f"Saved in {witness}."] if witness else []
         lines += _unused(unused)
@@ -328,6 +335,7 @@ def search_text(
         f"  measure        {result.measurement.measure}",
         f"  {'parameters' if judges else 'domain    '}     {params_text(result.params)}",
         *([f"  domain         {_domain(result)}"] if judges else []),
+        *([f"  inputs         {space_text(result.problem.space)}"] if not judges and _sizes_unsaid(result) else []),
     ]
     terms = result.measurement.evidence.as_dict()
     if terms and not judges:
@@ -341,8 +349,13 @@ def search_text(
             f"Once the candidate failed, and not again on the same cases in a fresh process: {result.passing}.",
         ]
     lines += ["", *libraries_text(result.libraries), _effort(result)]
-    lines += [] if result.stopped == "witness" else _coverage(result)
+    lines += [] if result.stopped == "witness" else [*_coverage(result), *_unjudged(result)]
     return report(lines)
+
+
+def _sizes_unsaid(result: SearchResult) -> bool:
+    """Whether the parameters of a claim do not say how large its arrays are, as those of an operation do not."""
+    return any(dim.name not in result.params for dim in result.problem.space.free)
 
 
 def _domain(result: SearchResult) -> str:
@@ -354,10 +367,15 @@ def _domain(result: SearchResult) -> str:
 
 
 def _searched(result: SearchResult) -> str:
-    """What a function was called with, where the report has no list of parameters: with the choices among them."""
+    """What a function was called with, where the report has no list of parameters: with the choices among them, but
+    those that follow from others.
+    """
+    from diffuzz.targets.derived import AUTO
+
     contract = result.target.contract
     options = () if contract is None else (one.name for one in contract.parameters if one.options)
-    return "; ".join([_domain(result), *filter(None, [", ".join(f"{name}={result.params[name]}" for name in options)])])
+    said = ", ".join(f"{name}={result.params[name]}" for name in options if result.params[name] != AUTO)
+    return "; ".join(filter(None, [_domain(result), said]))
 
 
 def _judged_headline(result: SearchResult) -> str:
@@ -403,6 +421,14 @@ def _coverage(result: SearchResult) -> list[str]:
         what = "batch sizes" if dim.name == BATCH else f"sizes of {dim.name}"
         said.append(f"{len(seen)} {what} from {min(seen)} to {max(seen)}" + (f" ({known})" if known else ""))
     return [f"Looked at {'; '.join(said)}."] if said else []
+
+
+def _unjudged(result: SearchResult) -> list[str]:
+    """How much could not be judged, where it is most of what was looked at."""
+    if result.judged is None or result.judged >= _MOSTLY_JUDGED:
+        return []
+    share = f"{100 * result.judged:.2g} %"
+    return [f"Only {share} of the numbers in the results were judged: nothing is promised of the others."]
 
 
 def _coverage_json(result: SearchResult) -> dict[str, object]:
@@ -544,8 +570,10 @@ def _place(result: SearchResult, element: int) -> str:
     from diffuzz import formats
 
     contract = result.target.contract
-    if contract is None or contract.result_format is None:
+    if contract is None or result.case is None:
         return f"element {element}"
+    if contract.result_format is None:
+        return contract.place(result.params, result.problem.space.filled(result.case.batch()), element)
     return f"byte {element} ({formats.get(contract.result_format(result.params)).field_at(element)})"
 
 

@@ -30,8 +30,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 _WIDTH = 100
 # Names that the program has for itself.
 _TAKEN = frozenset({
-    "np", "base64", "importlib", "sys", "zlib", "Path", "runs", "packed", "load", "compare", "apart", "function",
-    "exact", "allowance", "promised", "nan_is_right", "rounding", "FILE", "FUNCTION", "result",
+    "np", "base64", "importlib", "sys", "zlib", "Path", "runs", "packed", "load", "compare", "apart", "together",
+    "ml_dtypes", "function", "exact", "allowance", "promised", "nan_is_right", "rounding", "FILE", "FUNCTION", "result",
 })  # fmt: skip
 
 _RUNS = '''
@@ -64,8 +64,8 @@ def compare(title, result):
     if result.size != exact.size:
         return print(f"{title}: {result.dtype}{list(result.shape)} has {result.size} elements, not {exact.size}")
     given = result.astype(np.float64).ravel()
-    error = np.abs(given - exact)
-    ratio = np.where(np.isfinite(given), np.where(error > 0, error / allowance, 0.0), np.inf)
+    error = np.where(given == exact, 0.0, np.abs(given - exact))
+    ratio = np.where(np.isfinite(error), np.where(error > 0, error / allowance, 0.0), np.inf)
     # Where a number overflows nothing is promised.
     ratio[~(np.isfinite(allowance) & (np.abs(exact) <= np.finfo(np.float32).max))] = 0.0
     print(f"{title}: at most {ratio.max():.9g} times the error that is allowed")
@@ -86,6 +86,17 @@ def compare(title, result):
     print(f"{title}: {wrong.sum()} of {exact.size} elements are not the right ones")
     for i in np.flatnonzero(wrong)[:5]:
         print(f"  element {i}: {given[i]!s}, right is {exact[i]!s}")
+'''
+_TOGETHER = '''
+def together(title, result, wanted):
+    """The numbers of all results; says so where they are not what is wanted. An index may be of any integer type."""
+    several = [np.asarray(one) for one in (result if isinstance(result, (tuple, list)) else (result,))]
+    given = [(str(one.dtype), one.shape) for one in several]
+    alike = [("int32" if one.dtype.kind in "iub" else str(one.dtype), one.shape) for one in several]
+    if alike != wanted:
+        said, needed = (" ".join(str(part) for one in each for part in one) for each in (given, wanted))
+        print(title, "returns", said, "and not", needed)
+    return np.concatenate([one.astype(np.float64).ravel() for one in several])
 '''
 _APART = '''
 def apart(one, other):
@@ -141,14 +152,17 @@ def _program(head: list[str], body: list[str]) -> str:
         helper
         for name, helper in (
             ("runs(", _RUNS), ("packed(", _PACKED), ("load(", _LOAD), ("promised", _FIXED), ("allowance", _WITHIN),
-            ("apart(", _APART),
+            ("apart(", _APART), ("together(", _TOGETHER),
         )
         if name in text
     ]  # fmt: skip
     used = "\n".join(helpers)
     plain = [name for name in ("base64", "importlib.util", "sys", "zlib") if f"{name}." in used]
+    others = ["import ml_dtypes"] if "ml_dtypes." in text else []
+    if others:
+        head = [line.replace("needs NumPy only", "needs NumPy and ml_dtypes only") for line in head]
     imports = [f"import {name}" for name in plain] + (["from pathlib import Path"] if "Path(" in used else [])
-    return "\n".join([*head, "", *imports, *([""] if imports else []), "import numpy as np", used, text, ""])
+    return "\n".join([*head, "", *imports, *([""] if imports else []), *others, "import numpy as np", used, text, ""])
 
 
 def _claim(entry: Counterexample) -> list[str]:
@@ -254,8 +268,15 @@ def _called(entry: Counterexample, calls: Iterable[Call], batch: _Batch, suffix:
     yield "if function is not None:"
     yield "    try:"
     together = results[0] if len(results) == 1 else f"np.concatenate([np.ravel(one) for one in ({', '.join(results)})])"
+    if contract is not None and contract.results is not None:
+        rows = (len(next(iter(batch.arrays.values()))),) if contract.batched else ()
+        expected = [
+            ("int32" if one.dtype.startswith(("int", "uint", "bool")) else one.dtype, (*rows, *one.shape))
+            for one in contract.results(entry.params, batch.arrays)
+        ]
+        together = f"together({title!r}, {together}, {expected})"
     yield f"        result{suffix} = np.asarray({together})"
-    if contract is not None and len(results) == 1:
+    if contract is not None and contract.results is None and len(results) == 1:
         like = np.asarray(contract.reference(entry.params, batch.arrays))
         wanted = (str(like.dtype), like.shape if contract.batched else like.shape[1:])
         returned = f"(str(result{suffix}.dtype), result{suffix}.shape)"
@@ -276,7 +297,10 @@ def _argument(entry: Counterexample, name: str, variable: str, value: object) ->
         spec = next((spec for spec in entry.space.tensors if spec.name == name and spec.kind == "blocks"), None)
         if spec is not None and array.ndim:
             yield from (f"# {line}" for line in blocks_text(spec, array))
-        yield from _assigned(variable, array)
+        if array.dtype.kind == "V" or array.dtype.name.startswith("float8"):
+            yield from _assigned(variable, array.astype(np.float32), f".astype(ml_dtypes.{array.dtype.name})")
+        else:
+            yield from _assigned(variable, array)
     else:
         yield f"{variable} = {value!r}"
 

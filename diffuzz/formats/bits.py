@@ -9,7 +9,7 @@ import numpy as np
 from diffuzz.formats.arrays import AnyArray, ArrayModule
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int32, Integer, UInt8
+    from jaxtyping import Float, Float32, Int32, Integer, UInt8, UInt16
 
 
 def half_to_float(
@@ -17,8 +17,12 @@ def half_to_float(
 ) -> Float32[AnyArray, " ..."]:
     """The f16 numbers with these low and high bytes, as float32: exact, with subnormals, infinities and NaN.
 
-    It is integer arithmetic because JAX cannot view the bytes of a traced array as another dtype.
+    In JAX it is integer arithmetic, because the bytes of a traced array cannot be viewed as another dtype.
     """
+    if xp is np:
+        words = low.astype(np.uint16) | (high.astype(np.uint16) << np.uint16(8))
+        with np.errstate(invalid="ignore"):
+            return words.view(np.float16).astype(np.float32)
     bits = low.astype(xp.int32) | (high.astype(xp.int32) << 8)
     sign = xp.where((bits & 0x8000) != 0, xp.float32(-1), xp.float32(1))
     exponent, mantissa = (bits >> 10) & 31, bits & 0x3FF
@@ -32,6 +36,43 @@ def half_to_float(
 def half_at(blocks: UInt8[AnyArray, "b type_size"], offset: int, xp: ArrayModule) -> Float32[AnyArray, " b"]:
     """The f16 number at byte ``offset`` of each block, as float32."""
     return half_to_float(blocks[:, offset], blocks[:, offset + 1], xp)
+
+
+def bfloat_at(blocks: UInt8[AnyArray, "b type_size"], offset: int, xp: ArrayModule) -> Float32[AnyArray, " b"]:
+    """The bf16 number at byte ``offset`` of each block, as float32: exact, of which it is the upper half."""
+    low, high = blocks[:, offset].astype(xp.uint32), blocks[:, offset + 1].astype(xp.uint32)
+    words = (low | (high << 8)) << 16
+    if xp is np:
+        return np.ascontiguousarray(words).view(np.float32)
+    from jax import lax
+
+    return lax.bitcast_convert_type(words, xp.float32)
+
+
+def single_at(blocks: UInt8[AnyArray, "b type_size"], offset: int, xp: ArrayModule) -> Float32[AnyArray, " b"]:
+    """The float32 number at byte ``offset`` of each block."""
+    if xp is np:
+        return np.ascontiguousarray(blocks[:, offset : offset + 4]).view("<f4")[:, 0]
+    from jax import lax
+
+    return lax.bitcast_convert_type(blocks[:, offset : offset + 4], xp.float32)
+
+
+def bfloat_to_float(words: UInt16[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
+    """The bf16 numbers with these bits, as float32."""
+    return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def bfloat_below(values: Float[np.ndarray, " ..."]) -> UInt16[np.ndarray, " ..."]:
+    """The bits of the bf16 numbers that are nearest to the values and not above them in magnitude; NaN stays NaN.
+
+    Down and not to the nearest, so that no number leaves a range whose end is not a bf16 number.
+    """
+    with np.errstate(over="ignore"):
+        words = np.ascontiguousarray(values.astype(np.float32)).view(np.uint32).reshape(np.shape(values))
+    upper = words >> np.uint32(16)
+    lost = (words & np.uint32(0x7FFFFFFF) > 0x7F800000) & (upper & np.uint32(0x7F) == 0)
+    return np.asarray(np.where(lost, upper | np.uint32(0x40), upper).astype(np.uint16))
 
 
 def e8m0_to_float(byte: UInt8[AnyArray, " ..."], xp: ArrayModule = np) -> Float32[AnyArray, " ..."]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffuzz.formats.rounding import round_half_away
+
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Float64
+    from jaxtyping import Float32, Float64, Int32
 
 
 def with_minimums(values: Float32[np.ndarray, "b 256"], groups: int, top: int, levels: int) -> dict[str, np.ndarray]:
@@ -25,7 +27,7 @@ def with_minimums(values: Float32[np.ndarray, "b 256"], groups: int, top: int, l
     The error is at most d scale / 2 inside the range, and up to dmin / 2 more at its ends, where a rounded minimum
     clips, provided that no f16 overflows (max|x| < 9e5 is enough). Raises ValueError for NaN and infinities.
     """
-    x = _finite(values).reshape(len(values), groups, -1)
+    x = finite(values).reshape(len(values), groups, -1)
     least = np.minimum(x.min(axis=2), 0)
     steps = (np.maximum(x.max(axis=2), 0) - least) / top
     d, scales = _shared(steps, levels, np.ceil)
@@ -50,7 +52,7 @@ def symmetric(values: Float32[np.ndarray, "b 256"], groups: int, lowest: int, le
     most d scale / 2, provided that d does not overflow (max|x| < 6e6 is enough). Raises ValueError for NaN and
     infinities.
     """
-    x = _finite(values).reshape(len(values), groups, -1)
+    x = finite(values).reshape(len(values), groups, -1)
     d, scales = _shared(np.abs(x).max(axis=2) / (-lowest - 1), levels, np.ceil)
     step = (d[:, None] * scales)[:, :, None]
     codes = np.clip(np.rint(np.divide(x, step, out=np.zeros_like(x), where=step > 0)), lowest, -lowest - 1)
@@ -61,7 +63,37 @@ def symmetric(values: Float32[np.ndarray, "b 256"], groups: int, lowest: int, le
     }
 
 
-def _finite(values: Float32[np.ndarray, "b n"]) -> Float64[np.ndarray, "b n"]:
+def ternary(values: Float32[np.ndarray, "b 256"]) -> dict[str, np.ndarray]:
+    """Fields d and codes 0..2 of blocks of ternary weights, by the float32 arithmetic of ggml's reference quantisers.
+
+    d = f16(max|x|), code = round-half-away(f32(x f32(1 / max|x|))) + 1, and 1 in a block of zeros; so an error is at
+    most max|x| / 2 plus the rounding of d. Raises ValueError for NaN and infinities.
+    """
+    finite(values)
+    peak = np.abs(values).max(axis=1, keepdims=True)
+    inverse = np.where(peak != 0, np.float32(1) / peak, np.float32(0)).astype(np.float32)
+    codes = np.clip(round_half_away(values * inverse, np), -1, 1).astype(np.int32) + 1
+    return {"d": peak[:, 0].astype(np.float16), "codes": codes}
+
+
+def nearest_levels(
+    values: Float32[np.ndarray, "b n"], levels: Float64[np.ndarray, " count"], groups: int, top: int, reach: float
+) -> tuple[Float64[np.ndarray, " b"], Int32[np.ndarray, "b groups"], Int32[np.ndarray, "b n"]]:
+    """(d, scales, codes) of super-blocks whose codes stand for ``levels``, which ascend.
+
+    A sub-block wants the scale max|x| / reach; d and scales 0..top are chosen as in ``symmetric``; the code is that of
+    the level nearest to x / (d scale), and of the level nearest to 0 where that is 0. Raises ValueError for NaN and
+    infinities.
+    """
+    x = finite(values).reshape(len(values), groups, -1)
+    d, scales = _shared(np.abs(x).max(axis=2) / reach, top, np.ceil)
+    step = (d[:, None] * scales)[:, :, None]
+    scaled = np.divide(x, step, out=np.zeros_like(x), where=step > 0)
+    codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, scaled)
+    return d, scales.astype(np.int32), codes.astype(np.int32).reshape(values.shape)
+
+
+def finite(values: np.ndarray) -> Float64[np.ndarray, "b n"]:
     """``values`` in float64. Raises ValueError unless all are finite."""
     if not np.isfinite(values).all():
         raise ValueError(f"values: {values[~np.isfinite(values)][0]}, where finite weights are needed")

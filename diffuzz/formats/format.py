@@ -38,15 +38,17 @@ class Parts:
     d, dmin      the block's floating-point scales; for q4_1 and q5_1 dmin = -m
     sub_scale    1 where a format has no sub-blocks
 
-    For a format without minimums ``minimum``, ``dmin`` and ``sub_minimum`` are None. Either all of them are, or none.
+    ``code`` and ``sub_scale`` are whole numbers, int32, but float32 in formats whose codes or scales stand for others
+    (fp8, nf4, nvfp4_two_level). For a format without minimums ``minimum``, ``dmin`` and ``sub_minimum`` are None.
+    Either all of them are, or none.
     """
 
     scale: Float32[AnyArray, "b n"]
-    code: Int32[AnyArray, "b n"]
+    code: Int32[AnyArray, "b n"] | Float32[AnyArray, "b n"]
     minimum: Float32[AnyArray, "b n"]
     d: Float32[AnyArray, " b"]
     dmin: Float32[AnyArray, " b"]
-    sub_scale: Int32[AnyArray, "b n"]
+    sub_scale: Int32[AnyArray, "b n"] | Float32[AnyArray, "b n"]
     sub_minimum: Int32[AnyArray, "b n"]
 
 
@@ -56,8 +58,11 @@ class Format:
     the numbers that the values are computed from.
 
     ``activation`` names the format that ggml quantises activations to before it multiplies them with these weights.
-    ``half_fields`` names the f16 scale fields; without any, ``d`` is float32 (q8_K) or a power of two in a byte
-    (mxfp4).
+    ``half_fields`` names the f16 scale fields; without any, ``d`` is float32 (q8_K), bf16 in two bytes (bf16), a power
+    of two in a byte (mxfp4), or not there (nvfp4). ``of_ggml`` is False for a format that ggml does not have.
+
+    Some bytes are no block that a quantiser would write: a float8 code that is NaN, a byte of ternary digits for which
+    another one stands, too. ``canonical`` replaces them, and the cases of a search have none of them.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Format:
     _unpack: Callable[[Records], Fields]
     _pack: Callable[[Fields], Records]
     _quantise: Callable[[Float32[np.ndarray, "b block_size"]], UInt8[np.ndarray, "b type_size"]] | None = None
+    _canonical: Callable[[Records], Records] | None = attrs.field(default=None, kw_only=True)
+    of_ggml: bool = attrs.field(default=True, kw_only=True)
 
     @property
     def type_size(self) -> int:
@@ -78,34 +85,52 @@ class Format:
     @property
     def scale_fields(self) -> tuple[str, ...]:
         """Names of the fields that hold floating-point scales, of 8, 16 or 32 bits."""
-        return self.half_fields or ("d",)
+        return self.half_fields or (("d",) if "d" in (self.layout.names or ()) else ())
 
     def scales(self, blocks: UInt8[np.ndarray, "b type_size"]) -> dict[str, Float32[np.ndarray, " b"]]:
         """The floating-point scale fields of ``blocks``, by name."""
         records = np.ascontiguousarray(blocks).view(self.layout).reshape(-1)
-        return {name: _scale(records[name]) for name in self.scale_fields}
+        fields = self._unpack(records) if self._scattered else records
+        return {name: _scale(fields[name]) for name in self.scale_fields}
+
+    @property
+    def _scattered(self) -> bool:
+        """Whether the bits of a scale lie apart (iq1_m)."""
+        return not set(self.scale_fields) <= set(self.layout.names or ())
 
     def with_scales(
         self, blocks: UInt8[np.ndarray, "b type_size"], scales: dict[str, Float[np.ndarray, " b"]]
     ) -> UInt8[np.ndarray, "b type_size"]:
         """``blocks`` with these numbers, by name, in their scale fields, rounded as ``stored_scale`` says."""
         records = np.ascontiguousarray(blocks).view(self.layout).reshape(-1).copy()
-        for name, values in scales.items():
-            records[name] = bits.e8m0_below(values) if records[name].dtype.kind == "u" else values
+        if self._scattered:
+            fields = self._unpack(records)
+            records = self._pack(fields | {name: values.astype(fields[name].dtype) for name, values in scales.items()})
+        else:
+            for name, values in scales.items():
+                records[name] = _stored(values, records[name].dtype)
         return records.view(np.uint8).reshape(blocks.shape)
 
     def stored_scale(self, values: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
-        """``values`` rounded to what a scale field can store: to float16, to float32, or down to a power of two (as
-        float32).
+        """``values`` rounded to what a scale field can store: to float16, to float32, or down to a bf16 number or a
+        power of two (both as float32).
         """
-        kind = self.layout["d"]
-        return bits.e8m0_to_float(bits.e8m0_below(values)) if kind.kind == "u" else values.astype(kind)
+        kind = np.dtype(np.float16) if self._scattered else self.layout["d"]
+        stored = _stored(values, kind)
+        return _scale(stored) if kind.kind == "u" else stored
+
+    def canonical(self, blocks: UInt8[np.ndarray, "b type_size"]) -> UInt8[np.ndarray, "b type_size"]:
+        """``blocks`` without what no quantiser writes; the same array where every byte string is a block."""
+        if self._canonical is None:
+            return blocks
+        records = self._canonical(np.ascontiguousarray(blocks).view(self.layout).reshape(-1).copy())
+        return np.ascontiguousarray(records).view(np.uint8).reshape(blocks.shape)
 
     def decode(self, blocks: UInt8[AnyArray, "b type_size"], xp: ArrayModule = np) -> Parts:
         """The parts that the values of ``blocks`` are computed from, as arrays of ``xp``, numpy or jax.numpy.
 
-        The bits are the same in both, except that XLA on a CPU replaces float32 subnormals by 0, which only the d of
-        q8_K and mxfp4 can be. Raises ValueError for another shape or dtype.
+        The bits are the same in both, except that XLA on a CPU replaces float32 subnormals by 0, which only a d that is
+        no f16 number can be. Raises ValueError for another shape or dtype.
         """
         blocks = self._checked(np.ascontiguousarray(blocks) if xp is np else blocks)
         with np.errstate(all="ignore"):
@@ -160,7 +185,7 @@ class Format:
         extremes = _extremes(self)
         if set(fields) != set(extremes):
             raise ValueError(f"fields {sorted(fields)}: {self.name} has {sorted(extremes)}")
-        rows = len(fields["d"])
+        rows = len(next(iter(fields.values())))
         for name, extreme in extremes.items():
             _check_field(f"field {name} of {self.name}", fields[name], rows, extreme)
         records = np.ascontiguousarray(self._pack(fields))
@@ -183,7 +208,17 @@ class Format:
 
 
 def _scale(stored: np.ndarray) -> Float32[np.ndarray, " b"]:
-    return np.asarray(bits.e8m0_to_float(stored) if stored.dtype.kind == "u" else stored.astype(np.float32))
+    """What a scale field holds, as float32: one unsigned byte is an exponent, two are a bf16 number."""
+    if stored.dtype.kind != "u":
+        return stored.astype(np.float32)
+    return np.asarray(bits.e8m0_to_float(stored) if stored.dtype.itemsize == 1 else bits.bfloat_to_float(stored))
+
+
+def _stored(values: Float[np.ndarray, " ..."], kind: np.dtype) -> np.ndarray:
+    """Numbers as a scale field of this type holds them; the inverse of ``_scale`` but for rounding."""
+    if kind.kind != "u":
+        return values.astype(kind)
+    return bits.e8m0_below(values) if kind.itemsize == 1 else bits.bfloat_below(values)
 
 
 @cache

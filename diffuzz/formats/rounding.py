@@ -63,6 +63,19 @@ def through_half(x: Float32[AnyArray, " ..."], xp: ArrayModule) -> Float32[AnyAr
     return xp.where(x == x, finite, xp.float32(np.nan))
 
 
+def through_bfloat(x: Float32[AnyArray, " ..."], xp: ArrayModule) -> Float32[AnyArray, " ..."]:
+    """x rounded to bf16, as float32; ties to even, and infinite beyond the largest bf16 number. In JAX as
+    ``through_half``.
+    """
+    word = words(x, xp)
+    rounded = (word + 0x7FFF + ((word >> 16) & 1)) & ~0xFFFF
+    if xp is np:
+        return np.where(x == x, np.ascontiguousarray(rounded).view(np.float32), np.float32(np.nan))
+    from jax import lax
+
+    return xp.where(x == x, lax.bitcast_convert_type(rounded, xp.float32), xp.float32(np.nan))
+
+
 def words(x: Float32[AnyArray, " ..."], xp: ArrayModule) -> Int32[AnyArray, " ..."]:
     """The bits of float32 numbers, as int32."""
     if xp is np:

@@ -19,20 +19,22 @@ LEAST_COMPILED = 8
 def in_calls(function: Function, cases: Dim, *, compiled: bool = False) -> Function:
     """``function``, called with a number of cases that ``cases`` admits; see the module's docstring.
 
+    What is given by keyword is for all cases, such as the factors of RoPE, and is handed on as it is.
     A result of another length than its call is returned as it is, for the caller to report.
     """
 
-    def call(*arguments: object) -> np.ndarray:
+    def call(*arguments: object, **named: object) -> np.ndarray:
         arrays = [one for one in arguments if isinstance(one, np.ndarray)]
         total = len(arrays[0]) if arrays else 0
         if total == 0 or total == _length(total, cases, compiled):
-            whole: np.ndarray = function(*arguments)
+            whole: np.ndarray = function(*arguments, **named)
             return whole
         parts: list[np.ndarray] = []
         for start in range(0, total, cases.highest):
             count = min(cases.highest, total - start)
             rows = np.minimum(np.arange(start, start + _length(count, cases, compiled)), start + count - 1)
-            got = np.asarray(function(*(one[rows] if isinstance(one, np.ndarray) else one for one in arguments)))
+            part = (one[rows] if isinstance(one, np.ndarray) else one for one in arguments)
+            got = np.asarray(function(*part, **named))
             if got.shape[:1] != rows.shape or (parts and got.dtype != parts[0].dtype):
                 return got
             # A copy: a function may return the same buffer each time.

@@ -40,10 +40,11 @@ from diffuzz.judging.calls import in_calls
 from diffuzz.judging.evidence import Evidence, Judged, Wrong
 from diffuzz.judging.examined import Examined, failure_code
 from diffuzz.judging.question import Function, Judge
+from diffuzz.kernels.process.channel import ResultError
 from diffuzz.kernels.process.worker import Failure, Ran, ResourceError, Worker, WorkerError
 from diffuzz.registry import located
 from diffuzz.targets import distances
-from diffuzz.targets.contract import Contract
+from diffuzz.targets.contract import Contract, Result, checked
 from diffuzz.targets.outcome import Arrays, Outcome
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
@@ -57,8 +58,9 @@ GGML_DEFAULT_NMSE_LIMIT = 1e-7
 # Relative error of value itself: float64 against allowances of some 2^-24, with room for its own constants.
 RELATIVE_NOISE = 1e-6
 _LARGEST = float(np.finfo(np.float32).max)
-# What a request to the process of a candidate says: the target, parameters of the contract, and whether it compiles.
-Request = tuple[str, dict[str, int | float | bool | str], bool]
+# What a request to the process of a candidate says: the target, parameters of the contract, whether it compiles, and
+# what it returns for a case, where the contract says that.
+Request = tuple[str, dict[str, int | float | bool | str], bool, tuple[Result, ...] | None]
 # A new shape that takes longer than this, in seconds, and than so many calls of a shape that it knows, is compiled.
 _COMPILING, _TIMES_SLOWER = 0.05, 8
 
@@ -112,7 +114,7 @@ class Candidate:
         batch = _ones(space, 1)
         given = space.filled(batch)
         with np.errstate(all="ignore"):
-            ran = self.run(target.name, params, given, _like(_right(contract, params, given)))
+            ran = self.run(target.name, params, given, _like(contract, _right(contract, params, given)))
         failure = ran.failures.get(0)
         if failure is not None and failure.kind in ("raised", "garbage"):
             scalars = {one.array: f"{one.name} {one.of(params, batch)[0]:g}" for one in contract.scalars}
@@ -142,7 +144,7 @@ class Candidate:
 
     def _seconds(self, target: Target, params: Params, batch: Arrays) -> float:
         with np.errstate(all="ignore"):
-            like = _like(_right(contract_of(target), params, batch))
+            like = _like(contract_of(target), _right(contract_of(target), params, batch))
         began = time.monotonic()
         self.run(target.name, params, batch, like)
         return time.monotonic() - began
@@ -152,7 +154,12 @@ class Candidate:
 
         Raises CandidateError if the file cannot be loaded.
         """
-        request: Request = (target, dict(params), self.compiles)
+        request: Request = (
+            target,
+            dict(params),
+            self.compiles,
+            _expected(contract_of(targets.get(target)), params, arrays),
+        )
         try:
             ran = self._worker.run(request, arrays, shape=like.shape[1:], dtype=str(like.dtype))
         except ResourceError as error:
@@ -179,20 +186,35 @@ def serve(
     function = load(name)
 
     def answer(request: Request, arrays: dict[str, np.ndarray], out: np.ndarray) -> np.ndarray:
-        target, params, compiled = request
+        target, params, compiled, expected = request
         # Fresh arrays: what a function keeps of one call must not change with the next.
         given = {key: np.array(array) for key, array in arrays.items()}
         with np.errstate(all="ignore"):
-            return _call(contract_of(targets.get(target)), params, function, given, compiled=compiled)
+            return _call(contract_of(targets.get(target)), params, function, given, expected, compiled=compiled)
 
     return answer
 
 
-def _call(contract: Contract, params: Params, function: Function, arrays: Arrays, *, compiled: bool) -> np.ndarray:
+def _call(
+    contract: Contract,
+    params: Params,
+    function: Function,
+    arrays: Arrays,
+    expected: tuple[Result, ...] | None,
+    *,
+    compiled: bool,
+) -> np.ndarray:
     """What a function returns for a batch, in calls of as many cases as it takes."""
+    if expected is not None:
+        function = checked(function, expected, batched=contract.batched)
     if contract.batched:
         function = in_calls(function, domain.batch(params), compiled=compiled)
     return contract.call(params, function, arrays)
+
+
+def _expected(contract: Contract, params: Params, arrays: Arrays) -> tuple[Result, ...] | None:
+    """What a function returns for each case of a batch, where the contract says that."""
+    return None if contract.results is None else contract.results(params, arrays)
 
 
 def _right(contract: Contract, params: Params, arrays: Arrays) -> np.ndarray:
@@ -200,8 +222,10 @@ def _right(contract: Contract, params: Params, arrays: Arrays) -> np.ndarray:
     return np.asarray((contract.reference if contract.allowance is None else contract.exact)(params, arrays))
 
 
-def _like(known: np.ndarray) -> np.ndarray:
-    """A result of the shape and the dtype that a function returns."""
+def _like(contract: Contract, known: np.ndarray) -> np.ndarray:
+    """A result of the shape and the dtype that a function returns, or of what its results are packed into."""
+    if contract.results is not None:
+        return known
     return known.astype(np.float32) if known.dtype == np.float64 else known
 
 
@@ -336,7 +360,7 @@ def examination(target: Target, params: Params, function: Candidate | Function, 
     right = partial(_right, contract, params)
 
     def ran(arrays: Arrays, known: np.ndarray) -> _Results:
-        like = _like(known)
+        like = _like(contract, known)
         if not isinstance(function, Candidate):
             result = _called(contract, params, function, name, arrays, like)
             return _Results(contract, params, arrays, result, known, {}, frozenset())
@@ -362,7 +386,7 @@ def examination(target: Target, params: Params, function: Candidate | Function, 
         for batch, places in zip(company.standard(space, arrays, scalars), company.PLACES, strict=True):
             beside = judged(batch)
             of_case = np.nan_to_num(beside.outcome.value[list(places)], nan=-np.inf, posinf=np.inf)
-            if of_case.max() > worst or np.isnan(worst):
+            if of_case.max() > worst * (1 + RELATIVE_NOISE) or np.isnan(worst):
                 worst = float(of_case.max())
                 outcome, explain = _of_row(beside, places[int(of_case.argmax())], alone, nmse_limit)
         return Examined(outcome, explain)
@@ -401,7 +425,7 @@ def _promised(contract: Contract, p: Params, arrays: Arrays, like: np.ndarray) -
     """Rows of whose result the arithmetic promises anything. Of the others, an exception is as good as any."""
     if contract.allowance is not None:
         finite = np.isfinite(_flat(contract.allowance(p, arrays)))
-        return np.asarray((finite & (np.abs(_flat(contract.exact(p, arrays))) <= _LARGEST)).any(axis=1))
+        return np.asarray((finite & _judgeable(contract, _flat(contract.exact(p, arrays)))).any(axis=1))
     if contract.accepts is None:
         return np.ones(len(like), bool)
     # What takes two opposite results takes any.
@@ -415,7 +439,11 @@ def _called(
     given = {key: np.array(array) for key, array in arrays.items()}
     shapes = ", ".join(f"{key} {array.dtype}{list(array.shape)}" for key, array in given.items())
     try:
-        result = np.array(_call(contract, p, function, given, compiled=False))
+        result = np.array(_call(contract, p, function, given, _expected(contract, p, arrays), compiled=False))
+    except ResultError as error:
+        raise CandidateError(
+            f"candidate {name} {error} (called with {shapes}; its signature: {contract.signature})"
+        ) from error
     except (Exception, SystemExit) as error:
         raise CandidateError(f"candidate {name} raises {located(error)} (called with {shapes})") from error
     if result.shape != like.shape or result.dtype != like.dtype:
@@ -454,11 +482,19 @@ def _within_allowance(results: _Results) -> _Judged:
     contract, p, arrays = results.contract, results.params, results.arrays
     if contract.allowance is None:
         raise TypeError("a contract without an allowance has a fixed result")
-    exact, allowance = _flat(results.known), _flat(contract.allowance(p, arrays))
-    candidate = _flat(results.candidate)
-    promised = np.isfinite(allowance) & (np.abs(exact) <= _LARGEST)
+    exact, candidate = _flat(results.known), _flat(_settled(results))
+    allowance = _flat((contract.first_allowance or contract.allowance)(p, arrays))
+    judgeable = _judgeable(contract, exact)
+    promised = np.isfinite(allowance) & judgeable
     ratio = np.where(promised, _ratio(candidate, exact, allowance), 0.0)
     value = ratio.max(axis=1)
+    if contract.first_allowance is not None and (beyond := np.flatnonzero(~(value <= 1))).size:
+        # These rows may be right by another form of the formula, whose bounds take as long as the first again.
+        allowance = allowance.copy()
+        allowance[beyond] = _flat(contract.allowance(p, {name: array[beyond] for name, array in arrays.items()}))
+        promised = np.isfinite(allowance) & judgeable
+        ratio = np.where(promised, _ratio(candidate, exact, allowance), 0.0)
+        value = ratio.max(axis=1)
 
     def evidence(row: int, shown: float, nmse_limit: float) -> Judged:
         one = slice(row, row + 1)
@@ -469,7 +505,7 @@ def _within_allowance(results: _Results) -> _Judged:
         both = [np.where(promised, numbers, 0.0)[one] for numbers in (exact, candidate)]
         return Judged(
             element=worst,
-            candidate=float(candidate[row, worst]) if results.ran(row) else np.nan,
+            candidate=float(_flat(results.candidate)[row, worst]) if results.ran(row) else np.nan,
             exact=float(exact[row, worst]),
             reference=float(reference[0, worst]),
             allowance=float(allowance[row, worst]),
@@ -480,18 +516,44 @@ def _within_allowance(results: _Results) -> _Judged:
             wrong=_wrong(shown > 1, ours > 1),
         )
 
-    return _Judged(_outcome(results, value, np.where(np.isfinite(value), RELATIVE_NOISE * value, 0.0)), evidence)
+    outcome = _outcome(results, value, np.where(np.isfinite(value), RELATIVE_NOISE * value, 0.0))
+    return _Judged(attrs.evolve(outcome, promised=promised.mean(axis=1)), evidence)
+
+
+def _judgeable(contract: Contract, exact: Float64[np.ndarray, "b n"]) -> Bool[np.ndarray, "b n"]:
+    """Which exact results a result can be held against: numbers of the dtype. The allowance of packed results is
+    infinite for the others, and an infinity is exact where the function has one.
+    """
+    return np.asarray(~np.isnan(exact) if contract.results is not None else np.abs(exact) <= _LARGEST)
+
+
+def _settled(results: _Results) -> np.ndarray:
+    """What the candidate returned, with the exact result in the place of what is as good."""
+    settled = results.contract.settled
+    if settled is None:
+        return results.candidate
+    return settled(results.params, results.arrays, results.candidate)
 
 
 def _ratio(
     result: Float64[np.ndarray, "b n"], exact: Float64[np.ndarray, "b n"], allowance: Float64[np.ndarray, "b n"]
 ) -> Float64[np.ndarray, "b n"]:
-    """|result - exact| / allowance, element by element; inf where the result is not finite.
+    """|result - exact| / allowance, element by element: 0 where they are equal, inf where the result is not finite.
 
     Not that of diffuzz.judging.pair: here a NaN is wrong whatever the exact result is.
     """
-    error = np.abs(result - exact)
-    return np.where(np.isfinite(result), np.where(error > 0, error / allowance, 0.0), np.inf)
+    ratio: Float64[np.ndarray, "b n"] = np.subtract(result, exact)
+    np.abs(ratio, out=ratio)
+    ratio /= allowance
+    odd = ~np.isfinite(ratio)
+    if odd.any():
+        # 0 / 0, two equal infinities; or an error where none is allowed, an infinity, NaN.
+        ratio[odd] = np.where(result[odd] == exact[odd], 0.0, np.inf)
+    odd = ~np.isfinite(result) & (result != exact)
+    if odd.any():
+        # An infinity where anything is allowed.
+        ratio[odd] = np.inf
+    return ratio
 
 
 def _nmse(exact: Float64[np.ndarray, "1 n"], result: Float[np.ndarray, "1 n"]) -> float:

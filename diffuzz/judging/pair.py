@@ -207,7 +207,9 @@ def _apart(contract: Contract, p: Params, arrays: Arrays, one: _Side, other: _Si
     allowance = _flat(contract.allowance(p, arrays))
     rounding = allowance if contract.rounding is None else _flat(contract.rounding(p, arrays))
     a, b = _flat(one.result), _flat(other.result)
-    promised = np.isfinite(allowance) & (np.abs(exact) <= _LARGEST)
+    if contract.settled is not None:
+        a, b = (_flat(contract.settled(p, arrays, side.result)) for side in (one, other))
+    promised = np.isfinite(allowance) & ((np.abs(exact) <= _LARGEST) if contract.results is None else ~np.isnan(exact))
     ratio = np.where(promised, _ratio(a, b, shares * rounding), 0.0)
     value = ratio.max(axis=1)
 
@@ -224,7 +226,8 @@ def _apart(contract: Contract, p: Params, arrays: Arrays, one: _Side, other: _Si
             failures=(one.failures.get(row), other.failures.get(row)),
         )
 
-    return Examined(_outcome(value, np.where(np.isfinite(value), RELATIVE_NOISE * value, 0.0), one, other), explain)
+    outcome = _outcome(value, np.where(np.isfinite(value), RELATIVE_NOISE * value, 0.0), one, other)
+    return Examined(attrs.evolve(outcome, promised=promised.mean(axis=1)), explain)
 
 
 def _ratio(

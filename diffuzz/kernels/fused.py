@@ -5,7 +5,8 @@ module is ``xp``, and can be traced by JAX.
 
     B = sum_i code_i x^_i + sum_i constant_i y_i
 
-A weight is ``code + constant`` with code = d sc q and constant = -dmin m. The quantised activation is x^ = s q. The
+A weight is ``code + constant`` with code = d sc q and constant = -dmin m. The quantised activation is x^ = s q, or x
+rounded to f16 or bf16. The
 factor y of a minimum is x^ too, except for q8_1: that format stores the sum s of each block of 32, and y = s / 32.
 """
 
@@ -19,11 +20,14 @@ import numpy as np
 from diffuzz import formats
 from diffuzz.formats import q8_0, q8_1, q8_k
 from diffuzz.formats.arrays import AnyArray, ArrayModule
+from diffuzz.formats.rounding import through_bfloat, through_half
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, UInt8
 
 ARITHMETICS = ("gguf", "apr")
+# What activations are rounded to, one by one, by format.
+ROUNDED = {"f16": through_half, "bf16": through_bfloat}
 
 
 def split(
@@ -79,6 +83,8 @@ def offset(format: str) -> float:
 @cache
 def _offset(fmt: formats.Format) -> float:
     codes = np.asarray(_samples(fmt).code)
+    if codes.dtype.kind == "f":
+        return 0.0
     least, span = int(codes.min()), int(codes.max()) - int(codes.min()) + 1
     # With so many samples for each number, one that never comes is none of the codes.
     levels = codes.size >= 32 * span and len(np.unique(codes)) < span
@@ -92,6 +98,8 @@ def one_scale(format: str, count: int) -> bool:
 
 @cache
 def _one_scale(fmt: formats.Format, count: int) -> bool:
+    if fmt.block_size % count:
+        return False
     sub_scale = np.asarray(_samples(fmt).sub_scale).reshape(-1, count)
     return bool((sub_scale == sub_scale[:, :1]).all())
 
@@ -100,13 +108,18 @@ def _samples(fmt: formats.Format) -> formats.Parts:
     """Decoded blocks: those whose bytes are all alike, which have the least code, and random ones."""
     alike = np.repeat(np.arange(256, dtype=np.uint8)[:, None], fmt.type_size, axis=1)
     random = np.random.default_rng(0).integers(0, 256, (64, fmt.type_size), np.uint8)
-    return fmt.decode(np.concatenate([alike, random]))
+    return fmt.decode(fmt.canonical(np.concatenate([alike, random])))
 
 
 def seen(
     activation: str, x: Float32[AnyArray, "b k"], xp: ArrayModule = np
 ) -> tuple[Float64[AnyArray, "b k"], Float64[AnyArray, "b k"]]:
-    """(x^, y), the factors of codes and of minimums, by ggml's x86 quantiser of ``activation``: q8_K, q8_0 or q8_1."""
+    """(x^, y), the factors of codes and of minimums: x rounded to f16 or bf16, or by ggml's x86 quantiser of
+    ``activation``: q8_K, q8_0 or q8_1.
+    """
+    if activation in ROUNDED:
+        rounded = ROUNDED[activation](x.astype(xp.float32), xp).astype(float)
+        return rounded, rounded
     size = formats.get(activation).block_size
     blocks = x.astype(xp.float32).reshape(-1, size)
     # The reciprocal of a subnormal peak overflows; the codes of such a block are 0, or its stored scale is.

@@ -31,7 +31,8 @@ import numpy as np
 
 from diffuzz import formats
 from diffuzz.formats import Parts, q8_0, q8_1, q8_k
-from diffuzz.kernels import arguments, lanes, libm
+from diffuzz.kernels import arguments, fused, lanes, libm
+from diffuzz.kernels.apr import dot_fold, folds
 from diffuzz.kernels.fma import fma
 from diffuzz.kernels.names import Implementation
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
     from diffuzz.kernels.lanes import BlockDot, Blocks, Dots
 
-__all__ = ["BUILD_DEPENDENT", "Build", "avx2", "built", "exp", "model_of", "rms_norm", "rope", "silu", "soft_max",
-           "swiglu", "vec_dot", "vec_dot_rows", "zen"]  # fmt: skip
+__all__ = ["BUILD_DEPENDENT", "MODELLED", "Build", "avx2", "built", "exp", "model_of", "rms_norm", "rope", "silu",
+           "soft_max", "swiglu", "vec_dot", "vec_dot_rows", "zen"]  # fmt: skip
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
 # Formats whose dot products depend on the build.
@@ -88,8 +89,9 @@ def vec_dot(
         q5_K              the same; s = fma(f32(-y.d dmin), M1, s)
 
     and the result is crosswise(acc), or f32(crosswise(acc) + s). M8, M4 and M1 are the sums of minimums times codes in
-    8, 4 and 1 lanes. Of a format that ggml does not have, in one lane: f32(acc + t), acc = fma(f32(y.d d), L, acc),
-    t = fma(f32(-y.d dmin), M1, t). Raises ValueError for wrong arguments.
+    8, 4 and 1 lanes. Of a format whose dot product in ggml is not modelled to the bit, or that ggml does not have, in
+    one lane: f32(acc + t), acc = fma(f32(y.d d), L, acc), t = fma(f32(-y.d dmin), M1, t). If x is rounded to f16 or
+    bf16, a left fold of the products of the restored weights. Raises ValueError for wrong arguments.
     """
     return lanes.batched(_dot(format, build), format, weights, x, paired=False)
 
@@ -240,11 +242,12 @@ def _exp_along(x: Float32[np.ndarray, " ..."], build: Build) -> Float32[np.ndarr
 def _dot(format: str, build: Build) -> BlockDot:
     if formats.get(format).name in BUILD_DEPENDENT:
         return partial(_in_pairs, format, fused=build.fused)
-    if not formats.of_ggml(format) and formats.get(format).activation is not None:
-        return partial(_of_another, format)
-    if format not in _DOTS:
-        raise ValueError(f"format={format!r}: ggml multiplies weights of {', '.join((*_DOTS, *BUILD_DEPENDENT))}")
-    return partial(_DOTS[format], format)
+    if format in _DOTS:
+        return partial(_DOTS[format], format)
+    activation = formats.get(format).activation
+    if activation is None:
+        raise ValueError(f"format={format!r}: activations come in it, and a format of weights is needed")
+    return partial(_of_floats if activation in fused.ROUNDED else _of_another, format)
 
 
 def _parts(format: str, rows: Blocks) -> Parts:
@@ -347,6 +350,14 @@ def _k(format: str, rows: Blocks, x: Float32[np.ndarray, "b k"], paired: bool) -
     return dots
 
 
+def _of_floats(format: str, rows: Blocks, x: Float32[np.ndarray, "b k"], paired: bool) -> Dots:
+    """Weights as float32 numbers, times x rounded to f16 or bf16."""
+    fmt = formats.get(format)
+    weights = fmt.dequantize(rows.reshape(-1, rows.shape[2])).reshape(len(rows), -1)
+    rounded = fused.ROUNDED[fmt.activation or ""](x, np)
+    return dot_fold(weights, rounded) if paired else folds(weights, rounded)
+
+
 def _of_another(format: str, rows: Blocks, x: Float32[np.ndarray, "b k"], paired: bool) -> Dots:
     """In the way of the others, one lane, over what is a block of both the weights and the activations."""
     fmt, parts = formats.get(format), _parts(format, rows)
@@ -383,6 +394,10 @@ _DOTS: dict[str, Callable[[str, Blocks, Float32[np.ndarray, "b k"], bool], Dots]
     **dict.fromkeys(("q4_1", "q5_1"), _legacy_minimum),
     **dict.fromkeys(("q2_K", "q3_K", "q4_K", "q5_K", "q6_K"), _k),
 }
+
+
+# Formats whose dot products have the library's bits.
+MODELLED = (*_DOTS, *BUILD_DEPENDENT)
 
 
 def built(build: Build) -> SimpleNamespace:

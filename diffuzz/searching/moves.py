@@ -114,9 +114,7 @@ def _stretch(move: Move) -> None:
         # Up by less: a float32 power of two.
         powers = powers * np.exp2(np.minimum(np.rint(far * draws.far_down(move.spec, rng, len(x))), 120.0))
     factor = np.where(rng.random((len(x), 1)) < 0.5, powers, 1 + _small(move))
-    # What overflows is taken back to the end of the range.
-    with np.errstate(over="ignore"):
-        np.copyto(x, x * factor.astype(np.float32), where=move.subset())
+    np.copyto(x, x * factor.astype(np.float32), where=move.subset())
 
 
 def _jitter(move: Move) -> None:
@@ -319,9 +317,18 @@ def apply(function: Callable[[Move], None], move: Move) -> None:
     NaN goes to the low end. A vector that falls below its smallest peak stays, one in a hundred or so: such rows are
     not admissible, and to look for them would cost more than they do.
     """
-    function(move)
+    # What overflows is taken back to the end of the range.
+    with np.errstate(over="ignore", invalid="ignore"):
+        function(move)
+    if move.spec.format is not None:
+        raw, fmt = move.flat, formats.get(move.spec.format)
+        blocks = raw.reshape(-1, fmt.type_size)
+        if (canonical := fmt.canonical(blocks)) is not blocks:
+            raw[:] = canonical.reshape(raw.shape)
     if move.spec.dtype == "float32":
         x = move.flat
         low, high = ranges.float32_range(move.spec)
         np.fmin(x, high, out=x)
         np.fmax(x, low, out=x)
+        if move.spec.holds not in ("float32", "float64"):
+            x[...] = ranges.held(move.spec.holds, x)

@@ -113,6 +113,9 @@ class _Progress:
     evaluations: int = 0
     # Rows that have a value: admissible, a number, and known far better than it is large.
     valued: int = 0
+    # Rows that were judged, and how many they are by the share of their numbers that anything was promised of.
+    judged_rows: int = 0
+    judged: float = 0.0
     work: float = 0.0
     history: list[Found] = attrs.field(factory=list)
     unsteady: Unsteady | None = None
@@ -139,7 +142,7 @@ class Objective:
     ``screen`` starts to evaluate a batch and returns a function that waits for ``(values float64[b], batch)``, the
     batch with better perturbation directions where it knows some (see diffuzz.searching.screen); without one the exact
     evaluation screens. ``on_found`` is called with each improvement. A value above ``enough``, beyond its noise, ends
-    the search.
+    the search. Engines that run others leave those ``without`` alone.
     """
 
     problem: Problem
@@ -149,6 +152,7 @@ class Objective:
     clock: Callable[[], float] = time.monotonic
     enough: float | None = None
     engine: str = ""
+    without: frozenset[str] = frozenset()
     _progress: _Progress = attrs.field()
     _shapes: dict[str, tuple[int, ...]] = attrs.field()
 
@@ -197,6 +201,12 @@ class Objective:
     def valued(self) -> int:
         """How many of them had a value."""
         return self._progress.valued
+
+    @property
+    def judged(self) -> float | None:
+        """The share of the numbers of all cases of which the arithmetic promises anything; None where all are fixed."""
+        progress = self._progress
+        return progress.judged / progress.judged_rows if progress.judged_rows else None
 
     @property
     def work(self) -> float:
@@ -329,6 +339,9 @@ class Objective:
         solved = self.problem.solve(batch)
         began = self.seconds
         outcome = self.problem.evaluate(solved)
+        if outcome.promised is not None:
+            self._progress.judged_rows += len(outcome.promised)
+            self._progress.judged += float(outcome.promised.sum())
         self._time(len(admissible), self.seconds - began)
         values = np.where(admissible & self._still_admissible(batch, solved), _clean(outcome), -np.inf)
         self._record(solved, values, outcome)

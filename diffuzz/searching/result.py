@@ -56,6 +56,8 @@ class SearchResult:
     # Under which the case of a judged function would not be above the threshold.
     policies: tuple[Policy, ...] = ()
     unminimised: str | None = None
+    # The share of the numbers of all cases that were judged: of the others the arithmetic promises nothing.
+    judged: float | None = None
 
     @property
     def target(self) -> Target:

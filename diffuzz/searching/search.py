@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import attrs
 import numpy as np
@@ -83,6 +83,7 @@ def search(
     largest: bool = False,
     first: bool = False,
     minimise_best: bool = True,
+    without: Collection[str] = (),
     on_found: Callable[[Found], None] | None = None,
     on_smaller: Callable[[float], None] | None = None,
 ) -> SearchResult:
@@ -102,6 +103,7 @@ def search(
             search else stops at its first value above the threshold, which shows all there is to show.
         first: stop there in a search of a target's own claim, too.
         minimise_best: make the best case simpler, too, where implementations are judged and it is no witness.
+        without: engines that the engine ``auto`` leaves alone, such as ``pbt``, which needs Hypothesis.
         on_found: called with every improvement.
         on_smaller: called while the witness is minimised (see diffuzz.minimising.minimise).
 
@@ -130,13 +132,23 @@ def search(
         first = first or (problem.judges and not largest)
         enough = problem.threshold if first else None
         objective = Objective(
-            problem, Budget(seconds, seconds * WORK_PER_SECOND), on_found=on_found, enough=enough, engine=engine
+            problem,
+            Budget(seconds, seconds * WORK_PER_SECOND),
+            on_found=on_found,
+            enough=enough,
+            engine=engine,
+            without=frozenset(without),
         )
         interrupted = _run(objective, engine, np.random.default_rng(seed))
         if not (objective.valued or problem.judges or interrupted or not objective.evaluations):
             raise NoValueError(
                 f"target {target.name}: none of {objective.evaluations} cases has a value: they are not admissible, or "
                 "their values are NaN or smaller than their noise; laws.check says which"
+            )
+        if objective.judged == 0 and objective.best is None and objective.unsteady is None and not interrupted:
+            raise NoValueError(
+                f"target {target.name}: nothing could be judged: in none of {objective.evaluations} cases does the "
+                "arithmetic promise anything of the result (it overflows, is NaN, or divides by what may be zero)"
             )
         made = _witness(objective, keep, on_smaller, hurried=interrupted, minimise_best=minimise_best)
         leisurely = not (interrupted or made.interrupted) and made.company is None and made.chance is None
@@ -165,18 +177,23 @@ def search(
         minimising_timed_out=made.timed_out,
         policies=policies,
         unminimised=made.failed,
+        judged=objective.judged,
     )
 
 
 def _check_arguments(seconds: float, seed: int | None, threshold: float | None, keep: float) -> None:
-    if not 0 < seconds < math.inf:
+    if not _is_number(seconds) or not 0 < seconds < math.inf:
         raise ValueError(f"seconds={seconds!r}: a positive number is needed")
-    if seed is not None and seed < 0:
+    if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
         raise ValueError(f"seed={seed!r}: an integer of at least 0 is needed")
-    if threshold is not None and not math.isfinite(threshold):
+    if threshold is not None and not (_is_number(threshold) and math.isfinite(threshold)):
         raise ValueError(f"threshold={threshold!r}: a finite number is needed")
-    if not 0 < keep <= 1:
+    if not _is_number(keep) or not 0 < keep <= 1:
         raise ValueError(f"keep={keep!r}: a share of the value, 0 < keep <= 1, is needed")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating))
 
 
 def _run(objective: Objective, engine: str, rng: np.random.Generator) -> bool:

@@ -8,6 +8,8 @@ Every module of this folder that defines ``TARGET`` is a target: ``dot_order.py`
     amplification   Amplification: one function, an input and a small change of it
     drift           Drift: two implementations and the same input
     contract        Contract: what an implementation promises
+    operation       operation, tensor: a target made of one function of jax.numpy
+    derived         the contract of such a function: exact results and error bounds
     outcome         Outcome, Bound
     laws            a test of what every target promises
     perturbations, distances, error_bounds, rows, published    shared by several targets
@@ -19,6 +21,7 @@ from diffuzz.registry import Registry
 from diffuzz.targets.amplification import Amplification
 from diffuzz.targets.contract import Contract
 from diffuzz.targets.drift import Drift
+from diffuzz.targets.operation import Operation
 from diffuzz.targets.outcome import Bound, Outcome
 from diffuzz.targets.parameter import Parameter, ParameterError
 from diffuzz.targets.target import Target
@@ -30,6 +33,8 @@ __all__ = [
 
 
 def _check(found: object) -> Target:
+    if isinstance(found, Operation):
+        return found.target
     if not isinstance(found, Target):
         raise TypeError(f"a diffuzz.targets.Target is needed, it is a {type(found).__name__}")
     return found

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     # The output of a function, its scale and its magnitude; see Amplification.
     Evaluated: TypeAlias = tuple[Float[AnyArray, "b ..."], Float[AnyArray, " b"], Float[AnyArray, " b"]]
 
+# A move so much shorter is next to nothing, and yet far above the rounding of float64.
+_SHORT = 2.0**-12
+
 
 @attrs.frozen
 class Amplification:
@@ -34,12 +37,14 @@ class Amplification:
     of a kernel module, ``diffuzz.kernels.exact`` or ``.xla``, whose array module is ``kernels.xp``. The output drift is
     relative to scale. Magnitude is the size of the terms that f adds up: the rounding errors of f are a few ULP of it.
     ``inputs(params)`` names the arrays that move; the direction of array ``x`` is array ``x_direction``. ``norm`` is
-    1, 2 or infinity.
+    1, 2 or infinity. With ``conditioned`` the explanation of a case has its condition number in the direction of the
+    move, too: the value of a move that is next to nothing.
     """
 
     function: Callable[[Params, Arrays, Implementation], Evaluated]
     inputs: Callable[[Params], tuple[str, ...]]
     norm: float
+    conditioned: bool = False
 
     def move(
         self, params: Params, arrays: Arrays, xp: ArrayModule = np
@@ -76,7 +81,8 @@ class Amplification:
         drift_out = perturbations.norm(after - before, self.norm, xp) / safe_scale
         value = xp.where(usable, drift_out / safe_drift, 0.0)
         # The output is evaluated twice, each time to within a few ULP of a float64 sum of terms of this magnitude.
-        noise = xp.where(usable, 32 * 2.0**-53 * magnitude / safe_scale / safe_drift, 0.0)
+        # An output that does not move at all does not depend on the input.
+        noise = xp.where(usable & (drift_out > 0), 32 * 2.0**-53 * magnitude / safe_scale / safe_drift, 0.0)
         return value, noise, drift_out, drift_in
 
     def evaluate(self, params: Params, arrays: Arrays) -> Outcome:
@@ -87,11 +93,16 @@ class Amplification:
         return Outcome(value, noise)
 
     def explain(self, params: Params, arrays: Arrays) -> dict[str, Float64[np.ndarray, " b"]]:
-        """The output drift and the input drift, whose quotient is the value."""
+        """The output drift and the input drift, whose quotient is the value, and the condition number, if it is asked
+        for.
+        """
         from diffuzz.kernels import exact
 
         _, _, drift_out, drift_in = self.ratio(params, arrays, exact)
-        return {"output drift": drift_out, "input drift": drift_in}
+        terms = {"output drift": drift_out, "input drift": drift_in}
+        if self.conditioned and params["perturbation"] != "ulp":
+            terms["condition number"] = self.ratio({**params, "delta": _SHORT * params["delta"]}, arrays, exact)[0]
+        return terms
 
     def screen(self, params: Params) -> Callable[[Arrays], Float64[AnyArray, " b"]]:
         """A function ``arrays -> value [b]`` that JAX can trace. Raises ImportError without jax."""

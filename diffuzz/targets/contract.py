@@ -14,11 +14,14 @@ from diffuzz.cases import domain
 from diffuzz.cases.space import Space
 from diffuzz.cases.text import array_text
 from diffuzz.kernels import Implementation
+from diffuzz.kernels.process.channel import ResultError
 from diffuzz.targets.outcome import Arrays
 from diffuzz.targets.parameter import Parameter, Params
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32, Shaped
+
+    from diffuzz.targets.derived import Derived
 
 # A function that is judged. Its arguments are those that Contract.signature says.
 Function: TypeAlias = Callable[..., np.ndarray]
@@ -73,6 +76,54 @@ class Scalar:
 
 
 @attrs.frozen
+class Result:
+    """Shape and dtype of one result of a function that is called with one case.
+
+    ``dtype`` is a name of NumPy or ml_dtypes. Indices may have any integer dtype.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def admits(self, array: np.ndarray) -> bool:
+        """Whether a function may return this array."""
+        integers = self.dtype.startswith(("int", "uint", "bool")) and array.dtype.kind in "iub"
+        return array.shape == self.shape and (integers or str(array.dtype) == self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+def checked(function: Function, expected: Sequence[Result], *, batched: bool = False) -> Function:
+    """``function``, whose results are packed: float64 numbers of all of them, one after the other; of each case of a
+    batch, if it is called with whole batches.
+
+    It raises ResultError where a call returns other shapes or dtypes than those expected.
+    """
+
+    def packed(*positional: object, **named: object) -> np.ndarray:
+        rows = (len(next(one for one in positional if isinstance(one, np.ndarray))),) if batched else ()
+        wanted = [Result((*rows, *one.shape), one.dtype) for one in expected]
+        got: object = function(*positional, **named)
+        listed: Sequence[object] = [got]
+        if isinstance(got, tuple) or (isinstance(got, list) and len(wanted) > 1):
+            listed = got
+        arrays = [np.asarray(one) for one in listed]
+        if len(arrays) != len(wanted) or not all(map(Result.admits, wanted, arrays)):
+            given = [Result(one.shape, str(one.dtype)) for one in arrays]
+            raise ResultError(f"returns {_listed(given)}, where {_listed(wanted)} is needed")
+        return np.concatenate([one.astype(np.float64).reshape(*rows, -1) for one in arrays], axis=-1)
+
+    # Whoever looks at its signature sees that of the function.
+    packed.__wrapped__ = function  # type: ignore[attr-defined]
+    return packed
+
+
+def _listed(results: Sequence[Result]) -> str:
+    return ", ".join(map(str, results)) or "nothing"
+
+
+@attrs.frozen
 class Contract:
     """What a user's function must do to take the place of the implementation under test, and its largest error.
 
@@ -88,8 +139,9 @@ class Contract:
     Two kinds of contract say which results are right. All functions below give arrays shaped like the result.
 
     An error bound: ``allowance(params, arrays)`` is the a-priori bound of |result - exact| for the stated arithmetic
-    (see diffuzz.targets.error_bounds). ``rounding``, if given, is the part of it that does not depend on a choice of
-    the implementation, such as how it quantises.
+    (see diffuzz.analysis and diffuzz.targets.error_bounds). Where it is the largest of several forms of a formula,
+    ``first_allowance`` may be that of the first form alone: what keeps it needs no other. ``rounding``, if given, is
+    the part of it that does not depend on a choice of the implementation, such as how it quantises.
 
     A result fixed to the bit, if ``allowance`` is None: the result must equal the reference's. ``accepts(params,
     arrays, result)``, if given, says instead which elements are right. ``allows`` says which elements some choice that
@@ -98,6 +150,13 @@ class Contract:
     ``batched`` says that one call of the function gets a whole batch, whose rows it might mix up. ``scalars`` are the
     scalar arguments for which an array of the case stands: the function is called once for each of their values.
     ``result_format(params)`` is the block format of a result that consists of bytes of blocks.
+
+    ``results(params, arrays)``, if given, says what the function returns for one case: several results, or other dtypes
+    than float32. ``call`` then gets a function whose results are packed (see ``checked``), and so are all results here,
+    float64[b, n]. ``settled(params, arrays, result)`` gives the exact result in the place of each number that is right
+    for another reason, such as the index of one of two equal numbers.
+
+    ``derived`` has the reference as a function of jax.numpy, where the error bound follows from one.
     """
 
     signature: str
@@ -107,6 +166,7 @@ class Contract:
     run: Callable[[Params, Arrays, Implementation], Shaped[np.ndarray, "b ..."]]
     kernels: Callable[[Params], tuple[str, ...]]
     allowance: Callable[[Params, Arrays], Float64[np.ndarray, "b ..."]] | None = None
+    first_allowance: Callable[[Params, Arrays], Float64[np.ndarray, "b ..."]] | None = None
     rounding: Callable[[Params, Arrays], Float64[np.ndarray, "b ..."]] | None = None
     accepts: Callable[[Params, Arrays, np.ndarray], Bool[np.ndarray, "b ..."]] | None = None
     allows: Callable[[Params, Arrays, np.ndarray], Bool[np.ndarray, "b ..."]] | None = None
@@ -114,6 +174,9 @@ class Contract:
     batched: bool = True
     scalars: tuple[Scalar, ...] = ()
     result_format: Callable[[Params], str] | None = None
+    results: Callable[[Params, Arrays], tuple[Result, ...]] | None = None
+    settled: Callable[[Params, Arrays, np.ndarray], np.ndarray] | None = None
+    derived: Derived | None = None
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -127,7 +190,7 @@ class Contract:
 
         def recorder(*positional: object, **named: object) -> np.ndarray:
             made.append(Call(tuple(map(_copied, positional)), {name: _copied(one) for name, one in named.items()}))
-            return like
+            return like if self.results is None or self.batched else like[len(made) - 1]
 
         self.call(params, recorder, {name: np.array(array) for name, array in arrays.items()})
         return tuple(made)
@@ -210,9 +273,25 @@ class Contract:
         """The result of the mathematical function, computed in float64."""
         return self.run(params, arrays, kernels.get("exact"))
 
+    def place(self, params: Params, arrays: Arrays, element: int) -> str:
+        """Where an element of the result of a batch of one case is, in words; of packed results in which, and where."""
+        results = () if self.results is None else self.results(params, arrays)
+        for number, one in enumerate(results, 1):
+            size = int(np.prod(one.shape))
+            if element < size:
+                where = ", ".join(str(int(index)) for index in np.unravel_index(element, one.shape))
+                where = where if len(one.shape) == 1 else f"[{where}]"
+                return f"element {where}" + (f" of result {number}" if len(results) > 1 else "")
+            element -= size
+        return f"element {element}"
+
     def reference(self, params: Params, arrays: Arrays) -> Shaped[np.ndarray, "b ..."]:
-        """The result of the reference, the first of ``kernels(params)``; in float32 where only ``exact`` is there."""
+        """The result of the reference, the first of ``kernels(params)``; in float32 where only ``exact`` is there and
+        results are not packed.
+        """
         result = np.asarray(self.run(params, arrays, kernels.get(self.kernels(params)[0])))
+        if self.results is not None:
+            return result
         return result.astype(np.float32) if result.dtype == np.float64 else result
 
 

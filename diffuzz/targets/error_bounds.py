@@ -52,6 +52,11 @@ which later factors multiply. That covers processors that flush subnormal number
 that ends at 2^-125.5, and one whose argument is clamped at -87 (e^-87 = 1.40 2^-126). A product with a factor of at
 most 1 may be flushed like that factor's partner without a second error: both are below FLUSHED.
 
+**Activations that are rounded.** x rounded to f16 is off by at most 2^-11 / (1 + 2^-11) |x| where it is normal and
+2^-25 where it is subnormal, x rounded to bf16 by 2^-8 / (1 + 2^-8) |x| and 2^-134. Every element is rounded by itself,
+so the bounds (1) and (2) are these numbers over P and, for the norm, sqrt(r^2 + n a^2 / P^2) with r the relative and a
+the absolute one.
+
 **A smaller range of codes.** Under the policy ``saturate`` a block of q8_K has d = max|x| / 128: the code of the
 largest element is -128, and an element of the opposite sign whose quotient is above 127.5 gets 127 where 128 is
 missing. Its error is up to one whole d.
@@ -76,6 +81,8 @@ LARGEST_CODE = 127
 ROUNDING = 1024 * UNIT
 FLUSHED = 2.0**-125
 TINY_PEAK = 1e-10
+# Relative and absolute error of a number rounded to such a format.
+FLOATS = {"f16": (HALF_RELATIVE, HALF_ABSOLUTE), "bf16": (2.0**-8 / (1 + 2.0**-8), 2.0**-134)}
 
 # Activation formats whose block scale is stored as f16.
 _HALF_SCALE = ("q8_0", "q8_1")
@@ -100,6 +107,9 @@ def largest_code_error(activation: str, smallest_peak: float, n: int) -> float:
     """(1): the largest error of a quantised activation relative to max|x|, over vectors of n elements with max|x| >=
     smallest_peak.
     """
+    if activation in FLOATS:
+        relative, absolute = FLOATS[activation]
+        return max(relative, absolute / smallest_peak)
     step = 1 / (2 * LARGEST_CODE)
     own = step + _relative_scale_error(activation, smallest_peak)
     if activation not in _HALF_SCALE or n <= formats.get(activation).block_size:
@@ -113,6 +123,9 @@ def largest_code_error(activation: str, smallest_peak: float, n: int) -> float:
 
 def largest_relative_error(activation: str, smallest_peak: float, n: int) -> float:
     """(2) and (3): the largest ``||x^ - x||_2 / ||x||_2`` over vectors of n elements with max|x| >= smallest_peak."""
+    if activation in FLOATS:
+        relative, absolute = FLOATS[activation]
+        return float(np.sqrt(relative**2 + n * (absolute / smallest_peak) ** 2))
     size = formats.get(activation).block_size
     squared = _largest_ratio(size, _relative_scale_error(activation, smallest_peak))
     if activation in _HALF_SCALE:
@@ -165,6 +178,10 @@ def quantisation(
     With ``saturate``, for q8_K, d = max|x| / 128, and elements whose sign is not that of the largest have no code 128.
     Where a block has its largest magnitude with both signs, either may be the one that a kernel takes.
     """
+    if activation in FLOATS:
+        relative, absolute = FLOATS[activation]
+        size = np.abs(x.astype(np.float64))
+        return np.asarray(np.minimum(size, np.maximum(relative * size, absolute)) * (1 + ROUNDING))
     b, k = x.shape
     signed = x.astype(np.float64).reshape(b, -1, formats.get(activation).block_size)
     wide = np.abs(signed)

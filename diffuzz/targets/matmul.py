@@ -13,6 +13,9 @@ equal bits.
 **No bound for numpy.** A BLAS chooses its kernel, and with it the order of its sums, by the shape of the whole product.
 So a token alone may be summed in another order than the same token in a batch. The result of a search depends on the
 machine and on the library.
+
+**A candidate** is a product of any two matrices, ``a b``, in the arithmetic that its parameters state; its error bound
+is derived (see diffuzz.targets.operation).
 """
 
 from __future__ import annotations
@@ -23,15 +26,21 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from diffuzz.cases.space import Dim, Space, TensorSpec
+from diffuzz.formats.arrays import AnyArray
 from diffuzz.kernels import apr
 from diffuzz.targets.distances import ulp_distance
 from diffuzz.targets.drift import Drift
+from diffuzz.targets.lazily import lazily
+from diffuzz.targets.operation import operation
 from diffuzz.targets.outcome import Arrays, Bound, Outcome
 from diffuzz.targets.parameter import Parameter, ParameterError, Params
 from diffuzz.targets.target import Target
+from diffuzz.targets.tensors import tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64
+
+jnp = lazily("jax.numpy")
 
 PARAMETERS = (
     Parameter("n", 128, "length of the sums", low=1, high=16384),
@@ -107,6 +116,17 @@ def bound(p: Params) -> Bound | None:
     return Bound(0.0, "each output is its own sequence of float32 operations: equal operands, equal bits")
 
 
+@operation(
+    a=tensor("m k", max_abs=1e4),
+    b=tensor("k n", max_abs=1e4),
+    sizes={"m": (1, 1025), "k": (1, 2049), "n": (1, 1025)},
+    result="y[m, n]",
+)
+def matmul(a: AnyArray, b: AnyArray) -> AnyArray:
+    """Product of two matrices."""
+    return jnp.matmul(a, b)
+
+
 TARGET = Target(
     name="matmul",
     summary="a float32 matrix product, computed twice, and once more token by token",
@@ -118,4 +138,5 @@ TARGET = Target(
     claim="the float32 matrix product is not deterministic",
     threshold=lambda p: 0.0,
     cost=16.0,
+    contract=matmul.target.contract,
 )

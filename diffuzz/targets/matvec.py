@@ -2,7 +2,7 @@ r"""Matvec: how far apart are the APR path and the GGUF path of one row of weigh
 
     arithmetic=gguf   A: dequantises the weights and folds float32 products from the left (as APR once did)
                       B: quantises x to the format's partner (q8_K, q8_0 or q8_1) and takes the fused integer dot
-                         product, as ggml does on x86
+                         product, as ggml does on x86; or rounds x to it (f16, bf16) and folds float32 products
     arithmetic=apr    A: as above
                       B: the same dequantised weights with 8 lanes of fused multiply-adds
 
@@ -60,30 +60,33 @@ import numpy as np
 
 from diffuzz import formats
 from diffuzz.cases import domain
+from diffuzz.cases.ranges import clip, dtype_of
 from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.formats import iq4_nl, mxfp4
 from diffuzz.formats.arrays import AnyArray, ArrayModule
 from diffuzz.kernels import Implementation, apr, exact, fused, ggml, gguf
-from diffuzz.targets import error_bounds
-from diffuzz.targets.contract import Contract
+from diffuzz.targets import derived, error_bounds
+from diffuzz.targets.contract import Contract, Function
 from diffuzz.targets.drift import Drift
 from diffuzz.targets.outcome import Arrays, Bound, Outcome
 from diffuzz.targets.parameter import Parameter, ParameterError, Params
 from diffuzz.targets.target import Target
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Float64, UInt8
+    from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
-# Those of ggml.
-WEIGHT_FORMATS = tuple(name for name in formats.built_in() if name not in ("q8_1", "q8_K"))
+# Those whose dot products in ggml are known to the bit, and whose codes constructions know.
+WEIGHT_FORMATS = tuple(sorted(ggml.MODELLED, key=formats.REGISTRY.order))
 # Smallest scale of a format whose scales are not f16 numbers.
 SMALLEST_SCALE = 2.0**-24
-# Largest max|x| with q8_1, whose block sum is an f16 number: 32 max|x| must not exceed the largest of these.
-LARGEST_WITH_BLOCK_SUM = 2040.0
+# Largest max|x| where an f16 number depends on it: with q8_1 its block sum, so 32 max|x| must not exceed the largest
+# f16 number; with f16 x itself.
+LARGEST_WITH_BLOCK_SUM, LARGEST_HALF = 2040.0, 65504.0
 SMALLEST_PEAK = 2.0**-4
 ONE_ROW = Dim("rows", 1, fixed=True)
-# What activations are quantised to.
-ACTIVATIONS = ("q8_0", "q8_1", "q8_K")
+# What activations are quantised to, or rounded to one by one.
+CODES, FLOATS = ("q8_0", "q8_1", "q8_K"), ("f16", "bf16")
+ACTIVATIONS = (*CODES, *FLOATS)
 # Rows in most cases of a candidate: kernels take four at a time, and one is left over. Others have up to MOST_ROWS,
 # because kernels work in tiles of 16 to some hundred rows.
 USUAL_ROWS, MOST_ROWS = 5, 1025
@@ -103,6 +106,16 @@ def _formats() -> tuple[str, ...]:
     return tuple(filter(_is_format, formats.names()))
 
 
+def _has_codes(name: str) -> bool:
+    """Whether activations are quantised to codes before they are multiplied with these weights."""
+    return _is_format(name) and formats.get(name).activation in CODES
+
+
+def _with_codes() -> tuple[str, ...]:
+    return tuple(filter(_has_codes, formats.names()))
+
+
+WITH_CODES = Parameter("format", "q4_K", "format of the weights", choices=_with_codes, accepts=_has_codes)
 FORMAT = Parameter("format", "q4_K", "format of the weights", choices=_formats, accepts=_is_format)
 LENGTH = Parameter("n", 256, "length of the row, in whole blocks", low=32, high=65536)
 MAX_ABS = Parameter("max_abs", 16.0, "largest |x|", low=1e-6, high=1e6)
@@ -111,7 +124,8 @@ ACTIVATION = Parameter(
     "activation",
     "partner",
     "partner: x is quantised to ggml's format for these weights | q8_0: to blocks of 32 with f16 scales | "
-    "q8_1: to the same with f16 sums of the blocks | q8_K: to blocks of 256 with float32 scales",
+    "q8_1: to the same with f16 sums of the blocks | q8_K: to blocks of 256 with float32 scales | "
+    "f16, bf16: x is rounded to it",
     choices=("partner", *ACTIVATIONS),
     later=True,
 )
@@ -147,6 +161,7 @@ CONTRACT_PARAMETERS = (
     ),
     ACTIVATION,
     POLICY,
+    *derived.HELD_BY_FLOAT32,
 )
 
 
@@ -164,8 +179,11 @@ def block_of(p: Params) -> int:
 
 
 def activation_spec(p: Params, n: Dim, quantiser: str | None) -> TensorSpec:
-    """The activation x, with max|x| >= max_abs / 16; ``quantiser`` is the format that it is quantised to, or None."""
+    """The activation x, with max|x| >= max_abs / 16; ``quantiser`` is the format that it is quantised to, or None. One
+    that is rounded has no blocks, scales and codes, so its moves are those of a plain array.
+    """
     top = p["max_abs"]
+    quantiser = None if quantiser in FLOATS else quantiser
     return TensorSpec(
         "x",
         kind="activations",
@@ -197,12 +215,12 @@ def row_space(p: Params, n: Dim, *, rows: Dim = ONE_ROW, quantised: bool = True)
         raise ParameterError(
             f"max_abs={p['max_abs']:g}: at most {LARGEST_WITH_BLOCK_SUM:g} is needed, or a sum of q8_1 overflows f16"
         )
+    if quantised and partner(p) == "f16" and p["max_abs"] > LARGEST_HALF:
+        raise ParameterError(f"max_abs={p['max_abs']:g}: at most {LARGEST_HALF:g} is needed, or x overflows f16")
+    # The d of bf16 is a weight, which may be zero or negative.
+    free = fmt.half_fields or p["format"] == "bf16" or not fmt.scale_fields
     weights = TensorSpec(
-        "weights",
-        kind="blocks",
-        shape=(rows, n),
-        format=p["format"],
-        smallest_scale=0.0 if fmt.half_fields else SMALLEST_SCALE,
+        "weights", kind="blocks", shape=(rows, n), format=p["format"], smallest_scale=0.0 if free else SMALLEST_SCALE
     )
     return Space((weights, activation_spec(p, n, partner(p) if quantised else None)))
 
@@ -283,7 +301,8 @@ def bound(p: Params) -> Bound:
     )
     step = min(32, math.gcd(formats.get(p["format"]).block_size, formats.get(activation).block_size))
     sums = error_bounds.gamma(n + 4) + (1 + largest) * error_bounds.gamma(n // step + 8)
-    because = f"half a step of {activation}" + (", Cauchy-Schwarz, over the floor" if relative else "")
+    because = f"half a step of {activation}" if activation in CODES else f"rounding of x to {activation}"
+    because += ", Cauchy-Schwarz, over the floor" if relative else ""
     return Bound(largest / divisor, because, rounding=error_bounds.ROUNDING + sums / largest)
 
 
@@ -351,9 +370,9 @@ def _worst_scales(p: Params, activation: str, rng: np.random.Generator, count: i
 def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray] | None:
     """Activations beside the edges between codes, with errors of the same sign as their weights; the largest activation
     meets a weight of zero. For arithmetic=apr: rows whose products the fold loses. None for a format whose codes are
-    not known.
+    not known, or whose activations have none.
     """
-    if not formats.of_ggml(p["format"]):
+    if p["format"] not in WEIGHT_FORMATS:
         return None
     if p["arithmetic"] == "apr":
         makers = [_short_steps]
@@ -474,23 +493,19 @@ def contract_space(p: Params) -> Space:
     )
     k = Dim("k", usual, step=size, largest=most)
     weights, x = row_space(p, k, rows=Dim("m", USUAL_ROWS, largest=MOST_ROWS), quantised=quantised).tensors
-    return Space((weights, attrs.evolve(x, smallest_peak=p["max_abs"] * 2.0**-24 if quantised else 0.0)))
+    top, peak = min(p["max_abs"], derived.largest(p)), p["max_abs"] * 2.0**-24 if quantised else 0.0
+    return Space((weights, attrs.evolve(x, low=-top, high=top, smallest_peak=peak, holds=p["dtype"])))
 
 
 def contract_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray] | None:
     """One nonzero weight in each row, and an activation whose largest element is at the same place, which is the end of
-    a block or any other, of a few cases the end of the row. No other product can hide an error there. None for a format
-    whose codes are not known.
+    a block or any other, of a few cases the end of the row. No other product can hide an error there. In a format whose
+    codes are not known it is the weight that its quantiser makes of a spike; None if it has none.
     """
-    if not formats.of_ggml(p["format"]):
-        return None
     space, fmt = domain.restricted(contract_space(p), p), formats.get(p["format"])
     rows, n = space["weights"].shape[0].size, space["x"].shape[0].size
-    idle, _, one, empty = _plain_codes(p["format"])
-    fields = {name: np.repeat(values, count * rows * (n // fmt.block_size), axis=0) for name, values in empty.items()}
-    fields["d"][:] = 1
-    if "scales" in fields:
-        fields["scales"][:] = one
+    if p["format"] not in WEIGHT_FORMATS and fmt.quantize is None:
+        return None
     ends = rng.integers(0, n // fmt.block_size, (count, 1)) * fmt.block_size + rng.choice(
         [0, fmt.block_size - 1], (count, 1)
     )
@@ -500,13 +515,41 @@ def contract_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str
     place[:1], place[2:3] = n - 1, 0
     alone = np.isin(np.arange(count), (0, 2))[:, None]
     here = np.arange(n) == place
-    codes = np.where(np.repeat(here, rows, axis=0), idle + 1, idle)
-    fields["codes"] = codes.reshape(fields["codes"].shape).astype(fields["codes"].dtype)
     top = p["max_abs"] * 2.0 ** -rng.integers(0, 16, (count, 1))
     x = np.where(here, top, top * rng.random((count, 1)) * rng.choice([0.0, 0.5, 1.0], (count, n)))
     x *= np.where(rng.random((count, 1)) < 0.5, 1.0, -1.0)
     x = np.where(alone & ~here, 0.0, x)
-    return {"weights": fmt.pack(fields).reshape(count, rows, -1), "x": x.astype(np.float32)}
+    weights = np.repeat(_spikes(p["format"], here), rows, axis=0)
+    return {"weights": weights.reshape(count, rows, -1), "x": clip(space["x"], x)}
+
+
+def _spikes(format: str, here: Bool[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b row_bytes"]:
+    """Rows of weights of which only that ``here`` is not zero, or as near to that as the format comes."""
+    fmt = formats.get(format)
+    if format not in WEIGHT_FORMATS:
+        return _quantised_spikes(fmt, here)
+    idle, _, one, empty = _plain_codes(format)
+    fields = {name: np.repeat(values, here.size // fmt.block_size, axis=0) for name, values in empty.items()}
+    fields["d"][:] = 1
+    if "scales" in fields:
+        fields["scales"][:] = one
+    fields["codes"] = np.where(here, idle + 1, idle).reshape(fields["codes"].shape).astype(fields["codes"].dtype)
+    return fmt.pack(fields).reshape(len(here), -1)
+
+
+def _quantised_spikes(fmt: formats.Format, here: Bool[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b row_bytes"]:
+    """The same by the quantiser of the format, which makes the blocks without and with a spike once each."""
+    if fmt.quantize is None:
+        raise ValueError(f"format={fmt.name!r}: it has no quantiser")
+    place, size = here.argmax(axis=1), fmt.block_size
+    distinct = np.concatenate([np.zeros((1, size)), np.arange(size) == place[:, None] % size]).astype(np.float32)
+    made = fmt.quantize(distinct)
+    if not fmt.half_fields and fmt.name != "bf16":
+        # A block of zeros has the scale 0, which is below the smallest.
+        made = fmt.with_scales(made, {k: np.maximum(v, SMALLEST_SCALE) for k, v in fmt.scales(made).items()})
+    blocks = np.repeat(made[:1], here.size // size, axis=0).reshape(len(here), -1, fmt.type_size)
+    blocks[np.arange(len(here)), place // size] = made[1:]
+    return blocks.reshape(len(here), -1)
 
 
 def _each_row(
@@ -523,7 +566,16 @@ def _run(p: Params, arrays: Arrays, kernels: Implementation) -> Float[np.ndarray
     return np.asarray(kernels.vec_dot_rows(p["format"], weights, x)).reshape(arrays["weights"].shape[:2])
 
 
+def _call(p: Params, f: Function, arrays: Arrays) -> np.ndarray:
+    """Products of a function that is called once for each case."""
+    product, activations = derived.narrow(p["dtype"], f), np.asarray(arrays["x"]).astype(dtype_of(p["dtype"]))
+    # Copies: a function may return the same buffer each time.
+    return np.stack([np.array(product(w, x)) for w, x in zip(arrays["weights"], activations, strict=True)])
+
+
 def _kernels(p: Params) -> tuple[str, ...]:
+    if not derived.in_float32(p):
+        return ("exact",)
     if p["arithmetic"] == "apr":
         return ("apr", "exact", "apr:simd")
     if partner(p) != formats.get(p["format"]).activation or p["policy"] != "exact":
@@ -533,7 +585,14 @@ def _kernels(p: Params) -> tuple[str, ...]:
         return ("ggml", "exact", "apr", "xla")
     realizar = ("gguf",) if p["format"] in gguf.FORMATS else ()
     zen = ("ggml:zen",) if p["format"] in ggml.BUILD_DEPENDENT else ()
+    if p["format"] not in WEIGHT_FORMATS:
+        return ("ggml", "exact", "apr", "xla", "libggml", *_generic(p["format"]))
     return ("ggml", *zen, "exact", "apr", *realizar, "xla", "libggml", "libggml:generic")
+
+
+def _generic(format: str) -> tuple[str, ...]:
+    """Those of the library's portable dot products that there are: not of floats."""
+    return () if partner({"format": format}) in FLOATS else ("libggml:generic",)
 
 
 def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b m"]:
@@ -544,16 +603,27 @@ def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b m"]:
     the weights of a block of 32 share a scale, so that it can be multiplied with the f16 sum of the block.
     """
     if p["arithmetic"] == "apr":
-        return rounding(p, arrays)
+        return _stored(p, arrays, _rounding(p, arrays))
     weights, error = _each_row(arrays["weights"], _quantisation(p, arrays["x"]))
     by_sum = partner(p) == "q8_1" and fused.one_scale(p["format"], formats.get("q8_1").block_size)
     terms = fused.terms(p["format"], weights, offsets=by_sum)
     choice = (terms * error).sum(axis=1)
-    return np.asarray(choice.reshape(arrays["weights"].shape[:2]) + rounding(p, arrays))
+    return _stored(p, arrays, choice.reshape(arrays["weights"].shape[:2]) + _rounding(p, arrays))
 
 
 def rounding(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b m"]:
-    """The largest error of float32 sums in any order.
+    """The largest error of sums in any order, and of storing them."""
+    return _stored(p, arrays, _rounding(p, arrays))
+
+
+def _stored(p: Params, arrays: Arrays, error: Float64[np.ndarray, "b m"]) -> Float64[np.ndarray, "b m"]:
+    if derived.in_float32(p):
+        return np.asarray(error)
+    return derived.stored(p, np.asarray(_run(p, arrays, exact), np.float64), error)
+
+
+def _rounding(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b m"]:
+    """The largest error of sums in any order, in float32 or as the parameters say.
 
     It is gamma_{k+8} times the sum of all terms, with the offsets of codes as separate terms and the activations as
     large as quantising makes them. What underflows has an error of FLUSHED (see error_bounds): 2 k products and sums,
@@ -565,8 +635,12 @@ def rounding(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b m"]:
         largest = largest + _quantisation(p, x)
     weights, magnitude = _each_row(arrays["weights"], largest)
     apart, k = fused.terms(p["format"], weights, offsets=True), x.shape[1]
-    total = error_bounds.gamma(k + 8) * (apart * magnitude).sum(axis=1)
-    total += 2 * error_bounds.FLUSHED * (apart.sum(axis=1) + k)
+    stated = derived.arithmetic(p)
+    unit = max(stated.computing.unit, stated.accumulating.unit)
+    gamma = error_bounds.gamma(k + 8, unit) if (k + 8) * unit < 0.5 else np.inf
+    flushed = max(error_bounds.FLUSHED, stated.computing.smallest_subnormal, stated.accumulating.smallest_subnormal)
+    total = gamma * (apart * magnitude).sum(axis=1)
+    total += 2 * flushed * (apart.sum(axis=1) + k)
     return np.asarray(total.reshape(arrays["weights"].shape[:2]))
 
 
@@ -590,13 +664,10 @@ TARGET = Target(
     cost=4.0,
     starts=starts,
     contract=Contract(
-        signature="f(weights: uint8[m, row_bytes], x: float32[k]) -> float32[m]",
+        signature="f(weights: uint8[m, row_bytes], x: dtype[k]) -> dtype[m]",
         parameters=CONTRACT_PARAMETERS,
         space=contract_space,
-        call=lambda p, f, arrays: np.stack(
-            # Copies: a function may return the same buffer each time.
-            [np.array(f(w, x)) for w, x in zip(arrays["weights"], arrays["x"], strict=True)]
-        ),
+        call=_call,
         run=_run,
         kernels=_kernels,
         allowance=allowance,

@@ -42,13 +42,16 @@ class Outcome:
 
     ``failures`` is None if no implementation failed. Otherwise it has a code for each row: 0 where nothing failed, and
     the same number for rows on which the implementations failed in the same way (see diffuzz.judging.evidence).
+    ``promised`` is the share of each case's numbers that were judged; None where all of them are.
     """
 
     value: Float64[np.ndarray, " b"]
     noise: Float64[np.ndarray, " b"]
     failures: Int64[np.ndarray, " b"] | None = None
+    promised: Float64[np.ndarray, " b"] | None = None
 
     def of_row(self, row: int) -> Outcome:
         """The outcome of one row, as that of a batch of one."""
         one = slice(row, row + 1)
-        return Outcome(self.value[one], self.noise[one], None if self.failures is None else self.failures[one])
+        failures, promised = (None if each is None else each[one] for each in (self.failures, self.promised))
+        return Outcome(self.value[one], self.noise[one], failures, promised)

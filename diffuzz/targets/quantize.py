@@ -1,4 +1,4 @@
-r"""Activation quantisers: how far apart do two of them get that implement one format?
+r"""Quantisers: how far apart do two of activations get that implement one format, and is one of weights good enough?
 
 The reference is ggml's quantiser on x86. ``against`` is ggml's portable C quantiser (``generic``: q8_0, q8_1) or
 aprender's (``realizar``: q8_0, with a float32 scale, and q8_K). With a = max|x| and d = a / 127 all of them store codes
@@ -18,12 +18,17 @@ plus float32 roundings, relatively below 1024 u. It is reached at ties, x_i = (k
 step. Two correct quantisers may differ by one step. The claim that they differ by more is FALSIFIED, and the search
 only checks that the programs are what is said here.
 
-**A candidate** must give ggml's bytes, or those of ``Format.quantize`` for a format from elsewhere (see
-:mod:`diffuzz.registry`; diffuzz has one quantiser of those, so only a candidate can be searched). With ``ties=any`` a
-code may also be another whole number within 1/2 + 508 u of x_i / d, which admits both neighbours of an exact half; the
-stored sums must be those of the candidate's own codes. A candidate is called with blocks down to zero, whatever
-smallest_peak is, and up to candidate_max_abs. Nothing is promised for 0 < max|x| < 2^-100, where 127 / max|x| may
-overflow, nor for a block sum of q8_1 that an f16 cannot hold.
+**A candidate** of f16 and bf16 must give the nearest number, ties to even; nothing is promised beyond the largest one,
+nor in bf16 below 2^-126. Of other formats of weights no bytes are fixed: what a block restores must be as near to the
+weights as :mod:`diffuzz.targets.weight_quantisers` says, and finite. The bytes that are counted are then those in which
+a block that is not differs from that of ``Format.quantize``.
+
+A candidate of formats of activations must give ggml's bytes, or those of ``Format.quantize`` for a format from
+elsewhere (see :mod:`diffuzz.registry`; diffuzz has one quantiser of those, so only a candidate can be searched). With
+``ties=any`` a code may also be another whole number within 1/2 + 508 u of x_i / d, which admits both neighbours of an
+exact half; the stored sums must be those of the candidate's own codes. A candidate is called with blocks down to zero,
+whatever smallest_peak is, and up to candidate_max_abs. Nothing is promised for 0 < max|x| < 2^-100, where 127 / max|x|
+may overflow, nor for a block sum of q8_1 that an f16 cannot hold.
 
 With ``policy=saturate`` the bytes are those of older ggml, whose q8_K has the scale -128 / max: the largest element has
 the code -128, and an element of the opposite sign whose code would be 128 gets 127. With ``ties=any``, too, its code
@@ -37,11 +42,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffuzz import formats
-from diffuzz.cases.ranges import clip
+from diffuzz.cases.ranges import clip, dtype_of
 from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.formats import q8_0, q8_k
 from diffuzz.kernels import Implementation, ggml, gguf_py
-from diffuzz.targets import error_bounds, rows
+from diffuzz.targets import derived, error_bounds, rows, weight_quantisers
 from diffuzz.targets.contract import Contract
 from diffuzz.targets.drift import Drift
 from diffuzz.targets.outcome import Arrays, Bound, Outcome
@@ -52,6 +57,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 
 _LEAST_PROMISED = 2.0**-100
+# Formats of one number, and magnitudes between which the nearest one is promised.
+_FLOATS = {"f16": (0.0, 65504.0), "bf16": (2.0**-126, 3.3895313892515355e38)}
 _AGAINST = {"q8_0": ("realizar", "generic"), "q8_1": ("generic",), "q8_K": ("realizar",)}
 
 
@@ -66,7 +73,19 @@ def _formats() -> tuple[str, ...]:
     return tuple(filter(_is_format, formats.names()))
 
 
+def _is_quantised(name: str) -> bool:
+    """Whether a format has a quantiser, so that another can be judged."""
+    return formats.REGISTRY.known(name) and formats.get(name).quantize is not None
+
+
+def _quantised_formats() -> tuple[str, ...]:
+    return tuple(filter(_is_quantised, formats.names()))
+
+
 FORMAT = Parameter("format", "q8_K", "activation format", choices=_formats, accepts=_is_format)
+JUDGED_FORMAT = Parameter(
+    "format", "q8_K", "activation format, or a format of weights", choices=_quantised_formats, accepts=_is_quantised
+)
 SMALLEST_PEAK = 0.01
 PARAMETERS = (
     FORMAT,
@@ -80,7 +99,7 @@ PARAMETERS = (
     Parameter("smallest_peak", SMALLEST_PEAK, "least max|x| of a block", low=1e-9, high=8e6),
 )
 CONTRACT_PARAMETERS = (
-    FORMAT,
+    JUDGED_FORMAT,
     Parameter(
         "ties",
         "even",
@@ -95,6 +114,7 @@ CONTRACT_PARAMETERS = (
         later=True,
     ),
     rows.largest("x", low=1e-9, high=8e6),
+    derived.HELD_BY_FLOAT32[0],
 )
 
 
@@ -116,6 +136,7 @@ def _block(p: Params, top: float, smallest_peak: float) -> Space:
         high=top,
         smallest_peak=smallest_peak,
         quantiser=p["format"],
+        holds=p.get("dtype", "float32"),
     )
     return Space((values,))
 
@@ -126,16 +147,19 @@ def candidate_space(p: Params) -> Space:
         raise ParameterError(f"parameter ties=any: only for {', '.join(_AGAINST)}, whose codes are known")
     if p["policy"] == "saturate" and p["format"] != "q8_K":
         raise ParameterError(f"parameter policy=saturate: only for format=q8_K, it is {p['format']}")
-    return _block(p, p["candidate_max_abs"], 0.0)
+    return _block(p, min(p["candidate_max_abs"], derived.largest(p)), 0.0)
 
 
 def candidate_starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray] | None:
-    """Blocks of halves, as in ``starts``, in the range that a candidate is called with; None for a format whose codes
-    are not known.
+    """Blocks of halves, as in ``starts``, in the range that a candidate is called with; for formats of weights those of
+    ``weight_quantisers.starts``. None for a format whose codes are not known.
     """
+    top = min(p["candidate_max_abs"], derived.largest(p))
+    if weight_quantisers.known(p["format"]):
+        values = weight_quantisers.starts(p["format"], top, rng, count)
+        return {"values": clip(candidate_space(p)["values"], values)}
     if p["format"] not in _AGAINST:
         return None
-    top = p["candidate_max_abs"]
     return _halves(p, top, min(SMALLEST_PEAK, top), rng, count)
 
 
@@ -243,8 +267,13 @@ def accepts(p: Params, arrays: Arrays, result: UInt8[np.ndarray, "b type_size"])
     """
     peak = np.abs(arrays["values"]).max(axis=1, keepdims=True)
     unpromised = (peak > 0) & (peak < _LEAST_PROMISED)
+    if weight_quantisers.known(p["format"]):
+        return _accepted(p["format"], arrays["values"], result)
     fmt, values, wanted = formats.get(p["format"]), arrays["values"].astype(np.float64), _quantised(p, arrays)
     right: Bool[np.ndarray, "b type_size"] = (result == wanted) | unpromised
+    if p["format"] in _FLOATS:
+        size, (least, largest) = np.abs(arrays["values"]), _FLOATS[p["format"]]
+        return np.asarray((result == wanted) | (size > largest) | ((size > 0) & (size < least)))
     if p["format"] == "q8_1":
         # A sum beyond the f16 range is infinity here, and the largest f16 number in other implementations.
         right[:, _bytes(fmt, "s")] |= ~np.isfinite(_records(fmt, wanted)["s"])[:, None]
@@ -263,6 +292,20 @@ def accepts(p: Params, arrays: Arrays, result: UInt8[np.ndarray, "b type_size"])
         sums = codes.reshape(len(codes), 16, 16).sum(axis=2)
         right[:, _bytes(fmt, "bsums")] = np.repeat(given["bsums"] == sums, 2, axis=1)
     return np.asarray(right | unpromised)
+
+
+def _accepted(
+    format: str, values: Float32[np.ndarray, "b n"], result: UInt8[np.ndarray, "b type_size"]
+) -> Bool[np.ndarray, "b type_size"]:
+    """All bytes of a block of weights that is as close as it must be; of another those that are the reference's, too,
+    or none if all are.
+    """
+    right = np.repeat(weight_quantisers.keeps(format, values, result)[:, None], result.shape[1], axis=1)
+    bad = ~right[:, 0]
+    if bad.any():
+        same = result[bad] == _quantised({"format": format, "policy": "exact"}, {"values": values[bad]})
+        right[bad] = same & ~same.all(axis=1, keepdims=True)
+    return right
 
 
 def _quotient(p: Params, values: Float64[np.ndarray, "b n"]) -> Float64[np.ndarray, "b n"]:
@@ -309,6 +352,9 @@ def _run(p: Params, arrays: Arrays, kernels: Implementation) -> UInt8[np.ndarray
 
 
 def _kernels(p: Params) -> tuple[str, ...]:
+    if weight_quantisers.known(p["format"]) or p["format"] in _FLOATS:
+        has_library = formats.of_ggml(p["format"]) and p["format"] not in weight_quantisers.GRID
+        return ("ggml", *(("libggml",) if has_library else ()))
     if not formats.of_ggml(p["format"]) or p["policy"] == "saturate":
         return ("ggml",)
     python = ("gguf-py",) if p["format"] in gguf_py.QUANTISED else ()
@@ -327,10 +373,10 @@ TARGET = Target(
     threshold=lambda p: bound(p).ceiling,
     starts=starts,
     contract=Contract(
-        signature="f(values: float32[b, block_size]) -> uint8[b, type_size]",
+        signature="f(values: dtype[b, block_size]) -> uint8[b, type_size]",
         parameters=CONTRACT_PARAMETERS,
         space=candidate_space,
-        call=lambda p, f, arrays: f(arrays["values"]),
+        call=lambda p, f, arrays: f(np.asarray(arrays["values"]).astype(dtype_of(p["dtype"]))),
         run=_run,
         kernels=_kernels,
         result_format=lambda p: str(p["format"]),

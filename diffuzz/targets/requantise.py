@@ -60,7 +60,7 @@ from diffuzz.targets.target import Target
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, UInt8
 
-PARAMETERS = (matvec.FORMAT, matvec.LENGTH, matvec.MAX_ABS)
+PARAMETERS = (matvec.WITH_CODES, matvec.LENGTH, matvec.MAX_ABS)
 # The bounds that the docstring derives: for formats without block sums, and for q8_1.
 BOUND = 2.0**25
 BOUND_WITH_BLOCK_SUMS = 2.0**32

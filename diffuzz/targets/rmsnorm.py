@@ -34,24 +34,11 @@ or at e = 0. At e = 0 only a is left; the bound is the maximum over a, found by 
 refined eight times. To first order, with R = max w / min w, the squared amplification is 4 a (1 - a) (R^2 (1 - a) + a)
 / (R^2 a + 1 - a), which is 1.9972^2 at R = 1000 and tends to 4.
 
-**A candidate** computes y = x / s in float32, in any form and any order of the sum. Let v = ||x||^2 / n + eps.
-Products, additions, the division by n (or product with a rounded 1/n), the rounding of eps and its addition are n + 4
-roundings at most, all of numbers >= 0. Squares may underflow, and so may their mean, eps and v: with FLUSHED (see
-:mod:`diffuzz.targets.error_bounds`) the computed v^ lies in [v (1 - gamma) - 4 FLUSHED, v (1 + gamma) + 4 FLUSHED] with
-gamma = gamma_(n+4). Root, quotient or reciprocal (a refined reciprocal root is good to 2 ULP), and product add 6 u:
+**A candidate** computes y = x / s in the arithmetic that its parameters state; its error bound is derived from the
+formula (see diffuzz.targets.derived). The candidate is called with eps * 10^j, j = -3..3 (the array eps_exponent),
+which shows a function that ignores eps and uses a constant.
 
-    |y^ - y| <= |x| max over both ends of |v^ ^(-1/2) (1 +- 6 u) - v^(-1/2)| + FLUSHED (v^(-1/2) + 1)
-
-where the last terms are for an x or y that is flushed to 0. If ||x||^2 may overflow, or the lower end is not positive,
-float32 promises nothing, and the allowance is infinite. The candidate is called with eps * 10^j, j = -3..3 (the array
-eps_exponent), which shows a function that ignores eps and uses a constant.
-
-**Policy eps-outside**: y = x / s with s = sqrt(||x||^2 / n) + eps, another function. Let v = ||x||^2 / n, which has the
-same error as above. Its root is good to 2 ULP (4 u), eps and the sum are rounded once each, and eps may be flushed.
-So s^ lies between sqrt(v^) (1 - 6 u) + eps (1 - 3 u) - FLUSHED and the same with the other signs. A reciprocal to 1 ULP
-and a product add 4 u:
-
-    |y^ - y| <= |x| max over both ends of |(1 +- 4 u) / s^ - 1 / s| + FLUSHED (1 / s + 1)
+**Policy eps-outside**: y = x / s with s = sqrt(||x||^2 / n) + eps, another function.
 """
 
 from __future__ import annotations
@@ -60,20 +47,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffuzz.cases.ranges import dtype_of
 from diffuzz.cases.space import Dim, Space, TensorSpec
-from diffuzz.kernels import Implementation, exact
-from diffuzz.targets import rows
+from diffuzz.kernels import Implementation
+from diffuzz.targets import derived, rows
 from diffuzz.targets.amplification import Amplification
 from diffuzz.targets.contract import Contract, Function, Scalar
-from diffuzz.targets.error_bounds import FLUSHED, UNIT, gamma
+from diffuzz.targets.derived import Arguments, Derived
+from diffuzz.targets.lazily import lazily
 from diffuzz.targets.outcome import Arrays, Bound
 from diffuzz.targets.parameter import Parameter, ParameterError, Params
 from diffuzz.targets.target import Target
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Float64
+    from jaxtyping import Float64
 
+    from diffuzz.formats.arrays import AnyArray as Array
     from diffuzz.targets.amplification import Evaluated
+
+jnp = lazily("jax.numpy")
 
 EPS = Parameter("eps", 1e-6, "number added to the mean square", low=0.0, high=1e6)
 PARAMETERS = (
@@ -93,7 +85,14 @@ POLICY = Parameter(
     choices=("exact", "eps-outside"),
     later=True,
 )
-CONTRACT_PARAMETERS = (EPS, rows.LENGTH, rows.largest("x", low=1e-30, high=1e30), rows.TAIL, POLICY)
+CONTRACT_PARAMETERS = (
+    EPS,
+    rows.LENGTH,
+    rows.largest("x", low=1e-30, high=1e30),
+    rows.TAIL,
+    POLICY,
+    *derived.ARITHMETIC,
+)
 
 
 def space(p: Params) -> Space:
@@ -158,8 +157,8 @@ def _componentwise_bound(ratio: float, delta: float) -> float:
 
 def candidate_space(p: Params) -> Space:
     """x, which may be 0, and the exponent of the power of ten that multiplies eps."""
-    top = p["candidate_max_abs"]
-    x = TensorSpec("x", kind="activations", shape=(rows.row(p),), low=-top, high=top)
+    top = min(p["candidate_max_abs"], derived.largest(p))
+    x = TensorSpec("x", kind="activations", shape=(rows.row(p),), low=-top, high=top, holds=p["dtype"])
     return Space((x, TensorSpec("eps_exponent", kind="positions", shape=(Dim("row", 1, fixed=True),), low=-3, high=3)))
 
 
@@ -169,48 +168,35 @@ _EPS = Scalar("eps_exponent", "eps", lambda p, exponents: p["eps"] * 10.0 ** exp
 
 def _call(p: Params, f: Function, arrays: Arrays) -> np.ndarray:
     """The result of a function, which is called once for each eps in the batch."""
-    x = arrays["x"]
+    x = np.asarray(arrays["x"]).astype(dtype_of(p["dtype"]))
     return rows.by_value(_EPS.of(p, arrays), lambda eps, rows: f(x[rows], eps), x)
 
 
-def _run(p: Params, arrays: Arrays, kernels: Implementation) -> Float[np.ndarray, "b n"]:
-    """The result of an implementation. With policy=eps-outside the exact result is that of the other function."""
-    other = p["policy"] == "eps-outside" and kernels is exact
-    return np.asarray(_call(p, _outside if other else kernels.rms_norm, arrays))
+def inside(x: Array, eps: Array) -> Array:
+    """``x / sqrt(mean(x^2) + eps)`` of each row."""
+    return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
 
 
-def _outside(x: Float32[np.ndarray, "b n"], eps: float) -> Float64[np.ndarray, "b n"]:
-    """``x / (sqrt(mean(x^2)) + eps)`` in float64."""
-    wide = x.astype(np.float64)
-    return np.asarray(wide / (np.sqrt((wide * wide).mean(axis=1, keepdims=True)) + eps))
+def outside(x: Array, eps: Array) -> Array:
+    """``x / (sqrt(mean(x^2)) + eps)``."""
+    return x / (jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True)) + eps)
 
 
-def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
-    """The a-priori error bound that the docstring of the module derives; infinite where nothing is promised."""
-    x, u, eps = np.abs(arrays["x"].astype(np.float64)), UNIT, _EPS.of(p, arrays)
-    n, outside = x.shape[1], p["policy"] == "eps-outside"
-    square = (x * x).sum(axis=1)
-    v = square / n + (0 if outside else eps)
-    relative = gamma(n + 4)
-    least, most = np.maximum(v * (1 - relative) - 4 * FLUSHED, 0.0), v * (1 + relative) + 4 * FLUSHED
-    if outside:
-        s, after = np.sqrt(v) + eps, 4 * u
-        low = np.sqrt(least) * (1 - 6 * u) + eps * (1 - 3 * u) - FLUSHED
-        high = np.sqrt(most) * (1 + 6 * u) + eps * (1 + 3 * u) + FLUSHED
-    else:
-        s, low, high, after = np.sqrt(v), np.sqrt(least), np.sqrt(most), 6 * u
-    certain = (low > 0) & (square * (1 + relative) < np.finfo(np.float32).max)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        root = 1 / s
-        spread = np.maximum((1 + after) / np.where(certain, low, 1.0) - root, root - (1 - after) / high)
-        return np.where(certain[:, None], x * spread[:, None] + (FLUSHED * (root + 1))[:, None], np.inf)
+_DERIVED = Derived(
+    lambda p: outside if p["policy"] == "eps-outside" else inside,
+    lambda p: (),
+    lambda p, arrays: Arguments(
+        (np.asarray(arrays["x"], np.float64), _EPS.of(p, arrays)[:, None]), constants=frozenset({1})
+    ),
+    of_batches=True,
+)
 
 
 def _kernels(p: Params) -> tuple[str, ...]:
     # None of them adds eps outside of the root.
     if p["policy"] == "eps-outside":
         return ("exact",)
-    return ("apr", "exact", "gguf", "ggml", "xla", "libggml")
+    return derived.implementations(p, ("apr", "exact", "gguf", "ggml", "xla", "libggml"))
 
 
 TARGET = Target(
@@ -225,13 +211,15 @@ TARGET = Target(
     threshold=lambda p: 5.0,
     tolerance=1e-9,
     contract=Contract(
-        signature="f(x: float32[b, n], eps: float) -> float32[b, n]",
+        signature="f(x: dtype[b, n], eps: float) -> dtype[b, n]",
         parameters=CONTRACT_PARAMETERS,
         space=candidate_space,
         call=_call,
-        run=_run,
+        run=lambda p, arrays, kernels: _DERIVED.run(p, arrays, kernels, lambda: _call(p, kernels.rms_norm, arrays)),
         scalars=(_EPS,),
         kernels=_kernels,
-        allowance=allowance,
+        allowance=_DERIVED.allowance,
+        results=_DERIVED.results,
+        derived=_DERIVED,
     ),
 )

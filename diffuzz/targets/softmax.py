@@ -31,38 +31,19 @@ logits at +max_abs that move down, reach it.
 A long move ends on the flat part of tanh, so the direction of a move may be shorter than 1, and the drift is measured
 rather than assumed.
 
-**A candidate** computes in float32, in one of four forms. u = 2^-24, m is the maximum, d_i = m - z_i, l the logarithm
-of sum e^z and L = l - m >= 0. Arguments of exponentials may have an absolute error, X_i, and an exponential itself is
-good to 4 ULP (8 u). An error that all arguments of a row share cancels.
+**A candidate** computes in the arithmetic that its parameters state, in one of five forms. Its error bound is derived
+from them (see diffuzz.targets.derived), and is the largest of all:
 
-    quotient     e_i = exp(z_i - m), p_i = e_i / sum e. The difference is rounded once, and a function that takes
-                 2^(x log2 e) rounds x log2 e and its constant, too:
-                     X_i = 3 u d_i
-    base two     e_i = 2^(t_i - t_m) with t = z log2 e, rounded before the maximum is subtracted. The roundings of t_i,
-                 of the constant and of the difference; that of t_m is shared:
-                     X_i = u |z_i| + 2 u d_i
+    quotient     e^(z_i - m) / sum e^(z_k - m) with the maximum m
+    base two     2^(t_i - t_m) / sum 2^(t_k - t_m) with t = z log2 e, rounded before the maximum is subtracted
+    logarithm    e^(z_i - l) with l = m + log sum e^(z_k - m), or e^((z_i - m) - (l - m))
+    both         2^(t_i - l log2 e)
 
-    Let F_i = (1 + 8 u) e^X_i. The sum of e has a relative error of at most S, from its terms, its additions in any
-    order and what underflows, with 1 / (1 + S) = sum_j p_j (1 - X_j) / (1 + 8 u) - gamma_n - n FLUSHED, since 1 / F_j
-    is at least (1 - X_j) / (1 + 8 u); the quotient adds 3 u (division, or reciprocal and product):
-                     |p^_i - p_i| <= p_i (F_i (1 + 3 u) (1 + S) - 1) + FLUSHED
-
-    logarithm    p_i = exp(z_i - l), or exp((z_i - m) - L). The logarithm of the sum carries S and is itself good to 4
-                 ULP (8 u L); then either m + L is rounded (u |l|), or z_i - m is (u d_i); the difference d_i + L is
-                 rounded, and so is its product with log2 e, and the constant:
-                     Y_i = log(1 + S) + 8 u L + u max(|l|, d_i) + 3 u (d_i + L)
-    both         p_i = 2^(t_i - l log2 e), the logarithm of base two:
-                     Y_i = log(1 + S) + 8 u L + u max(|l|, d_i) + u (d_i + L) + u |z_i| + u d_i
-                 with S of base two, and in these two forms
-                     |p^_i - p_i| <= p_i ((1 + 8 u) e^Y_i - 1) + FLUSHED
-
-The allowance is the largest of these four; terms of second order are below the noise of a judged value. The forms with
-|z| or |l| lose accuracy with the size of the logits, others
-only with their distances. FLUSHED is the rule of :mod:`diffuzz.targets.error_bounds` for what underflows: e_i, whose
-quotient is below it, too, or the result. With ``masked`` a logit at the low end of its range is given to the candidate
-as -inf. Its probability is 0; for a row in which all logits are -inf nothing is promised. The same number, ``shift``,
-is added to all other logits of a row (in float32): no probability depends on it, but a kernel whose running maximum
-begins at a finite number, or that writes a finite number for a mask, does.
+The forms with t or l lose accuracy with the size of the logits, the others only with their distances. With ``masked`` a
+logit at the low end of its range is given to the candidate as -inf. Its probability is 0; for a row in which all logits
+are -inf nothing is promised. The same number, ``shift``, is added to all other logits of a row (and rounded to the
+dtype): no probability depends on it, but a kernel whose running maximum begins at a finite number, or that writes a
+finite number for a mask, does.
 
 **Policy clamp-64**: e_i = exp(max(z_i - m, -64)), as in Paddle's softmax. The exponential of a distant logit, or of a
 masked one, ends at e^-64 = 1.6e-28; n e^-64 is far below u, so only its own probability changes: max(e^-64 - e^-d_i, 0)
@@ -76,21 +57,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffuzz.cases.ranges import clip, float32_range
+from diffuzz.cases.ranges import clip, dtype_of, float32_range, has_infinity
 from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.kernels import Implementation, exact
-from diffuzz.targets import rows
+from diffuzz.targets import derived, rows
 from diffuzz.targets.amplification import Amplification
 from diffuzz.targets.contract import Contract
-from diffuzz.targets.error_bounds import FLUSHED, UNIT, gamma
+from diffuzz.targets.derived import Arguments, Derived, unflushed
+from diffuzz.targets.error_bounds import FLUSHED
+from diffuzz.targets.lazily import lazily
 from diffuzz.targets.outcome import Arrays, Bound
 from diffuzz.targets.parameter import Parameter, Params
 from diffuzz.targets.target import Target
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Float64
+    from jaxtyping import Float64
 
+    from diffuzz.formats.arrays import AnyArray as Array
     from diffuzz.targets.amplification import Evaluated
+
+jnp = lazily("jax.numpy")
 
 PARAMETERS = (
     Parameter("n", 7, "largest number of logits", low=2, high=65536),
@@ -98,6 +84,7 @@ PARAMETERS = (
     Parameter("delta", 0.00077, "size of the perturbation, relative", low=1e-6, high=0.5),
     Parameter("perturbation", "l1", "model of the perturbation", choices=("l1", "componentwise")),
 )
+_LOG2_E = math.log2(math.e)
 # The largest amount that is added to all logits of a row: beyond -1e4 and -5e4, which kernels take for minus infinity.
 _FARTHEST = 1e6
 # Where the arguments of exponentials end.
@@ -114,6 +101,7 @@ CONTRACT_PARAMETERS = (
         choices=("exact", *_CLAMPS),
         later=True,
     ),
+    *derived.ARITHMETIC,
 )
 
 # Relative rounding of value and bound, both computed in float64.
@@ -176,43 +164,83 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 def candidate_space(p: Params) -> Space:
     """The logits, up to candidate_max_abs in magnitude, and what is added to all of them."""
-    top = p["candidate_max_abs"]
-    z = TensorSpec("z", kind="logits", shape=(rows.row(p),), low=-top, high=top)
+    top, farthest = (min(end, derived.largest(p)) for end in (p["candidate_max_abs"], _FARTHEST))
+    z = TensorSpec("z", kind="logits", shape=(rows.row(p),), low=-top, high=top, holds=p["dtype"])
     row = Dim("row", 1, fixed=True)
-    shift = TensorSpec("shift", kind="activations", shape=(row,), low=-_FARTHEST, high=_FARTHEST, absent=0.0)
+    shift = TensorSpec(
+        "shift", kind="activations", shape=(row,), low=-farthest, high=farthest, holds=p["dtype"], absent=0.0
+    )
     return Space((z, shift))
 
 
-def _given(p: Params, arrays: Arrays) -> Float32[np.ndarray, "b n"]:
+def _given(p: Params, arrays: Arrays) -> np.ndarray:
     """The logits that a candidate is called with."""
     z = np.asarray(arrays["z"])
     low = float32_range(candidate_space(p)["z"])[0]
     shifted = z + np.asarray(arrays["shift"])
-    return np.where(z <= low, np.float32(-np.inf), shifted) if p["masked"] else shifted
+    # A dtype without infinities has no masked logits.
+    masked = p["masked"] and has_infinity(p["dtype"])
+    given: np.ndarray = np.where(z <= low, np.float32(-np.inf), shifted) if masked else shifted
+    return np.asarray(given.astype(dtype_of(p["dtype"])))
 
 
-def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
-    """The a-priori error bound that the docstring of the module derives."""
+def quotient(z: Array, top: Array) -> Array:
+    """``e^(z - max z) / sum e^(z - max z)`` of each row."""
+    e = jnp.exp(z - jnp.max(z, axis=-1, keepdims=True))
+    return e / jnp.sum(e, axis=-1, keepdims=True)
+
+
+def base_two(z: Array, top: Array) -> Array:
+    """The same with ``2^(t - top)``, t = z log2 e.
+
+    ``top`` is the largest t. Its rounding is that of all differences, and so of no quotient: it comes as a number that
+    is exact.
+    """
+    e = jnp.exp2(z * _LOG2_E - top)
+    return e / jnp.sum(e, axis=-1, keepdims=True)
+
+
+def by_logarithm(z: Array, top: Array) -> Array:
+    """``e^(z - l)``, l the logarithm of the sum."""
+    largest = jnp.max(z, axis=-1, keepdims=True)
+    return jnp.exp(z - (largest + jnp.log(jnp.sum(jnp.exp(z - largest), axis=-1, keepdims=True))))
+
+
+def by_distance(z: Array, top: Array) -> Array:
+    """``e^((z - m) - (l - m))``."""
+    away = z - jnp.max(z, axis=-1, keepdims=True)
+    return jnp.exp(away - jnp.log(jnp.sum(jnp.exp(away), axis=-1, keepdims=True)))
+
+
+def by_both(z: Array, top: Array) -> Array:
+    """``2^(t - l log2 e)``."""
+    t = z * _LOG2_E
+    return jnp.exp2(t - (top + jnp.log2(jnp.sum(jnp.exp2(t - top), axis=-1, keepdims=True))))
+
+
+def _arguments(p: Params, arrays: Arrays) -> Arguments:
     z = _given(p, arrays).astype(np.float64)
-    y, u, n = exact.soft_max(z), UNIT, z.shape[1]
-    # A masked logit has no weight: exp(-inf) is 0 in any form.
-    masked, top = ~np.isfinite(z), z.max(axis=1, keepdims=True)
-    away, size = np.where(masked, 0.0, u * (top - z)), np.where(masked, 0.0, u * np.abs(z))
-    # The largest probability is e^-L.
-    most = y.max(axis=1, keepdims=True)
-    log = -np.log(most)
-    # u max(|l|, d_i), and the part of both logarithms that does not depend on i.
-    joined, rest = np.maximum(u * np.abs(top + log), away), 9 * u * log
-    quotient = np.log1p(3 * u)
-    exponents = []
-    for scaled, more in ((3 * away, 2 * u * log), (size + 2 * away, 0.0)):
-        mean = np.einsum("bn,bn->b", y, scaled)[:, None]
-        total = (1 - mean) / (1 + 8 * u) - gamma(n) - n * FLUSHED
-        exponents.append(scaled + np.maximum(joined + (rest + more), quotient) - np.log(total))
-    error = y * np.expm1(np.maximum(*exponents) + np.log1p(8 * u)) + FLUSHED
-    if p["policy"] in _CLAMPS:
-        error += np.maximum(np.exp(_CLAMPS[p["policy"]]) * most - y, 0.0) * (1 + 2.0**-10)
-    return np.asarray(error)
+    return Arguments((z, z.max(axis=1, keepdims=True) * _LOG2_E))
+
+
+def _allowance(p: Params, arrays: Arrays, derived_error: Float64[np.ndarray, "b n"]) -> Float64[np.ndarray, "b n"]:
+    """The derived error, what underflows, and what the policy adds.
+
+    An exponential or its quotient that is flushed costs FLUSHED, and not both: a quotient is no larger than that.
+    Arguments of exponentials may be clamped at -87, for masked logits, too.
+    """
+    if p["flush"]:
+        derived_error = derived_error + FLUSHED
+    if p["policy"] not in _CLAMPS:
+        return derived_error
+    y = exact.soft_max(_given(p, arrays).astype(np.float64))
+    most = np.exp(_CLAMPS[p["policy"]]) * y.max(axis=1, keepdims=True)
+    return np.asarray(derived_error + np.maximum(most - y, 0.0) * (1 + 2.0**-10))
+
+
+_DERIVED = Derived(
+    lambda p: quotient, lambda p: (base_two, by_logarithm, by_distance, by_both), _arguments, of_batches=True
+)
 
 
 TARGET = Target(
@@ -228,12 +256,17 @@ TARGET = Target(
     tolerance=1e-9,
     starts=starts,
     contract=Contract(
-        signature="f(z: float32[b, n]) -> float32[b, n]",
+        signature="f(z: dtype[b, n]) -> dtype[b, n]",
         parameters=CONTRACT_PARAMETERS,
         space=candidate_space,
         call=lambda p, f, arrays: f(_given(p, arrays)),
-        run=lambda p, arrays, kernels: kernels.soft_max(_given(p, arrays)),
-        kernels=lambda p: ("apr", "exact", "gguf", "ggml", "ggml:avx2", "xla", "libggml"),
-        allowance=allowance,
+        run=lambda p, arrays, kernels: _DERIVED.run(
+            unflushed(p), arrays, kernels, lambda: kernels.soft_max(_given(p, arrays))
+        ),
+        kernels=lambda p: derived.implementations(p, ("apr", "exact", "gguf", "ggml", "ggml:avx2", "xla", "libggml")),
+        allowance=lambda p, arrays: _allowance(p, arrays, _DERIVED.allowance(unflushed(p), arrays)),
+        first_allowance=lambda p, arrays: _allowance(p, arrays, _DERIVED.first_allowance(unflushed(p), arrays)),
+        results=_DERIVED.results,
+        derived=_DERIVED,
     ),
 )

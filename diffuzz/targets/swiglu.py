@@ -24,25 +24,17 @@ moved towards 0: about M - 1, and more for a large delta (R grows like e^(M delt
 
 **Gate and up.** 1 + r gets the factor 1 + delta or 1 - delta, whichever makes |r| larger; the bound is about M.
 
-**A candidate** computes in float32. e = exp(-g) with 4 ULP (8 u) and up to 3 u |g| from a form through 2^(x log2 e);
-it carries the share S(-g) of the denominator; sums, quotient (or reciprocal, 4 u more) and product add 8 u:
-
-    |y^ - y| <= |y| ((1 + 8 u) / (1 - S(-g) (8 u + 3 u |g|)) - 1) + FLUSHED (1 + |g|) (1 + |u|)
-
-The last term covers the far tail, where exp(-g) leaves the range of float32 or its argument is clamped, and whatever
-underflows (see :mod:`diffuzz.targets.error_bounds`): the sigmoid, its product with g, or with u, and the result.
+**A candidate** computes in the arithmetic that its parameters state; its error bound is derived from g S(g) u with
+e^-|g|, or with 2^(-|g| log2 e) (see diffuzz.targets.derived). In the far tail, where e^-g leaves the range of the dtype
+or its argument is clamped, the result is of the size of what underflows: FLUSHED (1 + |g|) (1 + |u|) is added.
 
 **Policies.** Some kernels give up the relative accuracy of the negative tail for speed. They are judged by what they
 can keep, and an accurate kernel keeps that, too.
 
-    tanh        S(g) as (1 + tanh(g/2)) / 2. With a tangent good to 4 ULP and a rounded sum, which cancels for g < -10,
-                |S^ - S| <= 4 u + 2 u S; three more products are rounded:
-                |y^ - y| <= |g u| (4 u (1 + 4 u) + 6 u S) + FLUSHED (1 + |g|) (1 + |u|)
+    tanh        S(g) as (1 + tanh(g/2)) / 2, which cancels for g < -10: one more form
     clamp-18    S(g) as p(x) / q(x) + 1/2 with x = g clamped to +-18, as ONNX Runtime's logistic function has it: the
                 quotient cancels as the tangent does, with an error of the same size (3.7 u as measured over 2 million
                 numbers), and below -18 the sigmoid stays S(-18) = 0.26 u. |g u| (S(max(g, -18)) - S(g)) is added.
-
-The allowance of a policy is the larger of this and the one above.
 """
 
 from __future__ import annotations
@@ -52,13 +44,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffuzz.cases.ranges import clip
+from diffuzz.cases.ranges import clip, dtype_of
 from diffuzz.cases.space import Dim, Space, TensorSpec
-from diffuzz.kernels import Implementation, exact
-from diffuzz.targets import perturbations, rows
+from diffuzz.kernels import Implementation
+from diffuzz.targets import derived, perturbations, rows
 from diffuzz.targets.amplification import Amplification
 from diffuzz.targets.contract import Contract
-from diffuzz.targets.error_bounds import FLUSHED, UNIT
+from diffuzz.targets.derived import Arguments, Derived, unflushed
+from diffuzz.targets.error_bounds import FLUSHED
+from diffuzz.targets.lazily import lazily
 from diffuzz.targets.outcome import Arrays, Bound
 from diffuzz.targets.parameter import Parameter, Params
 from diffuzz.targets.target import Target
@@ -66,7 +60,10 @@ from diffuzz.targets.target import Target
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
+    from diffuzz.formats.arrays import AnyArray as Array
     from diffuzz.targets.amplification import Evaluated
+
+jnp = lazily("jax.numpy")
 
 PARAMETERS = (
     Parameter("n", 256, "largest length of gate and up", low=1, high=65536),
@@ -85,7 +82,7 @@ POLICY = Parameter(
     choices=("exact", "tanh", *_CLAMPS),
     later=True,
 )
-CONTRACT_PARAMETERS = (rows.LENGTH, rows.largest("gate| and |up"), rows.TAIL, POLICY)
+CONTRACT_PARAMETERS = (rows.LENGTH, rows.largest("gate| and |up"), rows.TAIL, POLICY, *derived.ARITHMETIC)
 # The s at which s / (1 + e^s) is largest: the root of s = 1 + e^-s.
 _STEEPEST = 1.2784645427610738
 # Relative rounding of value and bound, both computed in float64.
@@ -151,28 +148,51 @@ def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndar
 
 def candidate_space(p: Params) -> Space:
     """gate and up, with magnitudes up to candidate_max_abs."""
-    n, top = rows.row(p), p["candidate_max_abs"]
-    return Space(tuple(TensorSpec(name, kind="activations", shape=(n,), low=-top, high=top) for name in ("gate", "up")))
+    n, top = rows.row(p), min(p["candidate_max_abs"], derived.largest(p))
+    return Space(
+        tuple(
+            TensorSpec(name, kind="activations", shape=(n,), low=-top, high=top, holds=p["dtype"])
+            for name in ("gate", "up")
+        )
+    )
 
 
-def allowance(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
-    """The a-priori error bound that the docstring of the module derives."""
-    gate, up = arrays["gate"].astype(np.float64), arrays["up"].astype(np.float64)
-    size, u = np.abs(gate), UNIT
-    e = np.exp(-size)
-    share = np.where(gate >= 0, e, 1.0) / (1 + e)
-    # For large negative gates the first-order term exceeds 1, but y is far below the last term there.
-    relative = np.minimum(share * (8 * u + 3 * u * size), 0.5)
-    y = np.abs(exact.swiglu(gate, up))
-    rounding = y * ((1 + 8 * u) / (1 - relative) - 1)
-    if p["policy"] != "exact":
-        product = size * np.abs(up)
-        cancelled = product * 4 * u * (1 + 4 * u) + 6 * u * y
-        if p["policy"] in _CLAMPS:
-            kept = np.exp(_CLAMPS[p["policy"]])
-            cancelled += product * np.maximum(kept / (1 + kept) - np.where(gate < 0, e / (1 + e), 1.0), 0.0)
-        rounding = np.maximum(rounding, cancelled)
-    return np.asarray(rounding + FLUSHED * (1 + size) * (1 + np.abs(up)))
+def by_exponential(gate: Array, up: Array) -> Array:
+    """``gate S(gate) up`` with ``e = e^-|gate|``, which does not overflow."""
+    return _by(jnp.exp(-jnp.abs(gate)), gate, up)
+
+
+def base_two(gate: Array, up: Array) -> Array:
+    """The same with ``e = 2^(-|gate| log2 e)``, whose argument is rounded."""
+    return _by(jnp.exp2(-jnp.abs(gate) * math.log2(math.e)), gate, up)
+
+
+def _by(e: Array, gate: Array, up: Array) -> Array:
+    return gate * (jnp.where(gate >= 0, 1.0, e) / (1 + e)) * up
+
+
+def by_tangent(gate: Array, up: Array) -> Array:
+    """``gate (1 + tanh(gate / 2)) / 2 up``."""
+    return gate * ((1 + jnp.tanh(gate / 2)) / 2) * up
+
+
+def _more(p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
+    """What a form that is derived does not have: arguments of exp that are clamped, and sigmoids that end."""
+    gate, up = (np.asarray(arrays[name], np.float64) for name in ("gate", "up"))
+    size = np.abs(gate)
+    more: Float64[np.ndarray, "b n"] = (FLUSHED if p["flush"] else 0.0) * (1 + size) * (1 + np.abs(up))
+    if p["policy"] in _CLAMPS:
+        kept, e = np.exp(_CLAMPS[p["policy"]]), np.exp(-size)
+        more += size * np.abs(up) * np.maximum(kept / (1 + kept) - np.where(gate < 0, e / (1 + e), 1.0), 0.0)
+    return more
+
+
+_DERIVED = Derived(
+    lambda p: by_exponential,
+    lambda p: (base_two,) if p["policy"] == "exact" else (base_two, by_tangent),
+    lambda p, arrays: Arguments(tuple(np.asarray(arrays[name], np.float64) for name in ("gate", "up"))),
+    of_batches=True,
+)
 
 
 def _softplus(x: float) -> float:
@@ -194,12 +214,19 @@ TARGET = Target(
     tolerance=1e-9,
     starts=starts,
     contract=Contract(
-        signature="f(gate: float32[b, n], up: float32[b, n]) -> float32[b, n]",
+        signature="f(gate: dtype[b, n], up: dtype[b, n]) -> dtype[b, n]",
         parameters=CONTRACT_PARAMETERS,
         space=candidate_space,
-        call=lambda p, f, arrays: f(arrays["gate"], arrays["up"]),
-        run=lambda p, arrays, kernels: kernels.swiglu(arrays["gate"], arrays["up"]),
-        kernels=lambda p: ("apr", "exact", "ggml", "ggml:avx2", "xla", "libggml"),
-        allowance=allowance,
+        call=lambda p, f, arrays: f(
+            *(np.asarray(arrays[name]).astype(dtype_of(p["dtype"])) for name in ("gate", "up"))
+        ),
+        run=lambda p, arrays, kernels: _DERIVED.run(
+            unflushed(p), arrays, kernels, lambda: kernels.swiglu(arrays["gate"], arrays["up"])
+        ),
+        kernels=lambda p: derived.implementations(p, ("apr", "exact", "ggml", "ggml:avx2", "xla", "libggml")),
+        allowance=lambda p, arrays: _DERIVED.allowance(unflushed(p), arrays) + _more(p, arrays),
+        first_allowance=lambda p, arrays: _DERIVED.first_allowance(unflushed(p), arrays) + _more(p, arrays),
+        results=_DERIVED.results,
+        derived=_DERIVED,
     ),
 )

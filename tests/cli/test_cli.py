@@ -262,7 +262,7 @@ def test_a_candidate_that_fails(run: Run, body: str, message: str) -> None:
     """Exit 2, one line with what it did and what it was called with."""
     line = _complaint(run(*CANDIDATE, _candidate(body)))
     assert message in line
-    assert "called with z float32[1, 3]; its signature: f(z: float32[b, n]) -> float32[b, n]" in line
+    assert "called with z float32[1, 3]; its signature: f(z: dtype[b, n]) -> dtype[b, n]" in line
     assert not Path("corpus").exists()
 
 

@@ -77,7 +77,7 @@ def test_what_is_not_found_wrong(capsys: pytest.CaptureFixture[str], question: t
     assert len(lines) == 2
     assert re.fullmatch(first, lines[0])
     assert lines[1].startswith("Searched z[n<=3] float32 in [-120, 120]; shift[row=1] float32 in ")
-    assert "; policy=exact: " in lines[1]
+    assert "; policy=exact, dtype=float32: " in lines[1]
     covered = "Looked at 2 batch sizes from 8 to 1024 (2 of 47 at powers of two)."
     assert lines[1].endswith(f"by random, seed 3; the budget's work was done. {covered}")
     assert not _entries()

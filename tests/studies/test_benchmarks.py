@@ -15,10 +15,11 @@ FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
     ("script", "arguments", "said"),
     [
         ("throughput.py", ("--seconds", "0.01", "--target", "softmax", "--target", "dot-order"), "dot-order"),
-        ("first_witness.py", ("--every", "200"), "3 of 3 confirmed"),
+        ("first_witness.py", ("--every", "200"), "6 of 6 confirmed"),
         ("roofline.py", ("--seconds", "0.01", "--target", "softmax"), "softmax"),
         ("batch_size.py", ("--seconds", "0.01", "--target", "softmax", "--n", "7", "--rows", "3"), "softmax"),
         ("startup.py", ("--repeats", "1"), "replay of 1000 entries"),
+        ("analysis.py", ("--rows", "3", "--repeats", "1", "--operation", "softmax"), "softmax"),
         ("worker.py", ("--rows", "3", "--repeats", "2"), "rows without a result: [100]"),
     ],
 )
@@ -34,6 +35,7 @@ def test_runs(script: str, arguments: tuple[str, ...], said: str) -> None:
 def test_every_script_is_run_here() -> None:
     """A new one joins the list above."""
     assert {path.name for path in FOLDER.glob("*.py")} == {
+        "analysis.py",
         "batch_size.py",
         "first_witness.py",
         "roofline.py",

@@ -44,10 +44,11 @@ def test_equal_bits_on_every_format(name: str) -> None:
         batch = draw(space, rng, 200)
         kept = {"blocks": batch["blocks"][space.admissible(batch)]}
         assert not DEQUANTIZE.question.evaluate(params, kept).value.any()
-    assert judge(0.0, 0.0, 0.0, DEQUANTIZE.bound(params)) is Verdict.FALSIFIED
+    proven = name not in dequantize.ORDERED
+    assert judge(0.0, 0.0, 0.0, DEQUANTIZE.bound(params)) is (Verdict.FALSIFIED if proven else Verdict.UNRESOLVED)
 
 
-@pytest.mark.parametrize("name", formats.names())
+@pytest.mark.parametrize("name", [name for name in formats.names() if name not in dequantize.ORDERED])
 def test_the_result_is_the_nearest_float32(name: str) -> None:
     """The step of the proof: one rounding of the exact weight, so that fused or reordered products agree."""
     params = DEQUANTIZE.params({"format": name})
@@ -74,6 +75,24 @@ def test_elements_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(dequantize.apr, "dequantize", off)
     measured = evaluate(DEQUANTIZE, DEQUANTIZE.params(), Case({"blocks": _seed_block()}))
     assert (measured.value, measured.evidence.as_dict()["largest ulp"]) == (4.0, 2.0)
+
+
+def test_two_products_in_either_order() -> None:
+    """In nvfp4_two_level d (s q) is as right as (d s) q, and neither is a product with s rounded to a power of two."""
+    fmt = formats.get("nvfp4_two_level")
+
+    def other_order(name: str, blocks: np.ndarray) -> np.ndarray:
+        parts = fmt.decode(blocks)
+        with np.errstate(all="ignore"):
+            return parts.d[:, None] * (parts.sub_scale * parts.code)
+
+    def e8m0(name: str, blocks: np.ndarray) -> np.ndarray:
+        parts = fmt.decode(blocks)
+        power = np.where(parts.sub_scale > 0, 2.0 ** np.floor(np.log2(np.maximum(parts.sub_scale, 2.0**-9))), 0)
+        return (parts.d[:, None] * power * parts.code).astype(np.float32)
+
+    assert _worst(other_order, fmt.name) == 0
+    assert _worst(e8m0, fmt.name) > 0
 
 
 def _fields(name: str, blocks: np.ndarray) -> dict[str, np.ndarray]:

@@ -42,6 +42,10 @@ _AWAKE = 2e-4
 _HIGHEST = 1024
 
 
+class ResultError(ValueError):
+    """A function returned something else than was expected; one line that begins with ``returns``."""
+
+
 class EndedError(ConnectionError):
     """The process has ended, or has closed its end of the connection."""
 

@@ -146,14 +146,14 @@ def needed(operation: str, format: object, generic: bool) -> tuple[str, ...]:
     if operation == "quantize":
         return (_quantiser(str(format), generic),)
     if operation == "dequantize":
-        return (f"dequantize_row_{format}",)
+        return (_dequantiser(str(format)),)
     if operation == "vec_dot_rows" and generic:
         activation = formats.get(str(format)).activation or ""
         return (f"ggml_vec_dot_{format}_{activation}_generic", _quantiser(activation, generic))
     if operation not in _OPERATIONS:
         return ()
     # A tensor of an unknown type would abort the process.
-    known = (f"dequantize_row_{format}",) if format in formats.built_in() else ()
+    known = (_dequantiser(str(format)),) if formats.of_ggml(str(format)) else ()
     return (*_GRAPH, *_OPERATIONS[operation], *known)
 
 
@@ -162,7 +162,23 @@ def since(name: str) -> str:
     return f": it is older than {_SINCE[name]}" if name in _SINCE else ""
 
 
+# What restores and converts rows of the types without blocks, and the name of those types in these functions.
+_FLOATS = {"f16": "fp16", "bf16": "bf16"}
+# Formats that only the general function quantises: it takes the weight that each column has for its error.
+_WEIGHTED = ("iq2_xxs", "iq2_xs", "iq1_s", "iq1_m")
+
+
+def _dequantiser(format: str) -> str:
+    return f"ggml_{_FLOATS[format]}_to_fp32_row" if format in _FLOATS else f"dequantize_row_{format}"
+
+
 def _quantiser(format: str, generic: bool) -> str:
+    if format in _FLOATS:
+        return f"ggml_fp32_to_{_FLOATS[format]}_row"
+    if format in _WEIGHTED:
+        return "ggml_quantize_chunk"
+    if format in ("iq2_s", "iq3_xxs", "iq3_s"):
+        return f"quantize_row_{format}_ref"
     suffix = "" if not generic else "_generic" if formats.get(format).activation is None or format == "q8_0" else "_ref"
     return f"quantize_row_{format}{suffix}"
 
@@ -321,15 +337,29 @@ class Loaded:
             dot(x.shape[1], out[row:].ctypes.data, 0, weights[row].ctypes.data, 0, quantised[row].ctypes.data, 0, 1)
 
     def dequantize(self, arrays: dict[str, Array], out: Array, format: str) -> None:
-        function = self._function(f"dequantize_row_{format}", (None, (_POINTER, _POINTER, _LONG)))
+        function = self._function(_dequantiser(format), (None, (_POINTER, _POINTER, _LONG)))
         function(arrays["blocks"].ctypes.data, out.ctypes.data, out.size)
 
     def quantize(self, arrays: dict[str, Array], out: Array, format: str) -> None:
         values = arrays["values"]
+        if format in _WEIGHTED:
+            self._quantize_weighted(values, out, format)
+            return
+        if format.startswith("iq"):
+            # Fills the tables of the grids.
+            self._function("ggml_quantize_init", (None, (_INT,)))(_TYPES[format])
         function = self._function(_quantiser(format, self._generic), (None, (_POINTER, _POINTER, _LONG)))
         # A quantiser may leave bytes unwritten (the sums of a q8_K block of zeros); they are 0, not what was there.
         out[:] = 0
         function(values.ctypes.data, out.ctypes.data, values.size)
+
+    def _quantize_weighted(self, values: Array, out: Array, format: str) -> None:
+        """With all columns of the same weight."""
+        weight = np.ones(values.shape[1], np.float32)
+        signature = (_SIZE, (_INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER))
+        rows, columns = values.shape
+        function = self._function("ggml_quantize_chunk", signature)
+        function(_TYPES[format], values.ctypes.data, out.ctypes.data, 0, rows, columns, weight.ctypes.data)
 
     def rms_norm(self, arrays: dict[str, Array], out: Array, eps: float) -> None:
         x, weight = arrays["x"], arrays.get("weight")

@@ -42,6 +42,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
         objective.for_engine("starts").refine(made)
         yield
     names = (*ORDER, *(name for name in engines.names() if name not in (*ORDER, "auto")))
+    names = tuple(name for name in names if name not in objective.without)
     running: dict[str, Iterator[None]] = {name: _started_late(name, objective, rng) for name in names}
     fresh: dict[str, float] = {}
     if objective.problem.judges:

@@ -39,6 +39,8 @@ MOST_TILES = 1056
 MOST_ELEMENTS, USUAL_IN_BATCH, MOST_IN_BATCH, SHORT = 2**17, 2**17, 2**19, 3
 # Numbers of cases in a call that come early.
 FEW = 3
+# Of so many dimensions all sizes worth a look are looked at within a search.
+FEW_DIMENSIONS = 3
 # Where in its deck the largest number of short rows comes again: only the last of them is beyond a counter of 16 bits.
 AGAIN = (0.35, 0.65, 0.95)
 
@@ -92,7 +94,8 @@ class _Dealer:
     compiled: bool
     # Places of the deck where the largest size comes again.
     again: tuple[float, ...]
-    deck: list[int] = attrs.field(init=False)
+    # Places and sizes, from the end.
+    deck: list[tuple[float, int]] = attrs.field(init=False)
     # Sizes of the whole deck.
     dealt_with: int = attrs.field(init=False)
 
@@ -123,8 +126,7 @@ class _Dealer:
             places[dim.highest] = 0.05 if dim.name == domain.BATCH else -1.0
         cards = [(place, size) for size, place in places.items()]
         cards += [(place, dim.highest) for place in self.again]
-        # From the end.
-        self.deck = [size for _, size in sorted(cards, reverse=True)]
+        self.deck = sorted(cards, reverse=True)
         self.dealt_with = len(self.deck)
 
     def deal(self) -> int:
@@ -132,7 +134,7 @@ class _Dealer:
         more often.
         """
         if self.deck:
-            return self.deck.pop()
+            return self.deck.pop()[1]
         dim, rng = self.dim, self.rng
         most, kind = dim.highest // dim.step, rng.random()
         if kind < 1 / 4:
@@ -145,11 +147,15 @@ class _Dealer:
 
 
 def _next(dealers: list[_Dealer], turn: int) -> _Dealer:
-    """The one whose deck is the fullest, in proportion; in turn when all are empty."""
+    """The one whose deck is the fullest, in proportion; of many dimensions the one whose next size has the first place,
+    because their decks take longer than a search lasts. In turn when all decks are empty.
+    """
     dealing = [dealer for dealer in dealers if dealer.deck]
     if not dealing:
         return dealers[turn % len(dealers)]
-    return max(dealing, key=lambda dealer: len(dealer.deck) / dealer.dealt_with)
+    if len(dealers) <= FEW_DIMENSIONS:
+        return max(dealing, key=lambda dealer: len(dealer.deck) / dealer.dealt_with)
+    return min(dealing, key=lambda dealer: dealer.deck[-1][0])
 
 
 def _space(space: Space, dealer: _Dealer, rng: np.random.Generator) -> Space:

@@ -7,10 +7,15 @@ r"""The criteria of ggml's own tests, restated here to see what they say about a
     test-backend-ops    inputs uniform in [-1, 1], weights quantised from such; NMSE of all outputs of a case against
                         the CPU backend's at most 5e-4 (MUL_MAT: 16 rows of 256, one to nine activations), 1e-7
                         (others), 1e-6 (SOFT_MAX, CPY). RMS_NORM draws from [-10, 10] with eps 0, 1e-6, 1e-4, 0.1;
-                        SWIGLU from [-150, 150]; ROPE positions below 512.
+                        SWIGLU from [-150, 150]; ROPE positions below 512. The operations that are written as functions
+                        of jax.numpy are tried in the same way, with the sizes that most cases have, against the exact
+                        result: products of matrices and attention with 5e-4, norms from [-10, 10], activations from
+                        [-150, 150]. Indices must be right.
 
 The first test has fixed data, so its answer is always the same; the second draws new data in every run. For q2_K and
 q3_K, whose ggml quantisers fit more closely than ours, the dot product is compared with that of the quantised weights.
+
+Formats that ggml does not have are tested by neither, and of those that are newer here only the second is asked.
 
 A function that is not made for some shapes (see diffuzz.cases.domain) is not called with them, as a backend of ggml
 says which operations it supports.
@@ -23,21 +28,37 @@ from typing import TypeAlias
 
 import numpy as np
 
-from diffuzz import formats
+from diffuzz import formats, targets
 from diffuzz.cases import domain
+from diffuzz.cases.ranges import clip
+from diffuzz.cases.space import TensorSpec
 from diffuzz.kernels import apr, exact, ggml
 from diffuzz.studies.mutants.mutants import Mutant
 from diffuzz.studies.mutants.wrong_blocks import Change
 from diffuzz.studies.mutants.wrong_dots import Matvec
 from diffuzz.targets import distances
+from diffuzz.targets.contract import checked
+from diffuzz.targets.matvec import WEIGHT_FORMATS
 
 FNS_ELEMENTS = 32 * 128
 FNS_DOT, FNS_DOT_LOW = 0.02, 0.04
 FNS_ROUND_TRIP = {"q2_K": 0.0075, "q3_K": 0.0040}
 FNS_ROUND_TRIP_OTHERS = 0.002
 FNS_REFERENCE = 1e-4
+# Those that our quantisers fit as closely as ggml's do.
+FNS_TESTED = (*WEIGHT_FORMATS, "q8_1", "q8_K")
 FNS_OWN_WEIGHTS = ("q2_K", "q3_K")
-OPS_NMSE = {"matvec": 5e-4, "softmax": 1e-6, "quantize": 1e-6}
+OPS_NMSE = {
+    "matvec": 5e-4, "matmat": 5e-4, "batched_matmul": 5e-4, "attention": 5e-4,
+    "softmax": 1e-6, "masked_softmax": 1e-6, "quantize": 1e-6,
+}  # fmt: skip
+# Ends of the inputs' range, where it is not 1.
+OPS_RANGE = {
+    "silu": 150.0, "gelu": 150.0, "geglu": 150.0, "layer_norm": 10.0, "rmsnorm_gain": 10.0, "add_rmsnorm": 10.0,
+}  # fmt: skip
+OPS_POSITIONS = 512
+# Cases of an operation that is a function of jax.numpy.
+OPS_DECLARED = 4
 OPS_NMSE_OTHERS = 1e-7
 
 # (expected result, result of the mutant).
@@ -46,6 +67,8 @@ Pair: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 def fns_kills(mutant: Mutant) -> bool | None:
     """Whether test-quantize-fns fails with this function; None if it does not test the operation."""
+    if "format" in mutant.params and mutant.params["format"] not in FNS_TESTED:
+        return None
     with np.errstate(all="ignore"):
         if mutant.target == "matvec":
             if not _supports(mutant, m=1, k=FNS_ELEMENTS):
@@ -60,13 +83,22 @@ def fns_kills(mutant: Mutant) -> bool | None:
 
 def ops_kills(mutant: Mutant, rng: np.random.Generator) -> bool:
     """Whether one run of test-backend-ops fails with this function."""
+    if not formats.of_ggml(mutant.params.get("format", "q8_0")):
+        return False
     limit = OPS_NMSE.get(mutant.target, OPS_NMSE_OTHERS)
     with np.errstate(all="ignore"):
-        for expected, got in _CASES[mutant.target](mutant, rng):
+        for expected, got in _cases(mutant, rng):
             a, b = np.ravel(expected), np.ravel(got)
             if not np.isfinite(b).all() or not distances.nmse(a, b) <= limit:
                 return True
     return False
+
+
+def _cases(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    """The cases of the operation; those of rope are without what models add to it."""
+    plain = mutant.target != "rope" or set(mutant.params) <= {"mode"}
+    own = _CASES.get(mutant.target) if plain else None
+    return own(mutant, rng) if own else _declared(mutant, rng)
 
 
 def _supports(mutant: Mutant, **sizes: int) -> bool:
@@ -116,7 +148,8 @@ def _fns_quantiser(format: str, f: Change) -> bool:
     fmt, x = formats.get(format), _data(0.0)
     blocks = x.reshape(-1, fmt.block_size)
     ours, reference = fmt.dequantize(f(blocks)), fmt.dequantize(_quantised(format, blocks))
-    return not (_distance(blocks, ours) < FNS_ROUND_TRIP_OTHERS and _distance(reference, ours) < FNS_REFERENCE)
+    limit = FNS_ROUND_TRIP.get(format, FNS_ROUND_TRIP_OTHERS)
+    return not (_distance(blocks, ours) < limit and _distance(reference, ours) < FNS_REFERENCE)
 
 
 def _uniform(rng: np.random.Generator, *shape: int, top: float = 1.0) -> np.ndarray:
@@ -178,6 +211,44 @@ def _rope(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
             continue
         x, positions = _uniform(rng, 2, heads, head_dim), rng.integers(0, 512, 2).astype(np.int32)
         yield apr.rope(x, positions, 10000.0, mode), mutant.function(x, positions, 10000.0, mode)
+
+
+def _declared(mutant: Mutant, rng: np.random.Generator) -> Iterator[Pair]:
+    """Each floating-point result of a few cases of an operation that is a function of jax.numpy, and of its indices how
+    many are wrong.
+    """
+    target = targets.get(mutant.target)
+    contract, params = target.contract, target.contract_params(mutant.params)
+    if contract is None or contract.results is None:
+        return
+    scalars, top = {one.array for one in contract.scalars}, OPS_RANGE.get(target.name, 1.0)
+    arrays = {
+        spec.name: _drawn(spec, rng, 0.0 if spec.name in scalars else top) for spec in contract.space(params).tensors
+    }
+    results = contract.results(params, arrays)
+    function = checked(mutant.function, results, batched=contract.batched)
+    exact, got = contract.exact(params, arrays), contract.call(params, function, arrays)
+    right = got if contract.settled is None else contract.settled(params, arrays, got)
+    place = 0
+    for one in results:
+        part = slice(place, place + int(np.prod(one.shape)))
+        place = part.stop
+        if one.dtype.startswith("int"):
+            yield np.ones(1), 1.0 + (right[:, part] != exact[:, part]).sum(keepdims=True)
+        else:
+            yield from zip(exact[:, part], right[:, part], strict=True)
+
+
+def _drawn(spec: TensorSpec, rng: np.random.Generator, top: float) -> np.ndarray:
+    """Cases of a tensor, uniform in [-top, top] as far as its range goes; positions are those of ROPE's test."""
+    shape = (OPS_DECLARED, *spec.array_shape())
+    if spec.kind == "blocks":
+        fmt = formats.get(spec.format or "")
+        blocks = _uniform(rng, int(np.prod(shape)) // fmt.type_size, fmt.block_size)
+        return _quantised(fmt.name, blocks).reshape(shape)
+    if spec.kind == "positions":
+        return rng.integers(0, min(int(spec.high), OPS_POSITIONS * int(top > 0)) + 1, shape).astype(np.int32)
+    return clip(spec, _uniform(rng, *shape, top=top))
 
 
 _CASES: dict[str, Callable[[Mutant, np.random.Generator], Iterator[Pair]]] = {

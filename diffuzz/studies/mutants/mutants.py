@@ -19,7 +19,24 @@ import numpy as np
 
 from diffuzz import formats
 from diffuzz.kernels import Implementation, apr, ggml, gguf
-from diffuzz.studies.mutants import styles, wrong_places, wrong_sizes
+from diffuzz.studies.mutants import (
+    libraries,
+    styles,
+    wrong_activations,
+    wrong_angles,
+    wrong_attention,
+    wrong_formats,
+    wrong_formats_quantise,
+    wrong_limits,
+    wrong_norms,
+    wrong_ordering,
+    wrong_places,
+    wrong_products,
+    wrong_reductions,
+    wrong_sizes,
+    wrong_softmaxes,
+    wrong_tokens,
+)
 from diffuzz.studies.mutants import wrong_dots as dots
 from diffuzz.studies.mutants import wrong_rows as rows
 from diffuzz.studies.mutants.wrong_blocks import WRONG, dequantiser, flushed
@@ -45,6 +62,19 @@ class Mutant:
 _Table: TypeAlias = tuple[tuple[str, str, Params, Function, str, str], ...]
 # Controls in the same order, without a source.
 _Controls: TypeAlias = list[tuple[str, str, Params, Function, str]]
+
+# Where the functions are that are wrong, or right, for the operations that have a file each.
+_OPERATIONS = (
+    wrong_norms,
+    wrong_activations,
+    wrong_softmaxes,
+    wrong_attention,
+    wrong_products,
+    wrong_ordering,
+    wrong_reductions,
+    wrong_tokens,
+    wrong_angles,
+)
 
 # Wrong decoders: (name in WRONG, formats to use it in, what is wrong, source).
 _DECODERS = (
@@ -537,6 +567,9 @@ def _correct_styles() -> _Controls:
 def _controls() -> list[Mutant]:
     """Correct functions."""
     made = [*_correct_dots(), *_correct_rows(), *_correct_styles(), *wrong_sizes.RIGHT]
+    made += [row for module in _OPERATIONS for row in module.RIGHT]
+    made += libraries.RIGHT
+    made += [*wrong_formats.RIGHT, *wrong_formats_quantise.RIGHT]
     return [Mutant(name, target, params, f, what, correct=True) for name, target, params, f, what in made]
 
 
@@ -553,6 +586,7 @@ def mutants() -> tuple[Mutant, ...]:
         *_quantisers(),
         *_places(),
         *_policies(),
-        *(Mutant(*row) for row in wrong_sizes.WRONG),
+        *(Mutant(*row) for row in (*wrong_sizes.WRONG, *wrong_formats.WRONG, *wrong_formats_quantise.WRONG)),
+        *(Mutant(*row) for module in (*_OPERATIONS, wrong_limits) for row in module.WRONG),
         *_controls(),
     )

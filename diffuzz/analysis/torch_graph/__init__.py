@@ -1,0 +1,1 @@
+"""The graph of a function of torch tensors, and the rules for its operations."""

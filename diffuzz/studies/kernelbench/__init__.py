@@ -1,0 +1,1 @@
+"""KernelBench level 1, judged by bounds that are derived from its references."""

@@ -1,0 +1,1 @@
+"""How sharp the derived bounds are, and what tables of tolerances make of the same cases."""
