@@ -52,16 +52,51 @@ class Estimate:
             return None
         return self.choices.listed()
 
+    def allowed(self) -> np.ndarray:
+        """How far off each computed element may be: infinity where nothing is promised, and 0 for an integer of a known
+        set, which is right or wrong.
+        """
+        if self.choices is not None:
+            return np.zeros(self.value.shape)
+        error = self.errors()
+        unknown = np.isnan(self.value) if self.value.dtype.kind == "f" else np.zeros((), bool)
+        return np.where(unknown, np.inf, error) if unknown.any() else error
+
+    def allowed_of(self, other: Estimate) -> np.ndarray:
+        """How far off this value a computed array may be that ``other``, another formula of it, describes: by the error
+        of the other, which is about its own value, and by the distance of both, which the evaluation in float64 makes.
+        """
+        if self.value.dtype.kind != "f":
+            return other.allowed()
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(other.value - self.value)
+        return other.allowed() + np.where(np.isfinite(apart), apart, 0.0)
+
     def admits(self, candidate: np.ndarray) -> np.ndarray:
-        """Which integers of a computed array are right: those of the set where there is one, else those within the
-        error.
+        """Which numbers of a computed array are right integers: those of the set where there is one, else those within
+        the error.
         """
         candidate = np.asarray(candidate)
         if candidate.shape != self.value.shape:
             raise ValueError(f"the candidate has the shape {candidate.shape}, and the result {self.value.shape}")
-        if self.choices is not None:
-            return self.choices.admits(candidate)
-        return np.asarray(np.abs(candidate.astype(np.float64) - self.value) <= self.errors())
+        if self.choices is None:
+            return np.asarray(np.abs(candidate.astype(np.float64) - self.value) <= self.errors())
+        whole = np.isfinite(candidate) & (candidate == np.rint(candidate))
+        return np.asarray(whole & self.choices.admits(np.where(whole, candidate, 0).astype(np.int64)))
+
+    def settled(self, got: np.ndarray) -> np.ndarray:
+        """A computed array in float64, with the exact integer in the place of each that is as good."""
+        got = np.asarray(got, np.float64)
+        return got if self.choices is None else np.where(self.admits(got), self.value, got)
+
+    def ratios(self, got: np.ndarray) -> np.ndarray:
+        """The error of each computed element over what is allowed: at most 1 inside the bound, 0 where nothing is
+        promised, infinity for what is no number or another infinity.
+        """
+        got, value, allowed = self.settled(got), self.value.astype(np.float64), self.allowed()
+        with np.errstate(all="ignore"):
+            shares = np.where(got == value, 0.0, np.abs(got - value) / allowed)
+        return np.where(np.isinf(allowed), 0.0, np.where(np.isnan(shares), np.inf, shares))
 
 
 def of_options(options: np.ndarray, value: np.ndarray | None = None) -> Estimate:

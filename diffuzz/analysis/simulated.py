@@ -281,23 +281,6 @@ def adversarial(
 
 
 def ratio(estimate: Estimate, got: np.ndarray) -> np.ndarray:
-    """For each row the largest |got - exact| / error, 0 where nothing is promised. Of indices 0 or infinity."""
-    rows: np.ndarray = _ratios(estimate, got).reshape(estimate.value.shape[0], -1).max(axis=1, initial=0.0)
+    """For each row the largest of :meth:`Estimate.ratios`."""
+    rows: np.ndarray = estimate.ratios(got).reshape(estimate.value.shape[0], -1).max(axis=1, initial=0.0)
     return rows
-
-
-def largest_ratio(estimate: Estimate, got: np.ndarray) -> float:
-    """The same of a result that has no rows."""
-    return float(_ratios(estimate, got).max(initial=0.0))
-
-
-def _ratios(estimate: Estimate, got: np.ndarray) -> np.ndarray:
-    if got.dtype.kind == "b":
-        return np.where((got != estimate.value) & (estimate.errors() == 0), np.inf, 0.0)
-    if got.dtype.kind in "iu":
-        return np.where(estimate.admits(got), 0.0, np.inf)
-    with np.errstate(all="ignore"):
-        gap = np.abs(got - estimate.value)
-        gap = np.where((got == estimate.value) | np.isinf(estimate.errors()), 0.0, gap)
-        share = np.where(gap == 0, 0.0, gap / estimate.errors())
-        return np.where(np.isnan(share), np.inf, share)

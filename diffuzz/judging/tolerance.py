@@ -52,7 +52,7 @@ def tolerance(
     Raises ValueError, one line: inputs of a wrong kind or shape, or a function that cannot be analysed.
     """
     estimates, several = _estimates(f, inputs, parameters, dtype, compute, accumulate, flush)
-    exact, allowed = [one.value.astype(np.float64) for one in estimates], [_allowed(one) for one in estimates]
+    exact, allowed = [one.value.astype(np.float64) for one in estimates], [one.allowed() for one in estimates]
     return (tuple(exact), tuple(allowed)) if several else (exact[0], allowed[0])
 
 
@@ -97,16 +97,7 @@ def _leaves(got: object) -> list[object]:
 
 
 def _check(got: np.ndarray, estimate: Estimate, which: str) -> None:
-    exact, allowed = estimate.value.astype(np.float64), _allowed(estimate)
-    if estimate.choices is not None:
-        whole = np.isfinite(got) & (got == np.rint(got))
-        good = whole & estimate.choices.admits(np.where(whole, got, 0).astype(np.int64))
-        got = np.where(good, exact, got)
-    with np.errstate(all="ignore"):
-        error = np.where(got == exact, 0.0, np.abs(got - exact))
-        times = np.where(error > 0, error / allowed, 0.0)
-        times = np.where(np.isfinite(got) | (got == exact), times, np.inf)
-    times = np.where(np.isnan(exact) | np.isinf(allowed), 0.0, times)
+    exact, allowed, times = estimate.value.astype(np.float64), estimate.allowed(), estimate.ratios(got)
     outside = times > 1
     if not outside.any():
         return
@@ -117,15 +108,6 @@ def _check(got: np.ndarray, estimate: Estimate, which: str) -> None:
         f"{which}{place} is {got[worst]:.9g}, where {exact[worst]:.9g} is exact and an error of {allowed[worst]:.3g} "
         f"is allowed{far}; {int(outside.sum())} of {outside.size} elements are outside the bound"
     )
-
-
-def _allowed(estimate: Estimate) -> np.ndarray:
-    """The largest error of each element; infinite where nothing is promised, 0 for an index."""
-    if estimate.error is None or estimate.choices is not None:
-        return np.zeros(estimate.value.shape)
-    error = np.broadcast_to(np.asarray(estimate.error, np.float64), estimate.value.shape)
-    value = estimate.value.astype(np.float64)
-    return np.where(np.isnan(value) | np.isnan(error), np.inf, error)
 
 
 def _count(results: int) -> str:
@@ -197,15 +179,8 @@ def _bounds(
 
 
 def _wider(one: Estimate, other: Estimate) -> Estimate:
-    """The first, with the larger error of both: that of the other is about its own value, which differs from the first
-    by the evaluation in float64.
-    """
-    error = other.errors()
-    if one.value.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            apart = np.abs(other.value - one.value)
-        error = error + np.where(np.isfinite(apart), apart, 0.0)
-    return attrs.evolve(one, error=np.maximum(one.errors(), error)) if error.any() else one
+    """The first, with the larger error of both."""
+    return attrs.evolve(one, error=np.maximum(one.errors(), one.allowed_of(other)))
 
 
 def _of_torch(

@@ -210,7 +210,7 @@ class Derived:
             raise ValueError(
                 "the results are integers or truth values, which have no drift: give --candidate or --kernels"
             )
-        return packed([one.value for one in estimates]), packed([_error(one) for one in estimates])
+        return packed([one.value for one in estimates]), packed([one.allowed() for one in estimates])
 
     def exact(self, p: Params, arrays: Arrays) -> Float64[np.ndarray, "b n"]:
         """The exact results, in float64."""
@@ -226,7 +226,7 @@ class Derived:
         forms = self.forms(p)
         if not forms:
             return allowed
-        given, stated, exact = self.arguments(p, arrays), arithmetic(p), self.exact(p, arrays)
+        given, stated = self.arguments(p, arrays), arithmetic(p)
         # The shapes that are traced anyway.
         _, first = next(in_parts(given))
         needed = _traced(self.function(p), first, self.of_batches).out_shapes
@@ -235,14 +235,9 @@ class Derived:
                 of_form, of_function = (", ".join(str(list(one[1:])) for one in each) for each in (shapes, needed))
                 raise ValueError(f"forms: one of them returns {of_form}, where the operation returns {of_function}")
             parts = []
-            for rows, part in in_parts(given):
+            for (_, own), (_, part) in zip(self._analysed(p, arrays).parts, in_parts(given), strict=True):
                 estimates = _bounds(form, part, stated, self.of_batches)
-                # The error is that of the form's own value, of which another form's differs by the evaluation in
-                # float64.
-                with np.errstate(invalid="ignore"):
-                    apart = np.abs(packed([_value(one) for one in estimates]) - exact[rows])
-                apart = np.where(np.isfinite(apart), apart, 0.0)
-                parts.append(packed([_error(one) for one in estimates]) + apart)
+                parts.append(packed([one.allowed_of(other) for one, other in zip(own, estimates, strict=True)]))
             allowed = np.fmax(allowed, np.concatenate(parts))
         return allowed
 
@@ -292,9 +287,7 @@ class Derived:
                 count = int(np.prod(one.value.shape[1:]))
                 if one.choices is not None:
                     got = settled[rows, place : place + count].reshape(one.value.shape)
-                    whole = np.isfinite(got) & (got == np.rint(got))
-                    good = whole & one.choices.admits(np.where(whole, got, 0).astype(np.int64))
-                    settled[rows, place : place + count] = np.where(good, one.value, got).reshape(-1, count)
+                    settled[rows, place : place + count] = one.settled(got).reshape(-1, count)
                 place += count
         return settled
 
@@ -318,7 +311,7 @@ class Derived:
             estimates = _bounds(function, part, stated, self.of_batches)
             parts.append((rows, estimates))
             exact.append(packed([one.value for one in estimates]))
-            allowance.append(packed([_error(one) for one in estimates]))
+            allowance.append(packed([one.allowed() for one in estimates]))
         right, allowed = (each[0] if len(each) == 1 else np.concatenate(each) for each in (exact, allowance))
         # Nothing is promised of a result that is no number.
         without = np.isnan(right) | np.isnan(allowed)
@@ -366,18 +359,6 @@ def _bounds(function: Reference, given: Arguments, stated: Arithmetic, of_batche
     return jaxpr.bound(
         _traced(function, given, of_batches), given.arrays, stated, errors=given.errors, constants=given.constants
     )
-
-
-def _error(one: Estimate) -> np.ndarray:
-    """The largest error of each element of a result; of an index 0, because each is right or wrong."""
-    if one.error is None or one.choices is not None:
-        return np.zeros(one.value.shape)
-    return np.broadcast_to(np.asarray(one.error, np.float64), one.value.shape)
-
-
-def _value(one: Estimate) -> np.ndarray:
-    """The value of each element of a floating-point result; of an integer NaN, because it has no distance."""
-    return one.value if one.value.dtype.kind == "f" else np.full(one.value.shape, np.nan)
 
 
 def packed(results: Sequence[np.ndarray]) -> Float64[np.ndarray, "b n"]:

@@ -254,11 +254,8 @@ def wide(tensor: Any) -> Any:
 
 
 def outside(estimate: Estimate, got: Any) -> np.ndarray:
-    """Which elements of a tensor are not within the bound. Infinities and NaN have to be where they are expected."""
-    with np.errstate(invalid="ignore"):
-        computed = array(got)
-        near = np.abs(computed - estimate.value.astype(np.float64)) <= estimate.errors()
-    return np.asarray(~(near | (computed == estimate.value) | np.isinf(estimate.errors())))
+    """Which elements of a tensor are not within the bound."""
+    return np.asarray(estimate.ratios(array(got)) > 1)
 
 
 FLOAT32 = Arithmetic.of("float32")
@@ -334,6 +331,8 @@ def test_torchs_own_results_are_inside(name: str, arithmetic: Arithmetic) -> Non
     try:
         got = function(*given)
     except (NotImplementedError, RuntimeError) as error:
+        if arithmetic is FLOAT32 or "not implemented" not in str(error):
+            raise
         pytest.skip(f"torch has no kernel for it: {error}")
     assert not outside(estimate, got).any()
 

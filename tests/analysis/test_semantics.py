@@ -196,3 +196,12 @@ def test_ranks_are_counts(exact: bool) -> None:
         not_after = (low[:, None, :] <= high[:, :, None]).sum(axis=-1)
         assert np.array_equal(before, ranks.lowest)
         assert np.array_equal(not_after - 1, ranks.highest)
+
+
+def test_ratios_of_numbers_that_are_none() -> None:
+    """The exact infinity is right, another and NaN are wrong; nothing is asked where nothing is promised."""
+    estimate = Estimate(
+        np.array([np.inf, np.inf, np.inf, 1.0, 1.0, 1.0, np.nan]), np.array([0, 0, 0, 0.5, 0.5, np.inf, 1])
+    )
+    got = np.array([np.inf, -np.inf, np.nan, np.nan, 1.25, np.nan, 3.0])
+    assert [0, np.inf, np.inf, np.inf, 0.5, 0, 0] == estimate.ratios(got).tolist()

@@ -112,7 +112,7 @@ def judge(problem: Problem, *, seed: int = 0, narrow: bool = True) -> Row:
     step = SHIFT * _neighbours(exact) if exact.dtype.kind == "f" else np.ones(exact.shape)
     allowed = estimate.errors()
     changes = step > 0
-    visible = ~_inside_each(estimate, got + step if exact.dtype.kind == "f" else got + 1)[changes]
+    visible = (estimate.ratios(got + step) > 1)[changes]
     shifted = _shift(got, step, rng)
     # Zeros of the padding of a transposed convolution are exact and say nothing.
     some = magnitude > 0 if (magnitude > 0).any() else np.ones(magnitude.shape, bool)
@@ -140,25 +140,7 @@ def _wider(estimate: Estimate, some: np.ndarray) -> float:
 def ratio(estimate: Estimate, got: np.ndarray) -> float:
     """The largest error of a result over what is allowed: at most 1 inside the bound. Of indices: 0 inside, infinite
     outside."""
-    if estimate.value.dtype.kind != "f":
-        return 0.0 if inside(estimate, got) else np.inf
-    error = np.abs(got - estimate.value)
-    with np.errstate(all="ignore"):
-        shares = np.where(error == 0, 0.0, error / estimate.errors())
-    shares = np.where(np.isnan(shares), np.where(np.isinf(estimate.errors()), 0.0, np.inf), shares)
-    return float(shares.max(initial=0.0))
-
-
-def inside(estimate: Estimate, got: np.ndarray) -> bool:
-    """Whether every element of a result is allowed."""
-    return bool(_inside_each(estimate, got).all())
-
-
-def _inside_each(estimate: Estimate, got: np.ndarray) -> np.ndarray:
-    if estimate.value.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            return np.asarray((np.abs(got - estimate.value) <= estimate.errors()) | np.isinf(estimate.errors()))
-    return np.asarray(estimate.admits(got))
+    return float(estimate.ratios(got).max(initial=0.0))
 
 
 def _seen(estimate: Estimate, reference: np.ndarray, wrong: np.ndarray) -> Seen:
@@ -166,7 +148,7 @@ def _seen(estimate: Estimate, reference: np.ndarray, wrong: np.ndarray) -> Seen:
         accepted = bool(np.allclose(wrong, reference, rtol=TOLERANCE, atol=TOLERANCE))
     else:
         accepted = bool((wrong == reference).all())
-    return Seen(bound=not inside(estimate, wrong), tolerance=not accepted)
+    return Seen(bound=ratio(estimate, wrong) > 1, tolerance=not accepted)
 
 
 def _rounded(function: Callable[..., Any], inputs: tuple[Any, ...], got: np.ndarray) -> np.ndarray:
