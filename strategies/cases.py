@@ -80,12 +80,18 @@ def _with_signs(
 
 def _tensor(spec: TensorSpec, shape: list[int]) -> st.SearchStrategy[np.ndarray]:
     n = math.prod(shape)
+    if spec.among is not None:
+        arrays = spec.among.arrays
+        return st.integers(0, len(arrays) - 1).map(lambda index: arrays[index])
     if spec.kind == "blocks":
         rows = math.prod(shape[:-1])
         drawn = blocks(spec.format or "", rows, shape[-1], largest_scale=spec.largest_scale)
         return drawn.map(lambda raw: raw.reshape(*shape[:-1], -1))
     if spec.kind == "positions":
         return positions(tuple(shape), low=int(spec.low), high=int(spec.high))
+    if spec.kind == "tokens":
+        listed = st.lists(st.integers(int(spec.low), int(spec.high)), min_size=n, max_size=n)
+        return listed.map(lambda tokens: np.array(tokens, np.int32).reshape(shape))
     if spec.kind == "direction":
         return directions(n).map(lambda t: t.reshape(shape))
     if spec.kind == "gain":

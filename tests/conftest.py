@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ from diffuzz.judging.verdict import judge
 from diffuzz.kernels import ggml
 
 pytest_plugins = ["pytester"]
+# Where the tests are themselves a job of GitHub: what is tested adds nothing to its page.
+for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
+    os.environ.pop(_name, None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script, or under nohup: tests interrupt themselves, and what they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +31,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much of what takes as long as one likes."""
-    parser.addoption("--cases", type=int, default=20_000, help="hostile cases that libggml is held against [20000]")
+    parser.addoption(
+        "--cases", type=int, default=20_000, help="hostile cases that libggml and the readers are held against [20000]"
+    )
 
 
 def _softmax_entry(z: tuple[float, ...] = (9.5, 9.5, -10.0)) -> Counterexample:

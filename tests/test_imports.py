@@ -45,8 +45,10 @@ def test_imports_are_light(code: str, loaded: str, entry: Counterexample, tmp_pa
 
 
 COMMANDS = (
-    "targets", "search", "matrix", "measure", "minimise", "show", "replay", "claims",
+    "targets", "search", "matrix", "measure", "minimise", "show", "replay", "claims", "check", "dump", "scan",
+    "trace", "include", "report", "init", "export", "verify",
     "bench", "bench mutants", "bench engines", "bench witnesses", "bench kernelbench", "bench tolerances",
+    "bench faults", "bench vectors",
 )  # fmt: skip
 
 

@@ -43,10 +43,12 @@ def uniform(space: Space, rng: np.random.Generator, rows: int) -> Batch:
     batch = {}
     for spec in space.tensors:
         shape = (rows, *spec.array_shape())
-        if spec.kind == "blocks":
+        if spec.among is not None:
+            batch[spec.name] = spec.among.drawn(rng, rows)
+        elif spec.kind == "blocks":
             batch[spec.name] = _random_blocks(spec, rng, shape)
-        elif spec.kind == "positions":
-            batch[spec.name] = rng.integers(int(spec.low), int(spec.high) + 1, shape).astype(np.int32)
+        elif spec.kind in ("positions", "tokens"):
+            batch[spec.name] = _tokens(spec, rng, shape)
         else:
             batch[spec.name] = clip(spec, rng.uniform(spec.low, spec.high, shape))
     return batch
@@ -57,10 +59,14 @@ def structured(space: Space, rng: np.random.Generator, rows: int) -> Batch:
     batch = {}
     for spec in space.tensors:
         shape = (rows, *spec.array_shape())
-        if spec.kind == "blocks":
+        if spec.among is not None:
+            batch[spec.name] = spec.among.drawn(rng, rows)
+        elif spec.kind == "blocks":
             batch[spec.name] = _structured_blocks(spec, rng, shape)
         elif spec.kind == "positions":
             batch[spec.name] = _positions(spec, rng, shape)
+        elif spec.kind == "tokens":
+            batch[spec.name] = _tokens(spec, rng, shape)
         elif spec.kind == "direction":
             batch[spec.name] = _directions(spec, rng, shape)
         else:
@@ -245,6 +251,11 @@ def _positions(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...
     ]
     chosen = np.clip(np.choose(rng.integers(0, len(options), shape), options), low, high)
     return np.asarray(chosen, np.int32)
+
+
+def _tokens(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...]) -> Int32[np.ndarray, "rows ..."]:
+    """Integers, all of them alike."""
+    return rng.integers(int(spec.low), int(spec.high) + 1, shape).astype(np.int32)
 
 
 def random_scales(spec: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64[np.ndarray, " ..."]:

@@ -29,7 +29,8 @@ class Part:
     axis of a field that has fewer numbers than the blocks have elements. ``low`` and ``high`` are the least and the
     greatest admissible number, which a reader knows if they are the domain's or a code's (``known_ends``), and not if
     they are a float16's. ``block_shape`` is the shape of the field in one block.
-    ``absent`` is the number that all of them have where a reader does not see the part at all.
+    ``absent`` is the number that all of them have where a reader does not see the part at all. Numbers that are
+    ``names`` stand for something: how many they are is all that is simple about them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Part:
     block_shape: tuple[int, ...] = ()
     absent: float | None = None
     holds: str = "float32"
+    names: bool = False
 
     def fit(self, values: np.ndarray) -> np.ndarray:
         """Any numbers as admissible ones: clipped, rounded for integers and stored scales, in the part's dtype."""
@@ -56,17 +58,32 @@ class Part:
 
 
 def parts_of(space: Space) -> tuple[Part, ...]:
-    """The parts of the cases of a space, in the order of its tensors and of the fields of their formats."""
+    """The parts of the cases of a space, in the order of its tensors and of the fields of their formats; those that are
+    held have none.
+    """
     parts: list[Part] = []
     for spec in space.tensors:
+        if spec.among is not None:
+            continue
         if spec.kind == "blocks":
             parts += _fields(spec)
             continue
         dtype = np.dtype(spec.dtype)
         low, high = (spec.low, spec.high) if dtype.kind == "i" else float32_range(spec)
         dims = tuple(dim.name for dim in spec.shape)
+        of_names = spec.kind == "tokens"
         parts.append(
-            Part(spec.name, spec.name, dims, dtype, float(low), float(high), absent=spec.absent, holds=spec.holds)
+            Part(
+                spec.name,
+                spec.name,
+                dims,
+                dtype,
+                float(low),
+                float(high),
+                absent=spec.absent,
+                holds=spec.holds,
+                names=of_names,
+            )
         )
     return tuple(parts)
 

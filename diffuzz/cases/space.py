@@ -14,6 +14,7 @@ The kind of a tensor says what its numbers mean, so that generators know what to
     gain         float32, positive (low > 0): drawn by exponent as much as by value
     direction    float32 in [-1, 1]: the shape of a perturbation, see diffuzz.targets.perturbations
     positions    int32 in [low, high]
+    tokens       int32 in [0, high]: names, of which none is larger or simpler than another
     blocks       uint8: rows of quantised weights; the shape counts weights, the array holds the bytes of their blocks
 """
 
@@ -32,8 +33,8 @@ from diffuzz.cases.case import Case
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, UInt8
 
-Kind = Literal["activations", "logits", "gain", "direction", "positions", "blocks"]
-_DTYPE: dict[str, str] = {"positions": "int32", "blocks": "uint8"}
+Kind = Literal["activations", "logits", "gain", "direction", "positions", "tokens", "blocks"]
+_DTYPE: dict[str, str] = {"positions": "int32", "tokens": "int32", "blocks": "uint8"}
 
 
 class InadmissibleError(ValueError):
@@ -87,6 +88,18 @@ class Dim:
         return f"{least}{self.name}<={self.highest}" + (f" in steps of {self.step}" if self.step > 1 else "")
 
 
+@attrs.frozen(eq=False)
+class Choices:
+    """The only arrays that a tensor may be: ``arrays`` has a leading axis of them."""
+
+    arrays: UInt8[np.ndarray, "choices ..."] = attrs.field(repr=False)
+
+    def drawn(self, rng: np.random.Generator, rows: int) -> UInt8[np.ndarray, "rows ..."]:
+        """One of them for each row."""
+        drawn: UInt8[np.ndarray, "rows ..."] = self.arrays[rng.integers(0, len(self.arrays), rows)]
+        return drawn
+
+
 @attrs.frozen
 class TensorSpec:
     """One named array of a case.
@@ -101,6 +114,8 @@ class TensorSpec:
     holds            the dtype whose numbers the elements of a float32 array are: float32, or a narrower one
     absent           the number that all elements have in a case that was written down without this array: one that a
                      target has had for less long than there are entries of it
+    among            the arrays that generators choose from and the minimiser leaves as they are, where a search holds
+                     this tensor; None where it is searched, too
     """
 
     name: str
@@ -116,6 +131,7 @@ class TensorSpec:
     against: str | None = attrs.field(default=None, kw_only=True)
     holds: str = attrs.field(default="float32", kw_only=True)
     absent: float | None = attrs.field(default=None, kw_only=True)
+    among: Choices | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         """Raises ValueError, one line, for a kind that there is not, a range that is empty, or an unknown dtype."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from diffuzz.cli import bench_engines, bench_kernelbench, bench_mutants, bench_tolerances, bench_witnesses
+from diffuzz.cli import (
+    bench_engines,
+    bench_faults,
+    bench_kernelbench,
+    bench_mutants,
+    bench_tolerances,
+    bench_vectors,
+    bench_witnesses,
+)
 
 
 @click.group("bench", no_args_is_help=False)
@@ -12,5 +20,13 @@ def command() -> None:
     """Measure diffuzz itself."""
 
 
-for _part in (bench_mutants, bench_engines, bench_witnesses, bench_kernelbench, bench_tolerances):
+for _part in (
+    bench_mutants,
+    bench_engines,
+    bench_witnesses,
+    bench_kernelbench,
+    bench_tolerances,
+    bench_faults,
+    bench_vectors,
+):
     command.add_command(_part.command)

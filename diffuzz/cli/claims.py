@@ -15,41 +15,68 @@ from diffuzz.cli.options import (
     PLACE,
     SECONDS,
     SEED,
+    SEQUENCE,
     complain,
     print_json,
     print_text,
+    sequence,
     unfinished,
 )
 from diffuzz.cli.tables import json_number, number, table
 
 if TYPE_CHECKING:
+    from diffuzz.studies.claims.model import Subject
     from diffuzz.studies.claims.settling import Settled
 
 
 @click.command("claims")
 @click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each claim.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
-@click.option("--model", type=PLACE, help="A GGUF file, for the claims about a model.")
+@click.option("--model", type=PLACE, help="A GGUF or an .apr file, for the claims about a model.")
+@SEQUENCE
 @click.option("--corpus", type=FOLDER, help="Save the witnesses there [default: nowhere].")
 @JSON
-def command(budget: float, seed: int, model: Path | None, corpus: Path | None, as_json: bool) -> int:
+def command(
+    budget: float,
+    seed: int,
+    model: Path | None,
+    tokens: tuple[int, ...] | None,
+    prompt: str | None,
+    corpus: Path | None,
+    as_json: bool,
+) -> int:
     """Reproduce the published claims, search each one, and judge it."""
     from diffuzz.corpus import files as store
     from diffuzz.corpus.record import Keeper
     from diffuzz.studies.claims import settling
 
+    # Looked at before the searches, so that a wrong model does not cost their time.
+    subject = _subject(model, tokens, prompt, seed)
     if corpus is not None:
         store.check_writable(corpus)
     keeper = None if corpus is None else Keeper(corpus)
-    settled = settling.settle(budget, seed, save=keeper, model_path=model, on_row=claims_progress())
+    settled = settling.settle(budget, seed, save=keeper, subject=subject, on_row=claims_progress())
     if as_json:
-        print_json(claims_json(settled))
+        print_json(claims_json(settled, subject))
     elif settled:
-        print_text(claims_text(settled))
+        print_text(claims_text(settled, subject))
     if keeper is not None and keeper.failures:
         return complain("; ".join(keeper.failures), BAD_INPUT)
-    planned = len(settling.ROWS)
+    planned = len(settling.rows(model=model is not None))
     return unfinished(len(settled), planned, "claims") if len(settled) < planned else 0
+
+
+def _subject(path: Path | None, tokens: tuple[int, ...] | None, prompt: str | None, seed: int) -> Subject | None:
+    if path is None:
+        if tokens is not None or prompt is not None:
+            raise click.UsageError("--tokens and --prompt are for --model, which is not given")
+        return None
+    from diffuzz.studies.claims import model
+
+    subject = model.opened(path, seed=seed)
+    if tokens is None and prompt is None:
+        return subject
+    return model.opened(path, sequence(subject.model, tokens, prompt))
 
 
 def claims_progress() -> Callable[[Settled], None] | None:
@@ -60,11 +87,11 @@ def claims_progress() -> Callable[[Settled], None] | None:
     return None if say is None else lambda one: say(f"{one.row.id}  {one.row.claim}: {one.verdict}")
 
 
-def claims_json(settled: list[Settled]) -> dict[str, object]:
+def claims_json(settled: list[Settled], subject: Subject | None = None) -> dict[str, object]:
     """``{"claims": [...], "variants": [...], "interrupted": false}``: the published rows, the same operations asked
-    otherwise, and whether some are missing.
+    otherwise, and whether some are missing. With a model also ``model``: its path, architecture, digest and tokens.
     """
-    from diffuzz.studies.claims.settling import ROWS
+    from diffuzz.studies.claims.settling import rows as planned
 
     def rows(variant: bool) -> list[dict[str, object]]:
         return [
@@ -83,7 +110,18 @@ def claims_json(settled: list[Settled]) -> dict[str, object]:
             if one.row.variant is variant
         ]
 
-    return {"claims": rows(False), "variants": rows(True), "interrupted": len(settled) < len(ROWS)}
+    about = {} if subject is None else {"model": _model_json(subject)}
+    interrupted = len(settled) < len(planned(model=subject is not None))
+    return about | {"claims": rows(False), "variants": rows(True), "interrupted": interrupted}
+
+
+def _model_json(subject: Subject) -> dict[str, object]:
+    return {
+        "path": str(subject.path),
+        "architecture": subject.model.architecture,
+        "sha256": subject.model.sha256,
+        "tokens": subject.tokens.tokens.tolist(),
+    }
 
 
 def _json_figure(value: object) -> object:
@@ -91,8 +129,8 @@ def _json_figure(value: object) -> object:
     return json_number(value) if isinstance(value, float) else value
 
 
-def claims_text(settled: list[Settled]) -> str:
-    """The table of the claims: published, reproduced, found, bound, verdict."""
+def claims_text(settled: list[Settled], subject: Subject | None = None) -> str:
+    """The table of the claims: published, reproduced, found, bound, verdict; and what a model ran over."""
     rows = [
         (
             f"{'' if one.row.variant else one.row.id.removeprefix('FFN-GGUF-') + ' '}{one.row.claim}",
@@ -104,10 +142,14 @@ def claims_text(settled: list[Settled]) -> str:
         )
         for one in settled
     ]
-    return (
-        "\n".join(table(("claim", "published", "reproduced", "largest found", "bound", "verdict"), rows, width=150))
-        + "\n"
-    )
+    headings = ("claim", "published", "reproduced", "largest found", "bound", "verdict")
+    lines = table(headings, rows, width=150)
+    if subject is not None:
+        tokens = ",".join(map(str, subject.tokens.tokens.tolist()))
+        lines += [
+            f"Model: {subject.path}, {subject.model.architecture}, {len(subject.opened.steps)} steps. Tokens: {tokens}."
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _figure(value: object) -> str:

@@ -29,14 +29,23 @@ from diffuzz.cli.options import BAD_INPUT, DEFECT, INTERRUPTED, MISSING, complai
 # What --help says of each command, so that it imports none of them.
 COMMANDS = {
     "bench": "Measure diffuzz itself.",
+    "check": "Judge every step of a model's run, from the inputs that the run itself dumped.",
     "claims": "Reproduce the published claims, search each one, and judge it.",
+    "dump": "Run a model in an engine, and save all that it computed.",
+    "include": "Print the folder of diffuzz.h, for candidates in C, C++ and Rust.",
+    "init": "Write a workflow, a corpus and a sample test into a repository.",
+    "export": "Write conformance vectors of an operation, for tests in any language.",
     "matrix": "Search every pair of implementations, and say how each pair agrees.",
     "measure": "Measure one case: a corpus entry (.json), or named arrays (.npz, .safetensors).",
     "minimise": "Make the witness of a corpus entry simpler, and save it as another entry.",
     "replay": "Measure the entries of a corpus again, and compare with what they recorded.",
+    "report": "Report results for CI: SARIF, annotations of GitHub, a summary in Markdown.",
+    "scan": "Multiply every block of a model with the published ramp on both paths: drift by tensor, and odd blocks.",
     "search": "Search for the largest value, minimise its case, judge the claim, save the witness.",
     "show": "Show a corpus entry: the witness, what it confirms, and how it was found.",
     "targets": "List the targets, their parameters and their bounds.",
+    "trace": "Hold two runs of a model against each other: is one wrong, and what is the difference worth?",
+    "verify": "Hold results that were computed elsewhere against conformance vectors.",
 }
 
 

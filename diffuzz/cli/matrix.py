@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import (
+    A_CANDIDATE,
     BAD_INPUT,
     CONFIRMED,
     FOLDER,
@@ -18,6 +19,7 @@ from diffuzz.cli.options import (
     SECONDS,
     SEED,
     TARGET,
+    TIMEOUT,
     complain,
     given_parameters,
     print_json,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 @TARGET
 @PARAMS
 @click.option("--kernels", "chosen", metavar="A,B,...", help="Which implementations [default: all that are here].")
+@A_CANDIDATE
+@TIMEOUT
 @LIBRARY
 @click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each pair.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
@@ -51,6 +55,8 @@ def command(
     target_name: str,
     settings: tuple[tuple[str, str], ...],
     chosen: str | None,
+    candidate: str | None,
+    timeout: float,
     library: str | None,
     budget: float,
     seed: int,
@@ -61,6 +67,7 @@ def command(
     from diffuzz import kernels
     from diffuzz.corpus import files as store
     from diffuzz.corpus.record import Keeper
+    from diffuzz.judging.question import Judge
     from diffuzz.kernels.names import MissingKernelsError
     from diffuzz.searching import matrix
 
@@ -69,8 +76,9 @@ def command(
     if not all(named):
         raise click.UsageError(f"--kernels {chosen}: not a list of names: exact,apr,ggml is")
     wanted = [kernels.load(name) for name in named]
-    absent = matrix.names(target, given, wanted)[1]
-    planned, left_out = len(matrix.pairs(target, given, wanted)), list[str]()
+    judged = None if candidate is None else Judge(candidate, timeout=timeout)
+    absent = matrix.names(target, given, wanted, judged)[1]
+    planned, left_out = len(matrix.pairs(target, given, wanted, judged)), list[str]()
     keeper = None if corpus is None else Keeper(corpus)
     if corpus is not None:
         store.check_writable(corpus / target.name)
@@ -81,6 +89,7 @@ def command(
         seed=seed,
         chosen=wanted,
         library=library,
+        candidate=judged,
         save=keeper,
         on_cell=matrix_progress(),
         on_missing=left_out.append,

@@ -13,12 +13,14 @@ from diffuzz.cli.options import (
     JSON,
     LONGEST,
     MISSING,
+    MODEL_FILES,
     PARAMS,
     PLACE,
     THRESHOLD,
     complain,
     given_parameters,
     load_files,
+    name_models,
     print_json,
     print_text,
     report,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 )
 @PARAMS
 @FORMAT_FILES
+@MODEL_FILES
 @THRESHOLD
 @LONGEST
 @JSON
@@ -47,6 +50,7 @@ def command(
     target_name: str | None,
     settings: tuple[tuple[str, str], ...],
     formats: tuple[str, ...],
+    models: tuple[str, ...],
     threshold: float | None,
     longest: float,
     as_json: bool,
@@ -57,6 +61,7 @@ def command(
     from diffuzz.judging.verdict import Verdict
 
     load_files((), formats, ())
+    name_models(models)
     target = None if target_name is None else target_named(target_name)
     given: dict[str, object] = dict(given_parameters(settings))
     if case_file.suffix == ".json":
@@ -101,6 +106,8 @@ def _entry(file: Path, longest: float) -> tuple[str, dict[str, object], float, C
     if entry.candidate is not None:
         option = f"--candidate {entry.candidate}"
         raise click.UsageError(f"{file}: found with a candidate; measure it with: diffuzz replay {file} {option}")
+    if entry.result is not None:
+        raise click.UsageError(f"{file}: judges what {entry.result.engine} computed: replay it")
     if entry.kernels is not None:
         raise click.UsageError(f"{file}: compares {' and '.join(entry.kernels)}: replay it")
     check_time(entry, longest)

@@ -18,6 +18,7 @@ import click
 from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:
+    from diffuzz.models.model import Model
     from diffuzz.targets.target import Target
 
 CONFIRMED, BAD_INPUT, MISSING, INTERRUPTED = 1, 2, 3, 130
@@ -76,6 +77,18 @@ class _Kernels(click.ParamType):  # type: ignore[type-arg]
         return names[0], names[1]
 
 
+class _Tokens(click.ParamType):  # type: ignore[type-arg]
+    name = "N,N,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+            self.fail(f"{value!r:.80} are not numbers of tokens, such as 1780,314,216", param, ctx)
+        return tuple(map(int, words))
+
+
 class _Number(click.ParamType):  # type: ignore[type-arg]
     name = "number"
 
@@ -93,7 +106,7 @@ class _Number(click.ParamType):  # type: ignore[type-arg]
         return number
 
 
-SECONDS, SETTING, KERNELS = _Seconds(), _Setting(), _Kernels()
+SECONDS, SETTING, KERNELS, TOKENS = _Seconds(), _Setting(), _Kernels(), _Tokens()
 PLACE, FILE = _Place(path_type=Path), _Place(path_type=Path, dir_okay=False)
 FOLDER = _Place(path_type=Path, file_okay=False)
 SHARE = _Number("a share of the value, above 0 and at most 1", 0.0, 1.0 + 2**-52)
@@ -125,12 +138,20 @@ LIBRARY = click.option(
     type=click.Path(exists=True),
     help="A build of ggml, folder or file, for `libggml` to stand for [default: that of ggml-python].",
 )
+MODEL = click.option("--model", required=True, type=FILE, metavar="FILE", help="The model, a GGUF or an .apr file.")
+A_CANDIDATE = click.option(
+    "--candidate",
+    metavar="FUNCTION",
+    help="Test this in the place of the implementation: FILE.py:FUNCTION, FILE.so:SYMBOL (C, by diffuzz.h), or "
+    "'run: PROGRAM ARGUMENT ...', which answers frames.",
+)
 CANDIDATE = click.option(
     "--candidate",
     "candidates",
-    metavar="[NAME=]FILE.py:FUNCTION",
+    metavar="[NAME=]FUNCTION",
     multiple=True,
-    help="The function for entries that were found with a candidate, by the NAME that they recorded (repeatable). "
+    help="FILE.py:FUNCTION, FILE.so:SYMBOL or 'run: PROGRAM' for entries that were found with a candidate, by the NAME "
+    "that they recorded (repeatable). "
     "Without a NAME it is for those of its own name; a single one of which there is none is for all.",
 )
 LONGEST = click.option(
@@ -177,6 +198,53 @@ def PARAMS(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a 
     )(setting)
 
 
+def load_numpy() -> None:
+    """Load NumPy with a BLAS of one thread, unless the user has said how many: passes over models have threads of their
+    own, and those of a BLAS wait for each other while they spin.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    if "numpy" in sys.modules or name in os.environ:
+        return
+    os.environ[name] = "1"
+    try:
+        import numpy  # noqa: F401
+    finally:
+        # Engines that are started from here are to find what the user has.
+        del os.environ[name]
+
+
+def SEQUENCE(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a decorator like its neighbours
+    """What a model runs over, as ``tokens`` and ``prompt``, one of which ``sequence`` takes."""
+    for option in (
+        click.option("--prompt", metavar="TEXT", help="Run over the tokens of this text, by the model's vocabulary."),
+        click.option("--tokens", type=TOKENS, metavar="N,N,...", help="Run over these tokens."),
+    ):
+        command = option(command)
+    return command
+
+
+def sequence(model: Model, tokens: tuple[int, ...] | None, prompt: str | None) -> tuple[int, ...]:
+    """The tokens that are given, as such or as text. Raises click.UsageError for none, both, and for what the model
+    cannot run over; ModelError; ImportError where the text needs a package.
+    """
+    if (tokens is None) == (prompt is None):
+        raise click.UsageError("give --tokens or --prompt, one of them")
+    if tokens is None:
+        from diffuzz.models.text import tokens_of
+
+        tokens = tuple(tokens_of(model, prompt or ""))
+        if not tokens:
+            raise click.UsageError("--prompt: the text has no tokens")
+    from diffuzz.models.dump import sizes_of
+
+    count, context = sizes_of(model)["V"], model.number("context_length", math.inf)
+    if max(tokens) >= count:
+        raise click.UsageError(f"token {max(tokens)} is none: the model's vocabulary has 0 to {count - 1}")
+    if len(tokens) > context:
+        raise click.UsageError(f"there are {len(tokens)} tokens, and the model's context has {context}")
+    return tokens
+
+
 FORMAT_FILES = click.option(
     "--format",
     "formats",
@@ -184,10 +252,14 @@ FORMAT_FILES = click.option(
     multiple=True,
     help="A block format in a file, for entries that were found with it (repeatable).",
 )
+MODEL_FILES = click.option(
+    "--model", "models", metavar="FILE", multiple=True, help="A model, for entries about it (repeatable)."
+)
 _FILES = (
     ("target", "FILE.py:NAME", "A target in a file, for entries that were found with it (repeatable)."),
     ("format", "FILE.py:NAME", "A block format in a file, in the same way (repeatable)."),
     ("kernels", "FILE.py", "Kernels in a file, in the same way (repeatable)."),
+    ("model", "FILE", "A model, for entries about it (repeatable)."),
 )
 
 
@@ -195,8 +267,16 @@ def files(command: Callable[..., int]) -> Callable[..., int]:
     """Options of the commands that read entries: what a corpus file names, but never loads by itself."""
 
     @functools.wraps(command)
-    def loading(*, target: tuple[str, ...], format: tuple[str, ...], kernels: tuple[str, ...], **others: object) -> int:
+    def loading(
+        *,
+        target: tuple[str, ...],
+        format: tuple[str, ...],
+        kernels: tuple[str, ...],
+        model: tuple[str, ...],
+        **others: object,
+    ) -> int:
         load_files(target, format, kernels)
+        name_models(model)
         return command(**others)
 
     for name, metavar, text in reversed(_FILES):
@@ -215,6 +295,14 @@ def load_files(targets: Iterable[str], formats: Iterable[str], kernels: Iterable
     for load, given in ((all_formats.load, formats), (all_targets.load, targets), (all_kernels.load, kernels)):
         for name in given:
             load(name)
+
+
+def name_models(files: Iterable[str]) -> None:
+    """Make known which files the models are that entries name. Raises ModelError."""
+    for file in files:
+        from diffuzz.models import named
+
+        named.name_of(file)
 
 
 def target_named(text: str) -> Target:
@@ -238,6 +326,16 @@ def given_parameters(settings: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
         given["format"] = formats.load(given["format"])
     return given
+
+
+def open_model(path: Path) -> Model:
+    """The model in a file that a user names. Raises click.UsageError for what is none, OSError."""
+    from diffuzz.models import model
+
+    try:
+        return model.open(path)
+    except model.ModelError as error:
+        raise click.UsageError(f"{path}: {error}") from error
 
 
 def complain(message: str, code: int) -> int:

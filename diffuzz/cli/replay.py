@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffuzz.cli.annotating import ANNOTATIONS, annotate
 from diffuzz.cli.options import (
-    BAD_INPUT,
     CANDIDATE,
     DEFAULT_CORPUS,
     FILE,
@@ -20,12 +19,12 @@ from diffuzz.cli.options import (
     LONGEST,
     PLACE,
     TIMEOUT,
-    complain,
     files,
     print_json,
     print_text,
     report,
 )
+from diffuzz.cli.saving import check_writable, written
 from diffuzz.cli.tables import json_number
 
 if TYPE_CHECKING:
@@ -45,6 +44,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Write entries of older versions that replay as recorded in the format of this one; numbers stay as they are.",
 )
+@click.option(
+    "--judge",
+    is_flag=True,
+    help="Of entries of a candidate, ask whether it is right now, whatever was recorded: a mended one passes.",
+)
+@ANNOTATIONS
 @JSON
 def command(
     paths: tuple[Path, ...],
@@ -54,6 +59,8 @@ def command(
     longest: float,
     junit: Path | None,
     upgrade: bool,
+    judge: bool,
+    annotations: bool | None,
     as_json: bool,
 ) -> int:
     """Measure every entry of the corpus again and compare with what it recorded [default: corpus/]."""
@@ -62,9 +69,9 @@ def command(
     from diffuzz.corpus.replay import exit_code, replay
 
     if junit is not None:
-        _check_writable(junit)
+        check_writable("--junit", junit)
     judged = named.parse(candidates, timeout)
-    results = replay(paths or (DEFAULT_CORPUS,), judged, library, longest=longest)
+    results = replay(paths or (DEFAULT_CORPUS,), judged, library, longest=longest, judge=judge)
     good = [result.path for result in results if result.status == "as recorded"]
     renewed = [path for path in good if upgrade and store.upgrade(path)]
     recorded = {store.candidate_of(result.path) for result in results} if candidates else set()
@@ -73,21 +80,12 @@ def command(
         print_json(replay_json(results, left))
     else:
         print_text(replay_text(results, left) + (f"{len(renewed)} of them written again\n" if upgrade else ""))
+    annotate(annotations, as_json, lambda: [replay_json(results)])
     if junit is not None:
-        try:
-            junit.write_text(junit_xml(results), encoding="utf-8")
-        except OSError as error:
-            return complain(f"--junit {junit}: cannot be written ({error.strerror})", BAD_INPUT)
+        failed = written("--junit", junit, junit_xml(results))
+        if failed:
+            return failed
     return exit_code(results)
-
-
-def _check_writable(file: Path) -> None:
-    """Raise click.UsageError before any work is done for a file that cannot be written; leaves none behind."""
-    if not file.parent.is_dir():
-        raise click.UsageError(f"--junit {file}: there is no folder {file.parent}; make it first")
-    writable = os.access(file, os.W_OK) if os.path.lexists(file) else os.access(file.parent, os.W_OK | os.X_OK)
-    if not writable:
-        raise click.UsageError(f"--junit {file}: cannot be written; choose another file")
 
 
 def replay_json(results: list[Replayed], unused: Sequence[str] = ()) -> dict[str, object]:
@@ -97,11 +95,14 @@ def replay_json(results: list[Replayed], unused: Sequence[str] = ()) -> dict[str
     return {
         "replayed": len(results),
         "as_recorded": sum(result.status == "as recorded" for result in results),
+        "right": sum(result.status == "right" for result in results),
         "needed_candidates": list(needed(results)),
         "unused_candidates": list(unused),
         "results": [
             {
                 "path": str(result.path),
+                "target": _target(result),
+                "candidate": None if result.entry is None else result.entry.candidate,
                 "status": result.status,
                 "message": result.message,
                 "value": None if result.value is None else json_number(result.value),
@@ -112,11 +113,18 @@ def replay_json(results: list[Replayed], unused: Sequence[str] = ()) -> dict[str
     }
 
 
+def _target(result: Replayed) -> str | None:
+    """The target of an entry; of one that cannot be read, what its folder says."""
+    if result.entry is not None:
+        return result.entry.target
+    return result.path.parent.name or None
+
+
 def replay_text(results: list[Replayed], unused: Sequence[str] = ()) -> str:
     """One line for each entry, whatever its file is called, a count, and the candidates that were not there, or are for
     no entry.
     """
-    from diffuzz.corpus.replay import needed
+    from diffuzz.corpus.replay import GOOD, needed
 
     width = max(len(str(result.path)) for result in results)
     status = max(len(result.status) for result in results) + 1
@@ -125,9 +133,9 @@ def replay_text(results: list[Replayed], unused: Sequence[str] = ()) -> str:
         f"{result.status:{status}} {result.path!s:{width}}  {result.message.removeprefix(f'{result.path}: ')}"
         for result in results
     ]
-    good = sum(result.status == "as recorded" for result in results)
-    seconds = sum(result.seconds for result in results)
-    lines.append(f"{good} of {len(results)} entries replayed as recorded, in {seconds:.2f} s")
+    good, seconds = sum(result.status in GOOD for result in results), sum(result.seconds for result in results)
+    how = "right, or as recorded" if any(result.status in ("right", "wrong") for result in results) else "as recorded"
+    lines.append(f"{good} of {len(results)} entries replayed {how}, in {seconds:.2f} s")
     for name, count in needed(results).items():
         lines.append(f"{count} not replayed without the candidate: --candidate {shlex.quote(name)}")
     lines += [f"not used, because no entry was found with it: --candidate {name}" for name in unused]
@@ -135,17 +143,22 @@ def replay_text(results: list[Replayed], unused: Sequence[str] = ()) -> str:
 
 
 def junit_xml(results: list[Replayed]) -> str:
-    """JUnit XML: a test case for each entry; a changed one is a failure, one that could not be replayed an error."""
+    """JUnit XML: a test case for each entry; a changed or wrong one is a failure, one that could not be replayed an
+    error.
+    """
     from xml.etree import ElementTree
 
+    from diffuzz.corpus.replay import GOOD
     from diffuzz.escaping import escaped
+
+    failed = ("changed", "wrong")
 
     suite = ElementTree.Element(
         "testsuite",
         name="diffuzz replay",
         tests=str(len(results)),
-        failures=str(sum(result.status == "changed" for result in results)),
-        errors=str(sum(result.status not in ("as recorded", "changed") for result in results)),
+        failures=str(sum(result.status in failed for result in results)),
+        errors=str(sum(result.status not in GOOD and result.status not in failed for result in results)),
         time=f"{sum(result.seconds for result in results):.3f}",
     )
     for result in results:
@@ -156,7 +169,7 @@ def junit_xml(results: list[Replayed]) -> str:
             name=escaped(result.path.stem),
             time=f"{result.seconds:.3f}",
         )
-        if result.status != "as recorded":
-            kind = "failure" if result.status == "changed" else "error"
+        if result.status not in GOOD:
+            kind = "failure" if result.status in failed else "error"
             ElementTree.SubElement(case, kind, message=escaped(result.message))
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

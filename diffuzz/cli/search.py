@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffuzz.cli.annotating import ANNOTATIONS, annotate
 from diffuzz.cli.options import (
+    A_CANDIDATE,
     BAD_INPUT,
     CONFIRMED,
     DEFAULT_CORPUS,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from diffuzz.judging.evidence import Compared, Judged
     from diffuzz.judging.question import Question
     from diffuzz.judging.verdict import Verdict
+    from diffuzz.models.rows import Rows
     from diffuzz.searching.result import SearchResult
     from diffuzz.targets.outcome import Bound
 
@@ -60,7 +63,7 @@ _MOSTLY_JUDGED = 0.5
 @click.option("--seed", type=SEED, help="Random seed [default: a random one, which is printed].")
 @THRESHOLD
 @click.option(
-    "--keep", type=SHARE, default=0.999, show_default=True, help="Share of the value that minimising must keep."
+    "--keep", type=SHARE, help="Share of the value that minimising must keep [default: 0.999, of prompts 0.9]."
 )
 @click.option(
     "--largest",
@@ -68,12 +71,18 @@ _MOSTLY_JUDGED = 0.5
     help="Look for the largest value for the whole budget, where --candidate or --kernels would stop at a witness.",
 )
 @click.option("--first", is_flag=True, help="Stop at the first witness of the target's own claim, too.")
-@click.option("--candidate", metavar="FILE.py:FUNCTION", help="Test this function in the place of the implementation.")
+@A_CANDIDATE
 @TIMEOUT
 @click.option(
     "--kernels", type=KERNELS, help="Compare two implementations of the operation; see `targets`. One may be FILE.py."
 )
 @LIBRARY
+@click.option(
+    "--weights",
+    "held",
+    metavar="MODEL:TENSOR[ROWS]",
+    help="Take the weights of all cases from a model, and search the rest: M.gguf:blk.3.ffn_down.weight[0:256].",
+)
 @click.option(
     "--corpus",
     type=FOLDER,
@@ -84,6 +93,7 @@ _MOSTLY_JUDGED = 0.5
 @click.option("--save", "wanted", is_flag=True, help="Save the best case found of functions that are not wrong, too.")
 @click.option("--no-save", is_flag=True, help="Save nothing.")
 @click.option("--verbose", is_flag=True, help="Print the best case found of functions that are not wrong, too.")
+@ANNOTATIONS
 @JSON
 def command(
     target_name: str,
@@ -92,17 +102,19 @@ def command(
     budget: float,
     seed: int | None,
     threshold: float | None,
-    keep: float,
+    keep: float | None,
     largest: bool,
     first: bool,
     candidate: str | None,
     timeout: float,
     kernels: tuple[str, str] | None,
     library: str | None,
+    held: str | None,
     corpus: Path,
     wanted: bool,
     no_save: bool,
     verbose: bool,
+    annotations: bool | None,
     as_json: bool,
 ) -> int:
     """Search for the largest value, minimise the case that has it, judge the claim, save the witness."""
@@ -133,6 +145,7 @@ def command(
             largest=largest,
             minimise_best=wanted or verbose,
             first=first,
+            weights=None if held is None else _rows(held),
             on_found=progress.on_found,
             on_smaller=progress.on_smaller,
         )
@@ -144,6 +157,7 @@ def command(
     # What was found is printed, whatever goes wrong from here on.
     lost = bool(keeper.failures)
     failure = _report(result, path, unused, verbose=verbose, as_json=as_json, lost=lost)
+    annotate(annotations, as_json, lambda: [search_json(result, path)])
     failure = "; ".join([*keeper.failures, *([failure] if failure else [])]) or None
     interrupted = result.stopped == "interrupted"
     if failure is None and result.evaluations == 0 and result.verdict is Verdict.UNRESOLVED and not interrupted:
@@ -153,6 +167,13 @@ def command(
     if result.case is None and interrupted:
         return INTERRUPTED
     return CONFIRMED if result.verdict is Verdict.CONFIRMED else 0
+
+
+def _rows(given: str) -> Rows:
+    """The rows of a model that a user names. Raises ModelError, OSError."""
+    from diffuzz.models import rows
+
+    return rows.read(given)
 
 
 def _report(
@@ -255,6 +276,7 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
     import attrs
 
     from diffuzz.corpus.environment import device, environment
+    from diffuzz.corpus.record import command_of
 
     found, unsteady = result.measurement.evidence, result.unsteady
     return {
@@ -275,6 +297,7 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
         "verdict": result.verdict.value,
         "witness": str(witness) if witness else None,
         "environment": environment() | device() | dict(result.libraries),
+        "weights": _weights_json(result),
         "candidate": result.candidate,
         "kernels": None if result.kernels is None else list(result.kernels),
         "agreement": None if result.agreement is None else result.agreement.value,
@@ -282,6 +305,8 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
         "within_policies": [dict(policy) for policy in result.policies],
         "failure_output": list(result.wrote),
         "passing_failure": result.passing,
+        "skipped": result.skips,
+        "skipped_because": result.skipping,
         "unminimised": result.unminimised,
         "unsteady": None
         if unsteady is None
@@ -297,11 +322,38 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
         "coverage": _coverage_json(result),
         "judged": result.judged,
         "detail": {name: json_number(value) for name, value in found.as_dict().items()},
+        **({} if result.target.reading is None else {"reading": _reading(result)}),
         "stopped_by": result.stopped,
         "minimising_timed_out": result.minimising_timed_out,
         "seconds": round(result.seconds, 3),
+        "command": command_of(result),
         "largest_before_minimising": json_number(result.largest),
     }
+
+
+def _weights_json(result: SearchResult) -> dict[str, object] | None:
+    """The rows that weights were taken from, how many choices they are, and the choice of the case."""
+    weights = result.problem.weights
+    if weights is None:
+        return None
+    from diffuzz.judging.holding import place_of
+
+    return {
+        "from": weights.given,
+        "tensor": weights.tensor,
+        "format": weights.format,
+        "choices": sum(len(one.among.arrays) for one in result.problem.space.tensors if one.among is not None),
+        "case": None if result.case is None else place_of(result.problem, result.case.arrays),
+    }
+
+
+def _weights(result: SearchResult) -> list[str]:
+    """Where weights were taken from, and which of them the case has."""
+    found = _weights_json(result)
+    if found is None:
+        return []
+    case = "" if found["case"] is None else f"; of the case: {found['case']}"
+    return [f"  weights        {found['from']} ({found['format']}){case}"]
 
 
 def search_text(
@@ -319,9 +371,7 @@ def search_text(
         result.problem.claim, result.verdict, result.value, result.threshold, result.bound
     )]  # fmt: skip
     if right and not verbose and result.passing is None and result.unsteady is None:
-        lines.append(
-            " ".join([f"Searched {_searched(result)}: {_effort(result)}", *_coverage(result), *_unjudged(result)])
-        )
+        lines.append(" ".join([f"Searched {_searched(result)}: {_effort(result)}", *_seen(result)]))
         lines += libraries_text(result.libraries)
         lines += [f"Saved in {witness}."] if witness else []
         lines += _unused(unused)
@@ -335,6 +385,7 @@ def search_text(
         f"  measure        {result.measurement.measure}",
         f"  {'parameters' if judges else 'domain    '}     {params_text(result.params)}",
         *([f"  domain         {_domain(result)}"] if judges else []),
+        *_weights(result),
         *([f"  inputs         {space_text(result.problem.space)}"] if not judges and _sizes_unsaid(result) else []),
     ]
     terms = result.measurement.evidence.as_dict()
@@ -349,7 +400,7 @@ def search_text(
             f"Once the candidate failed, and not again on the same cases in a fresh process: {result.passing}.",
         ]
     lines += ["", *libraries_text(result.libraries), _effort(result)]
-    lines += [] if result.stopped == "witness" else [*_coverage(result), *_unjudged(result)]
+    lines += _skipped(result) if result.stopped == "witness" else _seen(result)
     return report(lines)
 
 
@@ -431,6 +482,19 @@ def _unjudged(result: SearchResult) -> list[str]:
     return [f"Only {share} of the numbers in the results were judged: nothing is promised of the others."]
 
 
+def _seen(result: SearchResult) -> list[str]:
+    """What was looked at, and what was not."""
+    return [*_coverage(result), *_unjudged(result), *_skipped(result)]
+
+
+def _skipped(result: SearchResult) -> list[str]:
+    """How many cases a program did not take, and why, as it says."""
+    if not result.skips:
+        return []
+    cases = "1 case" if result.skips == 1 else f"{result.skips:,} cases"
+    return [f"It skipped {cases}, of which nothing is known; the last time it said: {result.skipping}."]
+
+
 def _coverage_json(result: SearchResult) -> dict[str, object]:
     found: dict[str, object] = {}
     for dim in _dims(result):
@@ -481,7 +545,14 @@ def _case(result: SearchResult, witness: Path | None) -> list[str]:
         {} if contract is None else contract.instead(result.params, result.problem.space.filled(result.case.batch()))
     )
     lines += ["  " + line for line in case_text(result.problem.space, result.case, instead).splitlines()]
+    lines += ["  " + line for line in _reading(result)]
     return lines + company_text(result.problem.space, result.company, result.problem.scalars)
+
+
+def _reading(result: SearchResult) -> list[str]:
+    """What the case means, where the target says it."""
+    read = result.target.reading
+    return [] if read is None or result.case is None else read(result.params, result.case.arrays)
 
 
 def company_text(space: Space, company: Company | None, scalars: Collection[str]) -> list[str]:
@@ -526,6 +597,7 @@ _FAILED = {
     "out of memory": "ran out of memory:",
     "raised": "raised",
     "garbage": "returned something of the wrong kind:",
+    "skipped": "skipped the case:",
 }
 
 
@@ -580,7 +652,11 @@ def _place(result: SearchResult, element: int) -> str:
 def _three_ways(result: SearchResult, found: Judged) -> list[str]:
     """Exact, reference and candidate at the worst element: who is wrong, and would ggml's own test have seen it."""
     if found.failure is not None:
-        lines = [f"On the witness it {_FAILED[found.failure.kind]} {found.failure.text}."]
+        how = _FAILED[found.failure.kind]
+        if found.failure.kind == "garbage" and not found.failure.text.startswith("returns "):
+            # It did something else that it must not.
+            how = "failed: it"
+        lines = [f"On the witness it {how} {found.failure.text}."]
         if found.failure.kind == "raised":
             contract = result.target.contract
             names = ", ".join(() if contract is None else contract.narrowable(result.params))

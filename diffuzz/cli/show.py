@@ -55,6 +55,7 @@ def entry_text(entry: Counterexample, path: Path) -> str:
     bound = "none known" if entry.bound is None else f"{entry.bound.value:.7g}  ({entry.bound.because})"
     found = ", ".join(f"{name} {value}" for name, value in entry.found.items() if name != "command")
     judged = [f"  candidate     {entry.candidate}"] if entry.candidate else []
+    judged += [f"  result of     {entry.result.engine}"] if entry.result else []
     judged += [f"  kernels       {' against '.join(entry.kernels)}"] if entry.kernels else []
     measured = entry.environment
     contract = targets.get(entry.target).contract if entry.judges else None

@@ -11,7 +11,7 @@ from diffuzz.cli.options import BAD_INPUT, JSON, complain, print_json, print_tex
 from diffuzz.cli.tables import bound_json, json_number, number, plain
 
 if TYPE_CHECKING:
-    from diffuzz.targets.parameter import Parameter
+    from diffuzz.targets.parameter import Parameter, Params
     from diffuzz.targets.target import Target
 
 
@@ -24,7 +24,7 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
     from diffuzz.registry import RegistryError
 
     listed, broken = [], []
-    for name in names or targets.names():
+    for name in names or (*targets.names(), *targets.OF_MODELS.names()):
         try:
             listed.append(target_named(name))
         except RegistryError as error:
@@ -41,7 +41,7 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
 
 def target_json(target: Target) -> dict[str, object]:
     """One entry of ``targets --json``; ``asked_by`` says which questions a parameter plays a part in."""
-    params, judging = target.params(), target.contract.parameters if target.contract else ()
+    params, judging = _defaults(target), target.contract.parameters if target.contract else ()
     return {
         "name": target.name,
         "summary": target.summary,
@@ -74,6 +74,13 @@ def target_json(target: Target) -> dict[str, object]:
     }
 
 
+def _defaults(target: Target) -> Params:
+    """The default parameters; of a target that needs a file, with none."""
+    if any(parameter.names is not None for parameter in target.parameters):
+        return {parameter.name: parameter.default for parameter in target.parameters}
+    return target.params()
+
+
 def narrowable(target: Target) -> tuple[str, ...]:
     """What can be narrowed for a candidate."""
     return () if target.contract is None else target.contract.narrowable(target.contract_params())
@@ -93,7 +100,7 @@ def targets_text(listed: Sequence[Target]) -> str:
     lines = []
     for target in listed:
         lines += [f"{target.name}", f"    {target.summary}"]
-        bound = target.bound(target.params())
+        bound = target.bound(_defaults(target))
         lines.append("    proven bound: " + ("none" if bound is None else f"{number(bound.value)}, {bound.because}"))
         lines += _parameters(target.parameters)
         if target.contract is not None:
@@ -110,5 +117,6 @@ def _parameters(parameters: Sequence[Parameter]) -> list[str]:
     lines = []
     for parameter in parameters:
         choice = f" ({'|'.join(parameter.options)})" if parameter.options else ""
-        lines.append(f"      {parameter.name}={plain(parameter.default)}  {parameter.help}{choice}")
+        default = "FILE" if parameter.names is not None else plain(parameter.default)
+        lines.append(f"      {parameter.name}={default}  {parameter.help}{choice}")
     return lines

@@ -1,7 +1,8 @@
 """Which function an entry of a candidate is replayed with.
 
-An entry records the name of the candidate that it was found with, ``FILE.py:FUNCTION``, and never runs it by itself.
-The user names functions again, ``FILE.py:FUNCTION`` or ``NAME=FILE.py:FUNCTION`` with the name that was recorded, and
+An entry records the name of the candidate that it was found with, such as ``FILE.py:FUNCTION`` (see
+diffuzz.judging.opening), and never runs it by itself. The user names functions again, ``FILE.py:FUNCTION`` or
+``NAME=FILE.py:FUNCTION`` with the name that was recorded, and
 each is for the entries of its name. A single function without a name, of which there is no entry, is for all of them
 where they are all of one name: so a new version, or another file with the function, is held against what was found.
 """
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import TypeAlias
 
-from diffuzz.judging.candidate import CandidateError, check_name
+from diffuzz.judging.opening import RUN, CandidateError, check_name
 from diffuzz.judging.question import Judge
 
 # One function for all entries, or functions by the names that entries recorded.
@@ -35,7 +36,11 @@ def parse(texts: Iterable[str], timeout: float = 10.0) -> Candidates | None:
 
 
 def _parted(text: str) -> tuple[str | None, str]:
-    """The recorded name, if there is one, and the function; a file may have a = in its name."""
+    """The recorded name, if there is one, and the function; a file may have a = in its name, and so may a program."""
+    before, mark, after = text.rpartition(f"={RUN}")
+    if mark:
+        check_name(RUN + after)
+        return before, RUN + after
     places = [place for place, letter in enumerate(text) if letter == "="]
     for name, function in ((None, text), *((text[:place], text[place + 1 :]) for place in places)):
         with suppress(CandidateError):
@@ -78,5 +83,8 @@ def _of(candidates: Mapping[str, Judge], recorded: str) -> Judge | None:
 
 
 def _place(name: str) -> tuple[str, str]:
+    """The file and the function of a name; a program is its command."""
+    if name.startswith(RUN):
+        return "", name
     file, _, function = name.rpartition(":")
     return os.path.abspath(file), function

@@ -38,11 +38,15 @@ from diffuzz.targets.target import Target
 # Schema 1 called the threshold "limit", and had parameters that play no part in the question. Schema 2 had no seal.
 SCHEMA, READABLE = 3, (1, 2, 3)
 # Fields that an entry has only if there is something to say.
-_OPTIONAL = {"kernels": list, "files": dict, "company": dict, "chance": dict}
+_OPTIONAL = {"kernels": list, "files": dict, "company": dict, "chance": dict, "result": dict}
 # Of a text other than the numbers of an array: what others look for in a list of names takes time.
 LONGEST_TEXT = 2**14
 # Commas and colons of a file. Parsed, each value takes a hundred times the memory and the time of its characters.
 MOST_VALUES = 2**17
+# That of a value which is the least of several draws of a noise (see diffuzz.targets.of_models.prompt).
+LARGEST_TOLERANCE = 0.5
+# Elements of the result of a case.
+LARGEST_RESULT = 2**20
 _DIGEST12 = re.compile(r"[0-9a-f]{12}")
 
 
@@ -82,6 +86,33 @@ class NeedsLibraryError(ImportError):
     """An entry that compares a build of libggml that has to be named again; one line."""
 
 
+@attrs.frozen(eq=False)
+class Recorded:
+    """What ``engine`` computed of a case in the run of a model: float32, as a function returns it for one case."""
+
+    engine: str
+    array: np.ndarray
+
+    def question(self, *, batched: bool) -> Judge:
+        """Whether it keeps the contract: a function is judged that always returns it."""
+
+        def recorded(*inputs: np.ndarray, **parameters: object) -> np.ndarray:
+            return np.repeat(self.array[None], len(inputs[0]), axis=0) if batched else self.array
+
+        return Judge(recorded, name=self.engine)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recorded) and self.engine == other.engine and _same_bits(self.array, other.array)
+
+    def __hash__(self) -> int:
+        return hash((self.engine, self.array.tobytes()))
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are the same to the bit."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
 @attrs.frozen
 class Counterexample:
     """One entry. ``value`` and ``noise`` are the measurement when it was saved, which a replay must give again within
@@ -89,11 +120,12 @@ class Counterexample:
 
     ``params`` are those of the question, ``others`` what an older version wrote down beside them. ``bound`` is
     the proven bound when it was saved, or None; ``found`` says how: engine, seed, evaluations, command; ``candidate``
-    is the ``FILE.py:FUNCTION`` that it was found with, if any, and ``kernels`` the two implementations that it
+    is the name of the candidate that it was found with, if any, and ``kernels`` the two implementations that it
     compares. ``company`` are the rows beside which the case has its value, if it needs any, and ``chance`` says how
     often it was seen, if not every time: then the value is that of one such call. ``files`` names, by option, the
-    files that the target, a format and kernels (two with a comma between them) came from. ``schema`` is that of the
-    file that it was read from; it is written in the current one.
+    files that the target, a format and kernels (two with a comma between them) came from. ``result`` is what an engine
+    computed of the case in the run of a model, for an entry that judges that instead of a function. ``schema`` is that
+    of the file that it was read from; it is written in the current one.
     """
 
     target: str
@@ -114,6 +146,7 @@ class Counterexample:
     others: Params = attrs.field(factory=dict)
     company: Company | None = None
     chance: Chance | None = None
+    result: Recorded | None = None
     schema: int = attrs.field(default=SCHEMA, eq=False)
 
     @property
@@ -130,6 +163,8 @@ class Counterexample:
         ]
         if self.kernels is not None:
             key.append(list(self.kernels))
+        if self.result is not None:
+            key.append([self.result.engine, Case({"result": self.result.array.view(np.int32)}).digest])
         if self.company is not None:
             sides = (self.company.before, self.company.after)
             key.append([[[count, case.digest] for count, case in runs(side)] for side in sides])
@@ -137,8 +172,8 @@ class Counterexample:
 
     @property
     def judges(self) -> bool:
-        """Whether functions were held against the target's contract: a candidate, or kernels."""
-        return self.candidate is not None or self.kernels is not None
+        """Whether the target's contract was asked for: of a candidate, of kernels, or of a result."""
+        return self.candidate is not None or self.kernels is not None or self.result is not None
 
     @property
     def given_threshold(self) -> float | None:
@@ -155,6 +190,9 @@ class Counterexample:
 
         Raises NeedsCandidateError, NeedsLibraryError: it takes one, and the caller names none.
         """
+        if self.result is not None:
+            contract = targets.get(self.target).contract
+            return self.result.question(batched=contract is not None and contract.batched)
         if self.candidate is None:
             candidate = None
         elif candidate is None:
@@ -198,6 +236,7 @@ def dumps(entry: Counterexample, indent: int | None = 1) -> str:
         "arrays": _case_json(entry.case),
         **({} if entry.company is None else {"company": _company_json(entry.company)}),
         **({} if entry.chance is None else {"chance": attrs.asdict(entry.chance)}),
+        **({} if entry.result is None else {"result": _result_json(entry.result)}),
         "found": dict(entry.found),
         "environment": dict(entry.environment),
         "digest": entry.digest,
@@ -213,6 +252,27 @@ def seal(stored: Json) -> str:
 
 def _case_json(case: Case) -> Json:
     return {name: encoding.encode(array) for name, array in case.arrays.items()}
+
+
+def _result_json(result: Recorded) -> Json:
+    # As bits, because a wrong result may be no number.
+    return {"engine": result.engine, "bits": encoding.encode(result.array.view(np.int32))}
+
+
+def _result(stored: Json | None) -> Recorded | None:
+    if stored is None:
+        return None
+    _check_fields(stored, {"engine": str, "bits": dict}, "result")
+    try:
+        size = math.prod(encoding.decoded_shape(stored["bits"]))
+        if size > LARGEST_RESULT:
+            raise _FieldError(f"result: {size} elements, where at most {LARGEST_RESULT} are kept")
+        bits = encoding.decode(stored["bits"])
+    except EncodingError as error:
+        raise _FieldError(f"result: {error}") from error
+    if bits.dtype != np.int32:
+        raise _FieldError(f"result: bits are {bits.dtype}, where int32 is needed")
+    return Recorded(stored["engine"], bits.view(np.float32))
 
 
 def _company_json(company: Company) -> Json:
@@ -290,13 +350,13 @@ def _from_json(stored: object, stem: str) -> Counterexample:
     _check_fields(stored, wanted, "the entry")
     named = _files(stored.get("files", {}))
     target = _target(stored["target"], named)
-    contract = stored["candidate"] is not None or stored.get("kernels") is not None
+    contract = any(stored.get(name) is not None for name in ("candidate", "kernels", "result"))
     if contract and target.contract is None:
         raise _FieldError(f"candidate: target {target.name} takes none")
     params, others = _params(target, stored["params"], contract=contract, files=named)
     kernels = _kernels(target, params, stored.get("kernels"), named)
-    if not 0 <= stored["tolerance"] <= 1e-3:
-        raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and 0.001")
+    if not 0 <= stored["tolerance"] <= LARGEST_TOLERANCE:
+        raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and {LARGEST_TOLERANCE}")
     for group in ("found", "environment"):
         _check_fields(stored[group], dict.fromkeys(stored[group], (str, int, float)), group)
     if stored["verdict"] not in Verdict.__members__:
@@ -322,7 +382,10 @@ def _from_json(stored: object, stem: str) -> Counterexample:
         schema=schema,
         company=_company(target, params, stored.get("company"), contract=contract),
         chance=_chance(stored.get("chance")),
+        result=_result(stored.get("result")),
     )
+    if entry.result is not None and (entry.candidate or entry.kernels or entry.company or entry.chance):
+        raise _FieldError("result: an entry that has one has no candidate, kernels, company or chance")
     if not entry.judges and (entry.company or entry.chance):
         raise _FieldError("company, chance: only functions that are judged have them")
     if entry.company is not None:
@@ -367,7 +430,7 @@ def _files(stored: Json) -> dict[str, str]:
 
 def _target(name: str, files: Mapping[str, str]) -> Target:
     """Raises NeedsFileError for a target that came from a file which nobody has named again."""
-    if "target" in files and not targets.REGISTRY.known(name):
+    if "target" in files and not targets.known(name):
         raise NeedsFileError("target", files["target"], name)
     return targets.get(name)
 
@@ -384,6 +447,7 @@ def _params(target: Target, stored: Json, *, contract: bool, files: Mapping[str,
     name = stored.get("format")
     if "format" in files and isinstance(name, str) and name.isprintable() and not formats.REGISTRY.known(name):
         raise NeedsFileError("format", files["format"], name)
+    _check_models(target, stored)
     params = target.contract_params(stored) if contract else target.params(stored)
     known = {one.name: one.parse(stored[one.name]) for one in target.declared if one.name in stored}
     later = {one.name for one in target.declared if one.later}
@@ -395,6 +459,16 @@ def _params(target: Target, stored: Json, *, contract: bool, files: Mapping[str,
         if type(stored[name]) is not type(value) or stored[name] != value:
             raise _FieldError(f"params: {name} is not of its parameter's type, {type(value).__name__}")
     return params, {name: value for name, value in stored.items() if name not in params}
+
+
+def _check_models(target: Target, stored: Json) -> None:
+    """Raises NeedsFileError for a model that nobody has named again: the entry has its name and digest only."""
+    for name in (one.name for one in target.declared if one.names is not None):
+        from diffuzz.models import named
+
+        model = stored.get(name)
+        if isinstance(model, str) and model.isprintable() and not named.known(model):
+            raise NeedsFileError(name, named.file_of(model), model)
 
 
 def _kernels(

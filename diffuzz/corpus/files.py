@@ -120,9 +120,9 @@ def check_writable(directory: Path) -> None:
 def save(entry: Counterexample, directory: Path, *, always: bool = False) -> Path:
     """Write an entry to ``directory`` and return its path, or that of the entry there to which it adds nothing.
 
-    An entry adds something unless the corpus has one of the same target, parameters, candidate and kernels with at
-    least its value, by the same mechanism (see ``mechanism``). ``always`` writes it anyway. Raises CorpusError if it
-    cannot be written, or could not be loaded again.
+    An entry adds something unless the corpus has one of the same target, parameters, candidate, kernels and weights of
+    a model with at least its value, by the same mechanism (see ``mechanism``). ``always`` writes it anyway. Raises
+    CorpusError if it cannot be written, or could not be loaded again.
     """
     try:
         path = directory / entry.name
@@ -235,7 +235,9 @@ def _likeness(entry: Counterexample) -> tuple[object, ...]:
     """What two entries have in common of which the one with the larger value is enough."""
     # A witness that shows every time, alone, says more than one that needs company or chance.
     sort = (entry.company is None, entry.chance is None)
-    return dict(entry.params), entry.candidate, entry.kernels, mechanism(entry.case), sort
+    engine = None if entry.result is None else entry.result.engine
+    weights = entry.found.get("weights")
+    return dict(entry.params), entry.candidate, entry.kernels, engine, mechanism(entry.case), sort, weights
 
 
 def mechanism(case: Case) -> tuple[tuple[str, int], ...]:

@@ -1,4 +1,4 @@
-"""A pytest plugin: every corpus file is one test, which replays it.
+"""A pytest plugin: every corpus file is one test, which replays it; and the fixture ``diffuzz``, to search in tests.
 
 Installed with diffuzz (entry point ``pytest11``); it collects files named like a corpus entry, ``<target>/<12
 hexadecimal digits>.json``, wherever pytest looks, and leaves every other file alone (``replay`` reads them all):
@@ -7,39 +7,64 @@ hexadecimal digits>.json``, wherever pytest looks, and leaves every other file a
     pytest corpus/ --diffuzz-candidate my_kernels.py:soft_max      for entries that were found with a candidate; of
                                                                    several, once for each
     pytest corpus/ --diffuzz-target my_norm.py:TARGET              for entries of a target in a file
+    pytest corpus/ --diffuzz-candidate ... --diffuzz-judge         fails where the function is wrong now, and passes
+                                                                   where it is right, whatever was recorded
+
+    def test_soft_max(diffuzz):
+        diffuzz.check(soft_max, "softmax")
+
+    pytest tests/ --diffuzz-budget 30 --diffuzz-corpus corpus      seconds for each check; where witnesses are saved
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from diffuzz.corpus.recognising import begins_like_an_entry, named_like_an_entry
+
 if TYPE_CHECKING:
     from diffuzz.corpus.candidates import Candidates
+    from diffuzz.corpus.in_tests import Searches
     from diffuzz.corpus.replay import Replayed
 
-# Nothing of diffuzz is imported here: this module is loaded in every pytest run of everyone who has diffuzz installed.
-_NAME = re.compile(r"[0-9a-f]{12}\.json")
-# Every entry begins with this field.
-_BEGINS = re.compile(rb'\s*\{\s*"diffuzz"')
+# Nothing else of diffuzz is imported here: this module is loaded in every pytest run of everyone who has it installed.
 _FILES = ("target", "format", "kernels")
 _CANDIDATES: pytest.StashKey[Candidates | None] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What a corpus entry may name, and never loads by itself."""
+    """What a corpus entry may name, and never loads by itself; and how the checks of tests search."""
     group = parser.getgroup("diffuzz")
+    group.addoption(
+        "--diffuzz-budget",
+        metavar="SECONDS",
+        type=float,
+        help="time that each check of the fixture diffuzz searches, whatever the test says [that of the test, or 5]",
+    )
+    group.addoption(
+        "--diffuzz-corpus",
+        metavar="DIR",
+        type=Path,
+        help="folder that the fixture diffuzz saves the witnesses of failed checks in [they are printed only]",
+    )
     group.addoption(
         "--diffuzz-candidate",
         metavar="[NAME=]FILE.py:FUNCTION",
         action="append",
         default=[],
-        help="function to replay those corpus entries with that were found with the candidate NAME (repeatable); see "
-        "--candidate of diffuzz replay",
+        help="function to replay those corpus entries with that were found with the candidate NAME (repeatable); also "
+        "FILE.so:SYMBOL, or 'run: PROGRAM'; see --candidate of diffuzz replay",
+    )
+    group.addoption(
+        "--diffuzz-judge",
+        action="store_true",
+        help="corpus entries of a candidate fail where the function is wrong now, and pass where it is right, whatever "
+        "was recorded",
     )
     group.addoption(
         "--diffuzz-longest",
@@ -59,12 +84,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the files that the options name. Raises pytest.UsageError where one cannot be loaded."""
+    budget = config.getoption("--diffuzz-budget")
+    if budget is not None and not 0 < budget < math.inf:
+        raise pytest.UsageError(f"--diffuzz-budget {budget:g}: a positive number of seconds is needed")
     named = {kind: config.getoption(f"--diffuzz-{kind}") for kind in (*_FILES, "candidate")}
     if not any(named.values()):
         return
     from diffuzz import formats, kernels, targets
     from diffuzz.corpus import candidates
-    from diffuzz.judging.candidate import CandidateError
+    from diffuzz.judging.opening import CandidateError
     from diffuzz.registry import RegistryError
 
     try:
@@ -74,6 +102,15 @@ def pytest_configure(config: pytest.Config) -> None:
                 load(name)
     except (CandidateError, RegistryError) as error:
         raise pytest.UsageError(str(error)) from error
+
+
+@pytest.fixture(name="diffuzz")
+def searches(request: pytest.FixtureRequest) -> Searches:
+    """Searches in a test: ``diffuzz.check(my_kernel, "softmax")``, ``diffuzz.assert_within_bound(got, f, x)``."""
+    from diffuzz.corpus.in_tests import Searches
+
+    option = request.config.getoption
+    return Searches(request.node.nodeid, option("--diffuzz-budget"), option("--diffuzz-corpus"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -88,23 +125,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """A collector for a corpus entry, None for any other file."""
-    if not _NAME.fullmatch(file_path.name):
+    if not named_like_an_entry(file_path):
         return None
-    if not _is_entry(file_path):
+    if not begins_like_an_entry(file_path):
         from diffuzz import targets
 
         # One that is damaged is a failure, and not left out.
         if not targets.REGISTRY.known(file_path.parent.name):
             return None
     return CorpusFile.from_parent(parent, path=file_path)
-
-
-def _is_entry(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return _BEGINS.match(file.read(64)) is not None
-    except OSError:
-        return False
 
 
 class CorpusFile(pytest.File):
@@ -124,12 +153,13 @@ class CorpusItem(pytest.Item):
 
     def runtest(self) -> None:
         """Replay, and raise ReplayError unless everything is as recorded."""
-        from diffuzz.corpus.replay import LONGEST, replay_file
+        from diffuzz.corpus.replay import GOOD, LONGEST, replay_file
 
         longest = self.config.getoption("--diffuzz-longest")
         candidates = self.config.stash.get(_CANDIDATES, None)
-        result = replay_file(self.path, candidates, longest=LONGEST if longest is None else longest)
-        if result.status != "as recorded":
+        judge = self.config.getoption("--diffuzz-judge")
+        result = replay_file(self.path, candidates, longest=LONGEST if longest is None else longest, judge=judge)
+        if result.status not in GOOD:
             raise ReplayError(_message(result))
 
     # The types of ``style`` and of the result are private to pytest.

@@ -63,6 +63,8 @@ def record(result: SearchResult) -> Counterexample:
         "stopped by": result.stopped,
         "command": command_of(result),
     }
+    if result.problem.weights is not None:
+        found["weights"] = result.problem.weights.given
     if result.failure is not None:
         found["failure"] = result.failure
     if isinstance(evidence := result.measurement.evidence, Judged) and evidence.alone is not None:
@@ -119,7 +121,14 @@ def command_of(result: SearchResult) -> str:
             words += [f"--{kind}", f"{what}={value}"]
         elif value != _default(result.target, name):
             shown = str(value).lower() if isinstance(value, bool) else value
+            if _names(result.target, name):
+                # A command that is written down says nothing of where a file is.
+                from diffuzz.models.named import file_of
+
+                shown = file_of(str(value))
             words += ["--param", f"{name}={files.get('format', shown) if name == 'format' else shown}"]
+    if result.problem.weights is not None:
+        words += ["--weights", result.problem.weights.given]
     budget = np.format_float_positional(result.budget_s, trim="-")
     engine = engines.REGISTRY.source(result.engine) or result.engine
     # It used all that had been loaded.
@@ -161,6 +170,11 @@ def _quoted(word: str) -> str:
     return f"$'{''.join(letters)}'"
 
 
+def _names(target: Target, name: str) -> bool:
+    """Whether a parameter is the name of a file."""
+    return next(parameter.names for parameter in target.declared if parameter.name == name) is not None
+
+
 def _default(target: Target, name: str) -> object:
     return next(parameter.default for parameter in target.declared if parameter.name == name)
 
@@ -183,7 +197,8 @@ def minimised(
     question = entry.asked_again(candidate, library)
     check_time(entry, longest)
     with open_problem(targets.get(entry.target), entry.params, question, threshold=entry.threshold) as problem:
-        if entry.chance is not None and not entry.chance.often:
+        if entry.result is not None or (entry.chance is not None and not entry.chance.often):
+            # What an engine computed of another case is not known.
             return entry
         own = entry.company is not None or entry.chance is not None
         evaluate = in_company(problem, entry.company, entry.chance) if own else None

@@ -6,6 +6,9 @@ function again. Nor does it work for long: what a case takes is estimated before
 
 Value, noise, verdict, measure, threshold, tolerance, and the proven bound with its reason are what the question says
 now, or the entry has changed. The rest of an entry is under its digest and its seal (see diffuzz.corpus.entry).
+
+That is for what is not meant to change. A function under test is: once it is mended, its entries have changed. Where
+``judge`` is asked for, such an entry is *right* if the function keeps its bound now, and *wrong* if it does not.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from diffuzz.corpus.candidates import Candidates, by_name, function_for
 from diffuzz.corpus.entry import Counterexample, NeedsCandidateError, NeedsFileError, NeedsLibraryError
 from diffuzz.corpus.files import CorpusError, SealError
 from diffuzz.escaping import escaped
-from diffuzz.judging.candidate import UnloadableError
+from diffuzz.judging.opening import UnloadableError
 from diffuzz.judging.pair import MissingKernelsError
 from diffuzz.judging.problem import Measurement, Problem, open_problem
 from diffuzz.judging.question import Judge
@@ -34,7 +37,12 @@ from diffuzz.judging.verdict import Verdict, same
 from diffuzz.registry import one_line, place_of
 from diffuzz.targets.outcome import Bound
 
-Status = Literal["as recorded", "changed", "broken", "needs candidate", "needs kernels", "needs file", "needs time"]
+Status = Literal[
+    "as recorded", "changed", "right", "wrong",
+    "broken", "needs candidate", "needs kernels", "needs file", "needs time",
+]  # fmt: skip
+# Those of entries of which all is well.
+GOOD: frozenset[Status] = frozenset({"as recorded", "right"})
 # Relative: what libm may add to a bound, or to a threshold that is one, on another machine.
 _BOUND_TOLERANCE = 1e-9
 # Relative: noise is an estimate, of numbers that libm takes part in.
@@ -46,6 +54,7 @@ LONGEST = 2.0
 _CODES: dict[Status, int] = {
     "broken": 2,
     "changed": 1,
+    "wrong": 1,
     "needs candidate": 3,
     "needs kernels": 3,
     "needs file": 3,
@@ -76,13 +85,14 @@ def replay(
     library: str | None = None,
     *,
     longest: float = LONGEST,
+    judge: bool = False,
 ) -> list[Replayed]:
     """Replay every entry that ``paths`` (files or folders) name. Raises CorpusError if there is none.
 
     ``candidate`` is measured in the entries that were found with a candidate: one function in those that recorded its
     name or, if none did, in all of them; or functions by the names that entries recorded. The others need theirs.
     ``library`` is the folder or file that ``libggml`` stands for, ``longest`` the time in seconds that one case may be
-    expected to take.
+    expected to take. ``judge`` asks of entries of a candidate whether the function is right now.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if "" in given:
@@ -93,14 +103,19 @@ def replay(
     results = []
     for path in found:
         interruption.check()
-        results.append(replay_file(path, candidates, library, longest=longest))
+        results.append(replay_file(path, candidates, library, longest=longest, judge=judge))
     if not results:
         raise CorpusError(f"{', '.join(map(str, named))}: no corpus entry (.json) there, so nothing was replayed")
     return results
 
 
 def replay_file(
-    path: Path, candidate: Candidates | None = None, library: str | None = None, *, longest: float = LONGEST
+    path: Path,
+    candidate: Candidates | None = None,
+    library: str | None = None,
+    *,
+    longest: float = LONGEST,
+    judge: bool = False,
 ) -> Replayed:
     """Replay one file, with ``candidate``, if it is one function, whatever the entry recorded; a file that cannot be
     loaded is a result, not an exception.
@@ -136,6 +151,11 @@ def replay_file(
         entry = None
         return without("broken", f"{path}: {place}: {one_line(error)}")
     value, verdict, chance = now.measured.value, now.verdict, entry.chance
+    if judge and judged is not None:
+        wrong = verdict is Verdict.CONFIRMED
+        said = f"{judged.name} is {'wrong' if wrong else 'within its bound'} on this case: {value:.9g}"
+        said += f", recorded {entry.value:.9g} {entry.verdict.value}"
+        return Replayed(path, "wrong" if wrong else "right", said, time.perf_counter() - started, entry, value, verdict)
     # Values by chance differ from call to call; what has to come again is that there is one outside the bound.
     alike = (chance is not None or same(value, entry.value, now.problem.tolerance)) and verdict is entry.verdict
     message = f"{entry.value:.9g} {entry.verdict.value}"
@@ -254,8 +274,8 @@ def _bound_text(bound: Bound | None) -> str:
 
 
 def exit_code(results: Iterable[Replayed]) -> int:
-    """0 if everything is as recorded; else, the worst first: 2 a file is broken, 1 one changed, 3 one needs its
-    candidate or kernels that are not here, a file, or more time.
+    """0 if all is well; else, the worst first: 2 a file is broken, 1 one changed or its function is wrong, 3 one needs
+    its candidate or kernels that are not here, a file, or more time.
     """
     statuses = {result.status for result in results}
     return next((code for status, code in _CODES.items() if status in statuses), 0)

@@ -19,7 +19,9 @@ from diffuzz import kernels, targets
 from diffuzz.cases.encoding import READABLE_RUNS, hex_float
 from diffuzz.cases.text import blocks_text, runs_text
 from diffuzz.corpus.entry import Counterexample
+from diffuzz.escaping import escaped
 from diffuzz.judging import company
+from diffuzz.judging.opening import is_python
 from diffuzz.judging.pair import EXACT
 from diffuzz.judging.question import CANDIDATE, Judge
 from diffuzz.targets.amplification import Amplification
@@ -126,12 +128,15 @@ def snippet(entry: Counterexample, candidate: Judge | None = None) -> str:
         return _program(
             _head(entry, "its claim is about the arithmetic, so there is no function to call"), _claim(entry)
         )
-    how = "it has a place for a function" if entry.candidate is None else "run it where the file of the function is"
+    called = entry.candidate if candidate is None else candidate.name
+    placed = called is None or not is_python(called)
+    how = "it has a place for a function" if placed else "run it where the file of the function is"
     return _program(_head(entry, how), _judged(entry, contract, candidate))
 
 
 def _head(entry: Counterexample, how: str) -> list[str]:
     who = entry.candidate or (" against ".join(entry.kernels) if entry.kernels else "the claim")
+    who = who if entry.result is None else entry.result.engine
     params = ", ".join(f"{name}={value}" for name, value in entry.params.items())
     said = [
         f"{entry.target}: {who}, {entry.value:.9g} on this input, where at most {entry.threshold:.9g} is right.",
@@ -228,6 +233,12 @@ def _function(entry: Counterexample, candidate: Judge | None) -> Iterator[str]:
     name = given or entry.candidate
     if name is None:
         yield "# Put a function of your own here, to hold it against the same."
+        yield "function = None"
+        return
+    if not is_python(name):
+        # A text of others is no code, and this is one line.
+        yield f"# It was found with {escaped(name)}, which is not of Python."
+        yield "# Put a function here that calls it, or one of your own, to hold it against the same."
         yield "function = None"
         return
     file, _, function = name.rpartition(":")

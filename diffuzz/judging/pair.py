@@ -26,8 +26,9 @@ import attrs
 import numpy as np
 
 from diffuzz import kernels
-from diffuzz.judging.candidate import RELATIVE_NOISE, Candidate, unequal
+from diffuzz.judging.candidate import Candidate
 from diffuzz.judging.evidence import Compared
+from diffuzz.judging.examination import RELATIVE_NOISE, unequal
 from diffuzz.judging.examined import Examined, failure_code
 from diffuzz.judging.question import CANDIDATE, QuestionError
 from diffuzz.kernels.names import MissingKernelsError as MissingKernelsError
@@ -110,7 +111,7 @@ def _side(target: Target, params: Params, name: str, candidate: Candidate | None
     contract = contract_of(target)
     if name == CANDIDATE:
         if candidate is None:
-            raise QuestionError(f"kernels {CANDIDATE}: give --candidate FILE.py:FUNCTION, too")
+            raise QuestionError(f"kernels {CANDIDATE}: give --candidate, too")
 
         def called(arrays: Arrays, like: np.ndarray) -> _Side:
             ran = candidate.run(target.name, params, arrays, like)
@@ -235,7 +236,7 @@ def _ratio(
 ) -> Float64[np.ndarray, "b n"]:
     """|a - b| / allowed, element by element: 0 for equal numbers and two NaN, inf where only one is finite.
 
-    Not that of diffuzz.judging.candidate: two implementations may agree on a NaN.
+    Not that of diffuzz.judging.examination: two implementations may agree on a NaN.
     """
     error = np.abs(a - b)
     same = (a == b) | (np.isnan(a) & np.isnan(b))

@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from diffuzz.cases.case import Case
 from diffuzz.cases.space import InadmissibleError
-from diffuzz.judging.candidate import CandidateError
 from diffuzz.judging.evidence import Judged
+from diffuzz.judging.opening import CandidateError
 from diffuzz.judging.problem import Measurement, Problem
 from diffuzz.judging.question import Judge
 from diffuzz.targets.parameter import Parameter, ParameterError

@@ -24,7 +24,7 @@ from diffuzz.cases import domain
 from diffuzz.cases.case import Case
 from diffuzz.cases.space import Dim, Space
 from diffuzz.formats.arrays import AnyArray
-from diffuzz.judging import candidate, pair
+from diffuzz.judging import candidate, examination, pair
 from diffuzz.judging.company import Company
 from diffuzz.judging.evidence import NOTHING, Evidence, Terms
 from diffuzz.judging.examined import Examined
@@ -38,6 +38,8 @@ from diffuzz.targets.target import Target
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
+
+    from diffuzz.models.rows import Rows
 
 # A traceable function of a batch of JAX arrays: its values.
 Screen: TypeAlias = "Callable[[Arrays], Float64[AnyArray, ' b']]"
@@ -66,6 +68,7 @@ class Problem:
     steady      False where a value may depend on the other rows of its batch, or on chance, as that of a user's
                 function may: then it counts once the row alone has it
     compiles    whether each new shape is compiled, so that engines look at few
+    weights     the rows of a model that the weights of all cases are taken from (see diffuzz.judging.holding)
     batch       how many cases one call of the implementations that are judged may get; None if they get one at a time
     """
 
@@ -88,6 +91,7 @@ class Problem:
     candidate: candidate.Candidate | None = None
     batch: Dim | None = None
     _repeated: Callable[[Arrays], Callable[[], Examined]] | None = None
+    weights: Rows | None = None
 
     def __enter__(self) -> Problem:
         return self
@@ -213,6 +217,13 @@ class Problem:
         """A failure of the candidate that did not come again."""
         return None if self.candidate is None or self.candidate.passing is None else str(self.candidate.passing)
 
+    @property
+    def skips(self) -> tuple[int, str | None]:
+        """How many cases the candidate said are not for it, and why it said so the last time."""
+        if self.candidate is None or not self.candidate.skips:
+            return 0, None
+        return self.candidate.skips, self.candidate.skipping
+
     def environment(self) -> dict[str, str]:
         """Version, compiler and CPU features of each library that takes part, from the library itself."""
         found = {}
@@ -336,14 +347,14 @@ def _judge(target: Target, given: Mapping[str, object] | None, asked: Judge) -> 
 
 def _judged(target: Target, params: Params, asked: Judge, function: candidate.Candidate | Function) -> Problem:
     contract = candidate.contract_of(target)
-    examination = candidate.examination(target, params, function, asked.name)
+    examined = examination.examination(target, params, function, asked.name)
     fixed = contract.allowance is None
     return _of_contract(
         target,
         params,
         asked,
-        examination.examine,
-        repeated=examination.repeated,
+        examined.examine,
+        repeated=examined.repeated,
         measure="elements that differ from the fixed result" if fixed else "max |f - exact| / a-priori bound",
         claim=f"{asked.name} is wrong",
         steady=False,
@@ -358,13 +369,13 @@ def _compare(target: Target, given: Mapping[str, object] | None, asked: Compare)
     contract = pair.contract_of(target)
     params = target.contract_params(given)
     if CANDIDATE in (asked.a, asked.b) and asked.candidate is None:
-        raise QuestionError(f"kernels {CANDIDATE}: give --candidate FILE.py:FUNCTION, too")
+        raise QuestionError(f"kernels {CANDIDATE}: give --candidate, too")
     for name in asked.kernels:
         if name != CANDIDATE:
             pair.check_known(target, params, name)
     process = None if asked.candidate is None else candidate.opened(target, params, asked.candidate)
     if process is not None and not isinstance(process, candidate.Candidate):
-        raise QuestionError(f"kernels {CANDIDATE}: a function as FILE.py:FUNCTION is needed, in a process of its own")
+        raise QuestionError(f"kernels {CANDIDATE}: a function as FILE.py:FUNCTION is needed, for a process of its own")
     examine = pair.examination(target, params, asked.kernels, process)
     fixed = contract.allowance is None
     a, b = asked.kernels
@@ -405,7 +416,7 @@ def _of_contract(
         claim=claim,
         threshold=0.0 if fixed else 1.0,
         bound=None,
-        tolerance=0.0 if fixed else candidate.RELATIVE_NOISE,
+        tolerance=0.0 if fixed else examination.RELATIVE_NOISE,
         cost=target.cost,
         steady=steady,
         compiles=compiles,

@@ -34,8 +34,9 @@ class Claim:
 class Judge:
     """Whether an implementation keeps the target's contract.
 
-    ``implementation`` is ``FILE.py:FUNCTION``, loaded and called in a process of its own, where one call may take
-    ``timeout`` seconds; or a function, called in this process. ``name`` is what messages and entries call it.
+    ``implementation`` is a name (see diffuzz.judging.opening), such as ``FILE.py:FUNCTION``, which is loaded and called
+    in a process of its own, where one call may take ``timeout`` seconds; or a function, called in this process.
+    ``name`` is what messages and entries call it.
     """
 
     implementation: str | Function

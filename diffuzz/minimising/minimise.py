@@ -322,7 +322,9 @@ def _elements(part: Part) -> _Family:
 
 
 def _families(parts: Sequence[Part]) -> list[_Family]:
-    """All families, in the order in which they are tried: what changes most comes first."""
+    """All families, in the order in which they are tried: what changes most comes first. Names are only left out."""
+    if all(part.names for part in parts):
+        return [_shapes]
     return [
         _shapes,
         *(_proposals(propose, part) for part in parts for propose in simplifications.ONE_PART),
@@ -426,7 +428,8 @@ def minimise(
         try:
             for allowance in _ALLOWANCES:
                 state.rule = attrs.evolve(rule, value=value * keep**allowance)
-                state.choose(simplifications.simplest(state.parts, state.values, int(_SIMPLEST / work)))
+                if not all(part.names for part in state.parts):
+                    state.choose(simplifications.simplest(state.parts, state.values, int(_SIMPLEST / work)))
                 _to_fixpoint(state)
         except SpentError:
             finished = False

@@ -65,6 +65,8 @@ def part_cost(part: Part, values: np.ndarray) -> np.ndarray:
     """The cost of one part for every row of ``values`` [rows, ...]: float64[rows]."""
     flat = values.reshape(len(values), -1)
     rows, n = flat.shape
+    if part.names:
+        return np.full(rows, float(n))
     ordered = np.sort(flat, axis=1)
     first = np.ones(flat.shape, bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]

@@ -315,7 +315,7 @@ def shorter(space: Space, arrays: Values) -> Iterator[list[Values]]:
     """Cases with fewer elements along one dimension, as lists of equal shapes, the smallest first.
 
     The first, the last, evenly spaced, the largest and the smallest elements are kept, in steps that the dimension and
-    its block formats allow.
+    its block formats allow. Of tokens, any one is left out, too.
     """
     for dim in space.dims:
         unit = _unit(space, dim)
@@ -337,6 +337,8 @@ def shorter(space: Space, arrays: Values) -> Iterator[list[Values]]:
                 np.sort(order[-kept:]),
                 np.sort(np.concatenate([order[:1], order[count - kept + 1 :]])),
             ]
+            if kept == count - 1 and any(dim in spec.shape for spec in space.of_kind("tokens")):
+                selections += [np.delete(np.arange(count), place) for place in range(count)]
             yield [_selected(space, arrays, dim.name, unit, chosen) for chosen in np.unique(selections, axis=0)]
 
 

@@ -31,23 +31,36 @@ def check(
 ) -> None:
     """Search for an input on which ``implementation`` leaves the error bound of ``operation``.
 
-    ``implementation`` is a function, called in this process, or ``FILE.py:FUNCTION``, called in one of its own, where a
-    crash or a hang is a finding. ``operation`` is a target, an operation, or the name of one (``FILE.py:NAME``, too).
-    ``params`` are its parameters, such as ``{"dtype": "bfloat16"}``. The same seed gives the same cases.
+    ``implementation`` is a function, called in this process, or a name such as ``FILE.py:FUNCTION``, called in one of
+    its own, where a crash or a hang is a finding. ``operation`` is a target, an operation, or the name of one
+    (``FILE.py:NAME``, too). ``params`` are its parameters, such as ``{"dtype": "bfloat16"}``. The same seed gives the
+    same cases.
 
     Raises AssertionError with the minimised witness; ValueError, one line, for arguments that do not fit.
     """
+    result = searched(Judge(implementation), operation, seconds=seconds, seed=seed, params=params)
+    if result.verdict is Verdict.CONFIRMED:
+        raise AssertionError(witness_text(result))
+
+
+def searched(
+    judge: Judge,
+    operation: Operation | Target | str,
+    *,
+    seconds: float,
+    seed: int,
+    params: Mapping[str, object] | None,
+) -> SearchResult:
+    """The search of ``check``. Raises ValueError, one line, for arguments that do not fit."""
     if isinstance(operation, Operation):
         operation = operation.target
     if not isinstance(operation, (Target, str)):
         raise ValueError(f"operation={operation!r:.80}: a target, an @operation, or the name of one is needed")
     target = operation if isinstance(operation, Target) else targets.get(targets.load(operation))
-    result = search(target, params, Judge(implementation), seconds=seconds, seed=seed, without=_HYPOTHESIS)
-    if result.verdict is Verdict.CONFIRMED:
-        raise AssertionError(_witness(result))
+    return search(target, params, judge, seconds=seconds, seed=seed, without=_HYPOTHESIS)
 
 
-def _witness(result: SearchResult) -> str:
+def witness_text(result: SearchResult) -> str:
     """What is wrong, on which input, and the command or seed that finds it again."""
     found, target = result.measurement.evidence, result.target
     lines = [f"{result.candidate} is wrong: {_what(result, found)}" if isinstance(found, Judged) else "wrong"]

@@ -18,7 +18,7 @@ import attrs
 from diffuzz import interruption, kernels
 from diffuzz.judging.evidence import Agreement
 from diffuzz.judging.pair import MissingKernelsError, check_known, implementations
-from diffuzz.judging.question import Compare, QuestionError
+from diffuzz.judging.question import CANDIDATE, Compare, Judge, QuestionError
 from diffuzz.searching.result import SearchResult
 from diffuzz.searching.search import search
 from diffuzz.targets.target import Target
@@ -41,8 +41,11 @@ class Cell:
         return self.result.measurement.evidence.as_dict()
 
 
-def names(target: Target, given: Mapping[str, object], chosen: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """(implementations that are here, what to do for those that are not); ``chosen`` instead of all of them.
+def names(
+    target: Target, given: Mapping[str, object], chosen: Sequence[str] = (), candidate: Judge | None = None
+) -> tuple[list[str], list[str]]:
+    """(implementations that are here, what to do for those that are not); ``chosen`` instead of all of them. A
+    ``candidate`` is one of them in any case.
 
     Raises QuestionError if there are fewer than two to compare, ImportError for a chosen one that is not here.
     """
@@ -50,22 +53,27 @@ def names(target: Target, given: Mapping[str, object], chosen: Sequence[str] = (
     known = implementations(target, params)
     if not known:
         raise QuestionError(f"target {target.name} compares no kernels: its claim is about the arithmetic")
+    own = [] if candidate is None else [CANDIDATE]
     for name in chosen:
-        check_known(target, params, name)
         if chosen.count(name) > 1:
             raise QuestionError(f"kernels {name}: the same implementation twice; two different ones are needed")
+        if name in own:
+            continue
+        check_known(target, params, name)
         # A library that is not there is known before anything is searched.
         kernels.get(name)
-    wanted = list(chosen) or list(known)
-    here = [name for name in wanted if not kernels.missing(name)]
+    wanted = [name for name in chosen or known if name not in own]
+    here = [*(name for name in wanted if not kernels.missing(name)), *own]
     if len(here) < 2:
         raise QuestionError(f"target {target.name} has only {', '.join(here)} here: two are needed")
     return here, [remedy for name in wanted if (remedy := kernels.missing(name))]
 
 
-def pairs(target: Target, given: Mapping[str, object], chosen: Sequence[str] = ()) -> list[tuple[str, str]]:
+def pairs(
+    target: Target, given: Mapping[str, object], chosen: Sequence[str] = (), candidate: Judge | None = None
+) -> list[tuple[str, str]]:
     """The pairs that are searched. Raises as ``names`` does."""
-    return list(combinations(names(target, given, chosen)[0], 2))
+    return list(combinations(names(target, given, chosen, candidate)[0], 2))
 
 
 def matrix(
@@ -76,6 +84,7 @@ def matrix(
     seed: int,
     chosen: Sequence[str] = (),
     library: str | None = None,
+    candidate: Judge | None = None,
     save: Callable[[SearchResult], Path | None] | None = None,
     on_cell: Callable[[Cell], None] | None = None,
     on_missing: Callable[[str], None] | None = None,
@@ -86,12 +95,11 @@ def matrix(
     and ``diffuzz.search`` do.
     """
     cells: list[Cell] = []
-    for a, b in pairs(target, given, chosen):
+    for a, b in pairs(target, given, chosen, candidate):
+        asked = Compare(a, b, library, candidate=candidate if CANDIDATE in (a, b) else None)
         try:
             interruption.check()
-            result = search(
-                target, given, Compare(a, b, library), seconds=seconds, seed=seed, largest=True, minimise_best=False
-            )
+            result = search(target, given, asked, seconds=seconds, seed=seed, largest=True, minimise_best=False)
         except MissingKernelsError as error:
             if on_missing:
                 on_missing(str(error))

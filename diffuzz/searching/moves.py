@@ -247,6 +247,16 @@ def _fields(move: Move) -> None:
     raw[:] = fmt.pack(fields).reshape(raw.shape)
 
 
+def _another_choice(move: Move) -> None:
+    """Another one of the arrays that a tensor may be, or that of the partner, for half of the rows."""
+    assert move.spec.among is not None
+    array = move.batch[move.spec.name]
+    other = move.spec.among.drawn(move.rng, len(array))
+    borrowed, kept = move.rng.random((2, len(array))) < 0.5
+    other[borrowed] = move.partner(move.spec.name)[borrowed]
+    array[~kept] = other[~kept]
+
+
 def _bytes(move: Move) -> None:
     """A few bytes at random, or one bit of each flipped."""
     raw, rng = move.flat, move.rng
@@ -280,6 +290,13 @@ def _sign_of_input(move: Move) -> None:
     t[:] = np.where((x >= 0) == (move.rng.random((len(x), 1)) < 0.5), np.float32(1), np.float32(-1))
 
 
+def _other_token(move: Move) -> None:
+    """One token becomes any other."""
+    tokens, rows = move.flat, np.arange(len(move.flat))
+    low, high = int(move.spec.low), int(move.spec.high)
+    tokens[rows, move.rng.integers(0, tokens.shape[1], len(rows))] = move.rng.integers(low, high + 1, len(rows))
+
+
 def _small(move: Move) -> np.ndarray:
     """+-2^-1 to 2^-24, float64[rows, 1]."""
     rows = len(move.flat)
@@ -296,6 +313,7 @@ _BY_KIND: dict[str, tuple[Callable[[Move], None], ...]] = {
     "gain": _GAINS,
     "direction": (_negate, _cross, _one_coordinate, _sign_of_input),
     "positions": (_position_step, _cross),
+    "tokens": (_other_token, _swap, _cross),
     "blocks": (_fields, _fields, _bytes, _cross),
 }
 
@@ -305,6 +323,8 @@ def moves(space: Space) -> list[tuple[TensorSpec, Callable[[Move], None]]]:
     pairs = []
     for spec in space.tensors:
         functions = _BY_KIND[spec.kind]
+        if spec.among is not None:
+            functions = (_another_choice,) if len(spec.among.arrays) > 1 else ()
         if spec.quantiser and spec.against:
             functions += _QUANTISED
         pairs += [(spec, function) for function in functions]

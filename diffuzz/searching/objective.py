@@ -40,6 +40,8 @@ WORK_PER_SECOND = 2**24
 ELITES = 64
 # Elements of one batch: 2 MiB of float64, which stays in a core's cache.
 ELEMENTS_PER_BATCH = 2**17
+# The cost from which on a row takes long by itself: no call has to be amortised.
+LONG = 2.0**16
 # What a call costs however few rows it has: about a millisecond's worth of elements.
 LEAST_WORK_PER_CALL = 2**15
 # Rows of one batch that are confirmed at most.
@@ -265,8 +267,13 @@ class Objective:
 
     @property
     def rows(self) -> int:
-        """A good batch size: enough rows to amortise a call, few enough to stay in cache."""
-        return int(np.clip(ELEMENTS_PER_BATCH / self.space.elements, 16, 1024))
+        """A good batch size: enough rows to amortise a call, few enough to stay in cache; of rows that take long by
+        themselves, such as a run of a model, as many as take a second.
+        """
+        rows = int(np.clip(ELEMENTS_PER_BATCH / self.space.elements, 16, 1024))
+        if self.problem.cost < LONG:
+            return rows
+        return max(1, min(rows, int(WORK_PER_SECOND / (self.space.elements * self.problem.cost))))
 
     def evaluate(self, batch: Batch) -> np.ndarray:
         """Screened values of a batch, float64[b]; -inf for rows outside the space or without a value.

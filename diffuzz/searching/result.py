@@ -81,7 +81,7 @@ class SearchResult:
 
     @property
     def candidate(self) -> str | None:
-        """The ``FILE.py:FUNCTION`` that took part, if one did."""
+        """The candidate that took part, if one did."""
         asked = self.problem.question
         judged = asked.candidate if isinstance(asked, Compare) else asked if isinstance(asked, Judge) else None
         return None if judged is None else judged.name
@@ -155,3 +155,13 @@ class SearchResult:
     def passing(self) -> str | None:
         """A failure of the candidate that did not come again."""
         return self.problem.passing
+
+    @property
+    def skips(self) -> int:
+        """How many cases the candidate said are not for it."""
+        return self.problem.skips[0]
+
+    @property
+    def skipping(self) -> str | None:
+        """Why it said so the last time."""
+        return self.problem.skips[1]

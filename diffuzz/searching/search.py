@@ -13,16 +13,17 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
 from diffuzz.cases import draws
 from diffuzz.cases.case import Case
-from diffuzz.judging.candidate import CandidateError
 from diffuzz.judging.company import PLACES, Chance, Company, of_rows, standard
 from diffuzz.judging.evidence import Judged
 from diffuzz.judging.examined import ended, hung
+from diffuzz.judging.opening import CandidateError
 from diffuzz.judging.policies import explaining
 from diffuzz.judging.problem import Measurement, Problem, open_problem
 from diffuzz.judging.question import Question
@@ -43,6 +44,9 @@ from diffuzz.searching.reproduction import CALLS, FEW_CALLS, counted, in_company
 from diffuzz.searching.result import SearchResult
 from diffuzz.targets.outcome import Arrays, Outcome
 from diffuzz.targets.target import Target
+
+if TYPE_CHECKING:
+    from diffuzz.models.rows import Rows
 
 # Evaluations that end with a hang, of which each takes as long as the patience with it: then its case is simple enough.
 MOST_HANGS = 5
@@ -79,11 +83,12 @@ def search(
     seconds: float = 10.0,
     seed: int | None = None,
     threshold: float | None = None,
-    keep: float = 0.999,
+    keep: float | None = None,
     largest: bool = False,
     first: bool = False,
     minimise_best: bool = True,
     without: Collection[str] = (),
+    weights: Rows | None = None,
     on_found: Callable[[Found], None] | None = None,
     on_smaller: Callable[[float], None] | None = None,
 ) -> SearchResult:
@@ -98,12 +103,15 @@ def search(
         seconds: budget.
         seed: random seed, an integer of at least 0; a random one, in the result, if None.
         threshold: T of the claim "value > T", finite; the question's default if None.
-        keep: share of the value that the minimised witness must keep, 0 < keep <= 1.
+        keep: share of the value that the minimised witness must keep, 0 < keep <= 1; the target's own if None, 0.999
+            of nearly all.
         largest: go on for the whole budget and look for the largest value, where implementations are judged: such a
             search else stops at its first value above the threshold, which shows all there is to show.
         first: stop there in a search of a target's own claim, too.
         minimise_best: make the best case simpler, too, where implementations are judged and it is no witness.
         without: engines that the engine ``auto`` leaves alone, such as ``pbt``, which needs Hypothesis.
+        weights: rows of a model (see diffuzz.models.rows) that the weights of all cases are taken from; then only the
+            rest of a case is searched. Format and length follow from them.
         on_found: called with every improvement.
         on_smaller: called while the witness is minimised (see diffuzz.minimising.minimise).
 
@@ -122,13 +130,16 @@ def search(
         ParameterError, UnknownNameError, EngineError, CandidateError, QuestionError, MissingDependencyError,
         MissingKernelsError, NoValueError: one line each.
     """
+    if keep is None:
+        # What is no target is told so where it is opened.
+        keep = float(getattr(target, "keep", 1.0))
     _check_arguments(seconds, seed, threshold, keep)
     if first and largest:
         raise ValueError("first=True, largest=True: the first witness or the largest value; give one of them")
     engines.get(engine)
     seed = secrets.randbits(32) if seed is None else seed
     began = time.monotonic()
-    with open_problem(target, given, question, threshold=threshold) as problem:
+    with _opened(target, given, question, threshold, weights) as problem:
         first = first or (problem.judges and not largest)
         enough = problem.threshold if first else None
         objective = Objective(
@@ -181,6 +192,25 @@ def search(
     )
 
 
+def _opened(
+    target: Target,
+    given: Mapping[str, object] | None,
+    question: Question | None,
+    threshold: float | None,
+    weights: Rows | None,
+) -> Problem:
+    if weights is None:
+        return open_problem(target, given, question, threshold=threshold)
+    from diffuzz.judging import holding
+
+    problem = open_problem(target, holding.given_with(target, given, question, weights), question, threshold=threshold)
+    try:
+        return holding.held(problem, weights)
+    except ValueError:
+        problem.close()
+        raise
+
+
 def _check_arguments(seconds: float, seed: int | None, threshold: float | None, keep: float) -> None:
     if not _is_number(seconds) or not 0 < seconds < math.inf:
         raise ValueError(f"seconds={seconds!r}: a positive number is needed")
@@ -199,8 +229,9 @@ def _is_number(value: object) -> bool:
 def _run(objective: Objective, engine: str, rng: np.random.Generator) -> bool:
     """Run an engine until the budget is spent; True if the user interrupted it."""
     try:
-        # First values at once, however long compiling takes.
-        objective.for_engine("sampling").evaluate(draws.structured(objective.space, rng, FIRST_ROWS))
+        if not objective.problem.target.engine:
+            # First values at once, however long compiling takes.
+            objective.for_engine("sampling").evaluate(draws.structured(objective.space, rng, FIRST_ROWS))
         if engine == "auto" and objective.problem.has_screen:
             # The constructions that the target knows, too: where they reach the bound there is nothing to compile, and
             # on a machine with other things to do compiling may take the whole budget. Other draws stay the same.

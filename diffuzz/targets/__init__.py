@@ -11,6 +11,7 @@ Every module of this folder that defines ``TARGET`` is a target: ``dot_order.py`
     operation       operation, tensor: a target made of one function of jax.numpy
     derived         the contract of such a function: exact results and error bounds
     outcome         Outcome, Bound
+    of_models/      targets of a model, which has to be named
     laws            a test of what every target promises
     perturbations, distances, error_bounds, rows, published    shared by several targets
 """
@@ -27,8 +28,8 @@ from diffuzz.targets.parameter import Parameter, ParameterError
 from diffuzz.targets.target import Target
 
 __all__ = [
-    "REGISTRY", "Amplification", "Bound", "Contract", "Drift", "Outcome", "Parameter", "ParameterError", "Target",
-    "get", "load", "names",
+    "OF_MODELS", "REGISTRY", "Amplification", "Bound", "Contract", "Drift", "Outcome", "Parameter", "ParameterError",
+    "Target", "get", "known", "load", "names",
 ]  # fmt: skip
 
 
@@ -43,4 +44,28 @@ def _check(found: object) -> Target:
 REGISTRY = Registry(
     "target", "diffuzz.targets", _check, folder=__name__, attribute="TARGET", name_of=lambda target: target.name
 )
-names, get, load = REGISTRY.names, REGISTRY.get, REGISTRY.load
+# Those that need a model, which is no default, are found by name only.
+OF_MODELS = Registry(
+    "target",
+    "diffuzz.targets_of_models",
+    _check,
+    folder=f"{__name__}.of_models",
+    attribute="TARGET",
+    name_of=lambda target: target.name,
+)
+names = REGISTRY.names
+
+
+def get(name: str) -> Target:
+    """The target called ``name``. Raises RegistryError."""
+    return OF_MODELS.get(name) if OF_MODELS.is_built_in(name) else REGISTRY.get(name)
+
+
+def load(text: str) -> str:
+    """The name of what a user wrote, which is known from now on (see Registry.load). Raises RegistryError."""
+    return text if OF_MODELS.is_built_in(text) else REGISTRY.load(text)
+
+
+def known(name: str) -> bool:
+    """Whether there is a target of that name, without a look at the others."""
+    return OF_MODELS.is_built_in(name) or REGISTRY.known(name)

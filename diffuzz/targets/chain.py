@@ -2,7 +2,8 @@ r"""Chain: does the drift of one quantised matvec compound over a chain of them?
 
     x_{t+1} = W_t x_t / max(rms(W_t x_t), 1e-9),   t = 0 .. steps-1,   rms(y) = sqrt(mean(y^2))
 
-with W_t the published seed matrices (Q4_K, 256 x 256, row sb of tensor t is the seed block (sb, t)). Path A dequantises
+with W_t the published seed matrices (Q4_K, 256 x 256, row sb of tensor t is the seed block (sb, t)), or, with
+weights=case, those of the case, such as the rows of a real model that ``search --weights`` takes. Path A dequantises
 the weights and folds float32 products from the left; path B quantises each x_t to Q8_K as aprender's GGUF path does and
 takes the fused integer dot product. Both paths start from the same x, and each continues with its own activation.
 
@@ -28,15 +29,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import attrs
 import numpy as np
 
 from diffuzz import formats
 from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.formats import q8_k
 from diffuzz.formats.arrays import AnyArray
-from diffuzz.kernels import apr, gguf
+from diffuzz.kernels import apr, fused, gguf
 from diffuzz.targets import distances, published
 from diffuzz.targets.drift import Drift
 from diffuzz.targets.outcome import Arrays, Bound, Outcome
@@ -44,7 +46,10 @@ from diffuzz.targets.parameter import Parameter, Params
 from diffuzz.targets.target import Target
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Float64
+    from jaxtyping import Float, Float32, Float64, UInt8
+
+# The final activations of path A, of path B, and of path A in float64.
+Paths: TypeAlias = 'tuple[Float32[np.ndarray, "b 256"], Float32[np.ndarray, "b 256"], Float64[np.ndarray, "b 256"]]'
 
 N = 256
 FORMAT = "q4_K"
@@ -55,24 +60,24 @@ EDGE = 1e-5
 PARAMETERS = (
     Parameter("steps", 5, "number of matvecs", low=1, high=16),
     Parameter("max_abs", 16.0, "largest |x|", low=1e-6, high=1e6),
+    Parameter(
+        "weights",
+        "seed",
+        "seed: the published matrices | case: those of the case, as search --weights takes from a model",
+        choices=("seed", "case"),
+        later=True,
+    ),
 )
 
 
 def space(p: Params) -> Space:
-    """The initial activation, with max|x| >= max_abs / 2^20."""
-    top = p["max_abs"]
-    return Space(
-        (
-            TensorSpec(
-                "x",
-                kind="activations",
-                shape=(Dim("n", N, fixed=True),),
-                low=-top,
-                high=top,
-                smallest_peak=top * 2.0**-20,
-            ),
-        )
-    )
+    """The initial activation, with max|x| >= max_abs / 2^20, and the matrices, unless they are the published ones."""
+    top, n = p["max_abs"], Dim("n", N, fixed=True)
+    x = TensorSpec("x", kind="activations", shape=(n,), low=-top, high=top, smallest_peak=top * 2.0**-20)
+    if p["weights"] == "seed":
+        return Space((x,))
+    shape = (Dim("steps", p["steps"], fixed=True), Dim("rows", N, fixed=True), n)
+    return Space((TensorSpec("weights", kind="blocks", shape=shape, format=FORMAT), x))
 
 
 def normalised(y: Float[np.ndarray, "b 256"]) -> Float[np.ndarray, "b 256"]:
@@ -98,31 +103,72 @@ def run(
     return x
 
 
-def paths(
-    x: Float32[np.ndarray, "b 256"], steps: int
-) -> tuple[Float32[np.ndarray, "b 256"], Float32[np.ndarray, "b 256"], Float64[np.ndarray, "b 256"]]:
-    """The final activations of path A (APR), of path B (GGUF), and of path A in float64.
+def paths(x: Float32[np.ndarray, "b 256"], steps: int) -> Paths:
+    """The final activations of path A (APR), of path B (GGUF), and of path A in float64, with the published matrices.
 
     Equal activations, which the tokens of a batch may have, are computed once.
     """
-    rows = np.ascontiguousarray(x).view(np.dtype((np.void, x.dtype.itemsize * N)))[:, 0]
-    _, first, where = np.unique(rows, return_index=True, return_inverse=True)
-    x = x[first]
-    a = run(lambda t, x: apr.folds(seed_weights(t), x).T, x, steps)
-    b = run(lambda t, x: gguf.fused(seed_sub_blocks(t), x, paired=False).T, x, steps)
-    wide = run(lambda t, x: np.einsum("bk,mk->bm", x, exact_weights(t)), x.astype(np.float64), steps)
+    _, first, where = _distinct(x)
+    a, b, wide = _paths(
+        x[first], [_Matrix(seed_weights(t), seed_sub_blocks(t), exact_weights(t)) for t in range(steps)]
+    )
     return a[where], b[where], wide[where]
+
+
+def paths_of(weights: UInt8[np.ndarray, "b steps 256 144"], x: Float32[np.ndarray, "b 256"]) -> Paths:
+    """The same with the matrices of each case. Those that several cases have are decoded once."""
+    distinct, _, where = _distinct(weights.reshape(len(weights), -1))
+    a, b, wide = np.empty_like(x), np.empty_like(x), np.empty(x.shape)
+    for index in range(distinct):
+        some = np.flatnonzero(where == index)
+        a[some], b[some], wide[some] = _paths(x[some], [_matrix(one) for one in weights[some[0]]])
+    return a, b, wide
+
+
+@attrs.frozen(eq=False)
+class _Matrix:
+    """One matrix: dequantised, in the form that the fused integer kernel takes, and in float64."""
+
+    values: Float32[np.ndarray, "256 256"]
+    blocks: gguf.SubBlocks
+    exact: Float64[np.ndarray, "256 256"]
+
+
+def _matrix(blocks: UInt8[np.ndarray, "256 144"]) -> _Matrix:
+    values = formats.get(FORMAT).dequantize(blocks)
+    return _Matrix(values, gguf.sub_blocks(FORMAT, np.ascontiguousarray(blocks)[:, None]), values.astype(np.float64))
+
+
+def _paths(x: Float32[np.ndarray, "b 256"], matrices: list[_Matrix]) -> Paths:
+    a = run(lambda t, x: apr.folds(matrices[t].values, x).T, x, len(matrices))
+    b = run(lambda t, x: gguf.fused(matrices[t].blocks, x, paired=False).T, x, len(matrices))
+    wide = run(lambda t, x: np.einsum("bk,mk->bm", x, matrices[t].exact), x.astype(np.float64), len(matrices))
+    return a, b, wide
+
+
+def _distinct(rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many distinct rows there are by their bytes, where each is first, and which of them each row is."""
+    flat = np.ascontiguousarray(rows)
+    keys = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1])))[:, 0]
+    _, first, where = np.unique(keys, return_index=True, return_inverse=True)
+    return len(first), first, where
+
+
+def _paths_by(p: Params, arrays: Arrays) -> Paths:
+    if p["weights"] == "case":
+        return paths_of(arrays["weights"], arrays["x"])
+    return paths(arrays["x"], p["steps"])
 
 
 def evaluate(p: Params, arrays: Arrays) -> Outcome:
     """The drift of the final activations. The noise is the distance of path A from the same path in float64."""
-    a, b, wide = paths(arrays["x"], p["steps"])
+    a, b, wide = _paths_by(p, arrays)
     return Outcome(distances.symmetric_l2(a, b), distances.symmetric_l2(wide, a))
 
 
 def explain(p: Params, arrays: Arrays) -> dict[str, Float64[np.ndarray, " b"]]:
     """The final drift relative to path A alone, which is the published measure."""
-    a, b, _ = paths(arrays["x"], p["steps"])
+    a, b, _ = _paths_by(p, arrays)
     return {"relative L2": distances.relative_l2(a, b)}
 
 
@@ -131,16 +177,19 @@ def screen(p: Params) -> Callable[[Arrays], Float64[AnyArray, " b"]]:
     from diffuzz.kernels import xla
 
     def value(arrays: Arrays) -> Float64[AnyArray, " b"]:
-        a, b = screened_paths(arrays["x"], p["steps"])
+        weights = arrays["weights"] if p["weights"] == "case" else None
+        a, b = screened_paths(arrays["x"], p["steps"], weights)
         return distances.symmetric_l2(a, b, xla.xp)
 
     return value
 
 
 def screened_paths(
-    x: Float32[AnyArray, "b 256"], steps: int
+    x: Float32[AnyArray, "b 256"], steps: int, weights: UInt8[AnyArray, "b steps 256 144"] | None = None
 ) -> tuple[Float64[AnyArray, "b 256"], Float64[AnyArray, "b 256"]]:
-    """The final activations of path A and path B in float64, by operations that JAX can trace."""
+    """The final activations of path A and path B in float64, by operations that JAX can trace; with the published
+    matrices, or those of each case.
+    """
     from diffuzz.kernels import xla
 
     xp = xla.xp
@@ -148,12 +197,17 @@ def screened_paths(
     def normalise(y: Float64[AnyArray, "b 256"]) -> Float64[AnyArray, "b 256"]:
         return y / xp.maximum(xp.sqrt((y * y).mean(axis=-1, keepdims=True)), LEAST_RMS)
 
+    def times(t: int, x: Float64[AnyArray, "b 256"]) -> Float64[AnyArray, "b 256"]:
+        if weights is None:
+            return x @ xp.asarray(exact_weights(t).T)
+        code, constant = fused.split(FORMAT, weights[:, t].reshape(-1, weights.shape[-1]), xp)
+        return ((code + constant).reshape(-1, N, N) * x[:, None, :]).sum(axis=2)
+
     a = b = x.astype(float)
     for t in range(steps):
-        weights = xp.asarray(exact_weights(t).T)
-        a = normalise(a @ weights)
+        a = normalise(times(t, a))
         scale, codes = q8_k.quantise_realizar(b.astype(xp.float32), xp)
-        b = normalise((scale.astype(float)[:, None] * codes) @ weights)
+        b = normalise(times(t, scale.astype(float)[:, None] * codes))
     return a, b
 
 
@@ -212,11 +266,15 @@ def edge_activations(
 
 
 def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """Activations of random size whose sign is lost on path B."""
+    """Activations of random size whose sign is lost on path B, by the published matrices."""
     towards = np.where(rng.random(count) < 0.5, 1.0, -1.0)
     x, _ = edge_activations(p["steps"], towards, rng)
     size = p["max_abs"] * 2.0 ** -rng.uniform(0, 4, (count, 1))
-    return {"x": (x * size).astype(np.float32)}
+    made = {"x": (x * size).astype(np.float32)}
+    if p["weights"] == "seed":
+        return made
+    weights = np.stack([published.seed_matrix(t) for t in range(p["steps"])])
+    return {"weights": np.repeat(weights[None], count, axis=0), **made}
 
 
 TARGET = Target(

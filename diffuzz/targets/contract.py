@@ -195,8 +195,8 @@ class Contract:
         self.call(params, recorder, {name: np.array(array) for name, array in arrays.items()})
         return tuple(made)
 
-    def given(self, params: Params, arrays: Arrays) -> dict[str, object]:
-        """The arguments of the first call for a batch, by name."""
+    def first_call(self, params: Params, arrays: Arrays) -> Call | None:
+        """The first call of the function that is made for a batch; None if there is none."""
 
         def recorder(*positional: object, **named: object) -> np.ndarray:
             raise _CalledError(
@@ -206,8 +206,13 @@ class Contract:
         try:
             self.call(params, recorder, {name: np.array(array) for name, array in arrays.items()})
         except _CalledError as called:
-            return called.call.by_name(self.arguments)
-        return {}
+            return called.call
+        return None
+
+    def given(self, params: Params, arrays: Arrays) -> dict[str, object]:
+        """The arguments of the first call for a batch, by name."""
+        call = self.first_call(params, arrays)
+        return {} if call is None else call.by_name(self.arguments)
 
     def narrowable(self, params: Params) -> tuple[str, ...]:
         """What a user can narrow (see diffuzz.cases.domain), as the signature names it."""

@@ -26,7 +26,7 @@ from diffuzz.targets.outcome import Arrays
 from diffuzz.targets.parameter import Parameter, Params
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64
+    from jaxtyping import Bool, Float64
 
     from diffuzz.analysis.arithmetic import Arithmetic
     from diffuzz.analysis.estimate import Estimate
@@ -290,6 +290,22 @@ class Derived:
                     settled[rows, place : place + count] = one.settled(got).reshape(-1, count)
                 place += count
         return settled
+
+    def certain(self, p: Params, arrays: Arrays) -> Bool[np.ndarray, "b n"]:
+        """Which elements of the packed results can be one number only, up to its error: all but the indices that others
+        could stand for.
+        """
+        parts = []
+        for _, estimates in self._analysed(p, arrays).parts:
+            found = []
+            for one in estimates:
+                certain = np.ones(one.value.shape, bool)
+                if one.choices is not None:
+                    options = one.options()
+                    certain = ~certain if options is None else np.asarray((options == one.value).all(axis=0))
+                found.append(certain.reshape(len(one.value), -1))
+            parts.append(np.concatenate(found, axis=1))
+        return np.concatenate(parts)
 
     def _analysed(self, p: Params, arrays: Arrays) -> _Analysed:
         """The analysis of a batch; the last few are remembered, by all that they follow from."""

@@ -28,7 +28,8 @@ class Parameter:
     The type of ``default`` is the type of the parameter. ``low`` and ``high`` are inclusive. ``choices`` may be a
     function that returns them, for names that can be registered at any time (see diffuzz.registry); ``accepts`` then
     says whether a value is one of them without making them all. ``later`` marks a parameter that a target did not have
-    from the beginning: a corpus entry without it is older, and means the default.
+    from the beginning: a corpus entry without it is older, and means the default. ``names`` is for what lies in a file:
+    it gives, for the file that a user names, what is written down, and raises ParameterError.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Parameter:
     choices: tuple[str, ...] | Callable[[], tuple[str, ...]] = attrs.field(default=(), kw_only=True)
     accepts: Callable[[str], bool] | None = attrs.field(default=None, kw_only=True)
     later: bool = attrs.field(default=False, kw_only=True)
+    names: Callable[[str], str] | None = attrs.field(default=None, kw_only=True)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -55,6 +57,8 @@ class Parameter:
 
         Raises ParameterError for text that is no such value, and for a value outside the range or the choices.
         """
+        if self.names is not None:
+            return self.names(str(value))
         parsed = _converted(type(self.default), value)
         if parsed is None:
             kind = type(self.default)
@@ -114,5 +118,5 @@ def parsed(
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ParameterError(f"target {owner} has no parameter {name!r} (it has {', '.join(known)}){hint}")
         checked[name] = known[name].parse(value)
-    values = {one.name: checked.get(one.name, one.parse(one.default)) for one in parameters}
+    values = {one.name: checked[one.name] if one.name in checked else one.parse(one.default) for one in parameters}
     return MappingProxyType(values | dict(sorted(restrictions.items())))

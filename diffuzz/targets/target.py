@@ -46,6 +46,10 @@ class Target:
     starts(params, rng, count)   a batch of constructions that are known to come close to the bound, or
                                  None; optional
     contract                     what a user's function must promise; None if the target judges none
+    engine                       the engine that ``auto`` is for the target's own question, where one evaluation takes
+                                 so long that the usual ones have nothing to offer
+    keep                         the share of its value that a case keeps while it is minimised, unless another is given
+    reading(params, case)        lines that say what the case means, for people
     """
 
     name: str
@@ -61,6 +65,9 @@ class Target:
     cost: float = 1.0
     starts: Callable[[Params, np.random.Generator, int], dict[str, np.ndarray] | None] | None = None
     contract: Contract | None = None
+    engine: str = ""
+    keep: float = 0.999
+    reading: Callable[[Params, Mapping[str, np.ndarray]], list[str]] | None = None
 
     @property
     def declared(self) -> tuple[Parameter, ...]:

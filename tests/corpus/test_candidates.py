@@ -15,7 +15,8 @@ from diffuzz.cli import main
 from diffuzz.corpus import files
 from diffuzz.corpus.candidates import by_name, function_for, parse, unused
 from diffuzz.corpus.entry import Counterexample
-from diffuzz.judging.candidate import RELATIVE_NOISE, CandidateError
+from diffuzz.judging.examination import RELATIVE_NOISE
+from diffuzz.judging.opening import CandidateError
 from diffuzz.judging.question import Judge
 from diffuzz.judging.verdict import Verdict
 

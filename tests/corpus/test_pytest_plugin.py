@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import attrs
+
+# Loaded here for good: what only a run within a test has loaded is unloaded with it, which jax does not survive.
+import jax.numpy  # noqa: F401
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ from diffuzz import targets
 from diffuzz.cases.case import Case
 from diffuzz.corpus import files
 from diffuzz.corpus.entry import Counterexample, dumps
-from diffuzz.judging.candidate import RELATIVE_NOISE
+from diffuzz.judging.examination import RELATIVE_NOISE
 
 
 def _run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:

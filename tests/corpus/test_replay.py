@@ -16,7 +16,7 @@ from diffuzz.corpus import files
 from diffuzz.corpus.entry import Counterexample, dumps, seal
 from diffuzz.corpus.files import CorpusError
 from diffuzz.corpus.replay import Replayed, exit_code, replay, replay_file
-from diffuzz.judging.candidate import RELATIVE_NOISE
+from diffuzz.judging.examination import RELATIVE_NOISE
 from diffuzz.judging.question import Judge
 from diffuzz.judging.verdict import Verdict
 

@@ -13,9 +13,9 @@ import pytest
 
 from diffuzz import targets
 from diffuzz.cases.case import Case
-from diffuzz.judging import candidate
-from diffuzz.judging.candidate import CandidateError, load
+from diffuzz.judging import examination
 from diffuzz.judging.evidence import Judged
+from diffuzz.judging.opening import CandidateError, parse, python_file
 from diffuzz.judging.problem import Measurement, Problem, open_problem
 from diffuzz.judging.question import Function, Judge
 from diffuzz.judging.verdict import Verdict
@@ -46,6 +46,11 @@ def _file(folder: Path, text: str, name: str = "mine.py") -> Path:
     path = folder / name
     path.write_text(text)
     return path
+
+
+def load(specification: str) -> Function:
+    """The function of a file."""
+    return python_file.load(parse(specification))
 
 
 def test_load(tmp_path: Path) -> None:
@@ -129,7 +134,7 @@ def test_a_wrong_candidate_that_ggml_would_not_see() -> None:
     assert problem.verdict(measured) is Verdict.CONFIRMED
     assert shown["nmse"] == pytest.approx(1e-10, rel=0.1)
     assert (shown["ggml nmse limit"], shown["nmse"] < 1e-6) == (1e-6, True)
-    assert candidate.GGML_NMSE_LIMIT["matvec"] == 5e-4
+    assert examination.GGML_NMSE_LIMIT["matvec"] == 5e-4
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

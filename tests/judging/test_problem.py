@@ -11,8 +11,8 @@ import pytest
 from diffuzz import kernels, targets
 from diffuzz.cases.case import Case
 from diffuzz.cases.space import InadmissibleError
-from diffuzz.judging.candidate import CandidateError
 from diffuzz.judging.evidence import Compared, Judged, Terms
+from diffuzz.judging.opening import CandidateError
 from diffuzz.judging.pair import MissingKernelsError
 from diffuzz.judging.problem import evaluate, open_problem
 from diffuzz.judging.question import Claim, Compare, Judge, Question, QuestionError

@@ -102,6 +102,9 @@ def test_published_bugs_are_killed_and_named(name: str) -> None:
 def test_controls_are_not_flagged(mutant: Mutant) -> None:
     """Two seconds of search find no input on which a correct function leaves its bound."""
     objective = scoring.searched(mutant, seconds=2, seed=0)
+    if objective.evaluations <= 100:
+        # A busy machine, on which a function that compiles each shape gets nowhere in two seconds.
+        objective = scoring.searched(mutant, seconds=20, seed=0)
     assert objective.evaluations > 100
     assert scoring.witness(objective) is None
 

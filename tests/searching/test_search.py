@@ -25,8 +25,8 @@ from diffuzz.corpus import files
 from diffuzz.corpus.entry import Counterexample, NeedsCandidateError, dumps
 from diffuzz.corpus.record import command_of, minimised, record
 from diffuzz.corpus.replay import replay_file
-from diffuzz.judging.candidate import CandidateError
 from diffuzz.judging.examined import hung
+from diffuzz.judging.opening import CandidateError
 from diffuzz.judging.problem import evaluate, open_problem
 from diffuzz.judging.question import Compare, Judge, Question
 from diffuzz.judging.verdict import Verdict

@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
         ("batch_size.py", ("--seconds", "0.01", "--target", "softmax", "--n", "7", "--rows", "3"), "softmax"),
         ("startup.py", ("--repeats", "1"), "replay of 1000 entries"),
         ("analysis.py", ("--rows", "3", "--repeats", "1", "--operation", "softmax"), "softmax"),
+        ("pytest_plugin.py", ("--tests", "40", "--pairs", "1"), "40 tests, 1 pairs"),
         ("worker.py", ("--rows", "3", "--repeats", "2"), "rows without a result: [100]"),
     ],
 )
@@ -38,6 +39,7 @@ def test_every_script_is_run_here() -> None:
         "analysis.py",
         "batch_size.py",
         "first_witness.py",
+        "pytest_plugin.py",
         "roofline.py",
         "startup.py",
         "throughput.py",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ import pytest
 from diffuzz.cli.claims import claims_json, claims_text
 from diffuzz.corpus import files
 from diffuzz.corpus.record import Keeper
-from diffuzz.studies.claims import model, reproductions, settling
-from diffuzz.targets.published import seed_block
+from diffuzz.studies.claims import reproductions, settling
 
 
 def rounded(value: float, digits: int) -> str:
@@ -146,49 +144,3 @@ def test_table(settled: list[settling.Settled]) -> None:
     """The table has a line for every row and its verdict."""
     text = claims_text(settled)
     assert all(one.row.id.removeprefix("FFN-GGUF-") in text and one.verdict in text for one in settled)
-
-
-def gguf_file(path: Path, layers: int) -> Path:
-    gguf = pytest.importorskip("gguf")
-    writer = gguf.GGUFWriter(path, "llama")
-    for layer in range(layers):
-        rows = np.stack([seed_block(layer), seed_block(layer + 1)])
-        writer.add_tensor(f"blk.{layer}.ffn_down.weight", rows, raw_dtype=gguf.GGMLQuantizationType.Q4_K)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_a_model_gives_the_figures_of_its_blocks(tmp_path: Path) -> None:
-    """Layer 3's first super-block, and every layer's, with the ramp."""
-    path = gguf_file(tmp_path / "model.gguf", layers=4)
-    drifts = [reproductions.two_paths(seed_block(layer))[2] for layer in range(4)]
-    assert model.amplification(path, layer=3) == {"rel_diff": drifts[3], "amplification": drifts[3] / 0.00077}
-    found = model.layers(path, 28)
-    assert found == {
-        "layers": 4,
-        "rel_diff_min": min(drifts),
-        "rel_diff_max": max(drifts),
-        "rel_diff_mean": np.mean(drifts),
-    }
-
-
-def test_bad_models_are_one_line(tmp_path: Path) -> None:
-    """No file, no GGUF, a cut one, no such tensor, another format: a ModelError that says what and where."""
-    whole = gguf_file(tmp_path / "model.gguf", layers=2)
-    cut = tmp_path / "cut.gguf"
-    cut.write_bytes(whole.read_bytes()[:-100])
-    text = tmp_path / "text.gguf"
-    text.write_text("no model")
-    for path, message in [
-        (tmp_path / "absent.gguf", "there is no such file"),
-        (text, "not a readable GGUF file"),
-        (cut, "not a readable GGUF file"),
-        (whole, "has no tensor blk.3.ffn_down.weight"),
-    ]:
-        with pytest.raises(model.ModelError, match=message) as caught:
-            model.amplification(path, layer=3)
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)

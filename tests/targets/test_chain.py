@@ -65,3 +65,20 @@ def test_vanishing_activations_are_not_divided_by_zero():
         assert got.dtype == dtype
         assert not got[0].any()
         np.testing.assert_allclose(got[1], 1e-3, rtol=1e-5)
+
+
+def test_matrices_of_the_case_are_taken():
+    """The published ones in the case give what they give without; others are each case's own; the screen agrees."""
+    given = TARGET.params({"steps": 2, "weights": "case"})
+    space = TARGET.space(given)
+    assert ("weights", "x") == tuple(spec.name for spec in space.tensors)
+    batch = draws.structured(space, np.random.default_rng(0), 6)
+    batch["weights"][:3] = np.stack([seed_matrix(0), seed_matrix(1)])
+    with np.errstate(all="ignore"):
+        got = TARGET.question.evaluate(given, batch)
+        seed = TARGET.question.evaluate(TARGET.params({"steps": 2}), {"x": batch["x"][:3]})
+        alone = TARGET.question.evaluate(given, {name: array[4:5] for name, array in batch.items()})
+        screened = TARGET.question.screen(given)(batch)
+    assert seed.value.tolist() == got.value[:3].tolist()
+    assert alone.value[0] == got.value[4] or np.isnan(alone.value[0])
+    np.testing.assert_allclose(screened[:3], got.value[:3], rtol=1e-3)

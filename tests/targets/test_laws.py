@@ -37,6 +37,7 @@ PARAMS = [
     ("chain", {"steps": 1}),
     ("chain", {"steps": 3}),
     ("chain", {"steps": 8, "max_abs": 0.01}),
+    ("chain", {"steps": 1, "weights": "case"}),
     ("conv1d", {}),
     ("conv1d", {"stride": 3, "padding": 2}),
     ("cumsum", {}),

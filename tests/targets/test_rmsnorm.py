@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from diffuzz import targets
 from diffuzz.cases import draws
 from diffuzz.cases.case import Case
-from diffuzz.judging.candidate import CandidateError
+from diffuzz.judging.opening import CandidateError
 from diffuzz.judging.problem import evaluate, open_problem
 from diffuzz.judging.question import Judge
 from diffuzz.judging.verdict import Verdict, judge

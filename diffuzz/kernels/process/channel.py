@@ -28,8 +28,8 @@ import attrs
 
 from diffuzz.escaping import escaped
 
-Kind = Literal["crashed", "hung", "out of memory", "raised", "garbage"]
-KINDS: tuple[Kind, ...] = ("crashed", "hung", "out of memory", "raised", "garbage")
+Kind = Literal["crashed", "hung", "out of memory", "raised", "garbage", "skipped"]
+KINDS: tuple[Kind, ...] = ("crashed", "hung", "out of memory", "raised", "garbage", "skipped")
 TOKEN_BYTES = 16
 # Of what a failure says, in characters.
 LONGEST_TEXT = 1000
@@ -43,7 +43,13 @@ _HIGHEST = 1024
 
 
 class ResultError(ValueError):
-    """A function returned something else than was expected; one line that begins with ``returns``."""
+    """A function returned something else than was expected, or did what it must not; one line that begins with a verb,
+    mostly ``returns``.
+    """
+
+
+class SkippedError(ValueError):
+    """A function says that a call is not for it; one line, which says why."""
 
 
 class EndedError(ConnectionError):

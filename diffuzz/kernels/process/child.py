@@ -22,7 +22,7 @@ from typing import Literal, TextIO, TypeAlias
 
 import numpy as np
 
-from diffuzz.kernels.process.channel import LONGEST_TEXT, EndedError, Failure, ResultError, Served, raised
+from diffuzz.kernels.process.channel import LONGEST_TEXT, EndedError, Failure, ResultError, Served, SkippedError, raised
 from diffuzz.registry import located, one_line
 
 # What answers a request: (request, arrays, room for the result) to the result, which may be that room. A request is
@@ -168,6 +168,8 @@ def _run_one(
         return Failure("out of memory", located(error))
     except ResultError as error:
         return Failure("garbage", str(error))
+    except SkippedError as error:
+        return Failure("skipped", str(error))
     except BaseException as error:  # also what is no Exception, as those of test frameworks are
         return Failure("raised", located(error))
     finally:

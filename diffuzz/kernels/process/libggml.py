@@ -26,7 +26,7 @@ import attrs
 import numpy as np
 
 from diffuzz import formats
-from diffuzz.formats.gguf_file import KINDS
+from diffuzz.formats.tensor_types import KINDS
 
 # enum ggml_type.
 _TYPES = {kind.name: kind.number for kind in KINDS.values()}

@@ -209,7 +209,7 @@ class Worker:
                     result[row] = again[0]
                     continue
                 failure = again[1]
-                self._seen |= {failure.kind} & {"raised", "garbage"}
+                self._seen |= {failure.kind} & {"raised", "garbage", "skipped"}
             self._hangs |= failure.kind == "hung"
             failures[row] = failure
         return start
@@ -490,11 +490,14 @@ def _physical_memory() -> int:
 
 
 def _resident(pid: int) -> int:
-    try:
+    """Resident memory of a process, and of what its first thread has started, such as the program of a candidate."""
+    used = 0
+    with contextlib.suppress(OSError, IndexError):
         with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * mmap.PAGESIZE
-    except (OSError, IndexError):
-        return 0
+            used = int(file.read().split()[1]) * mmap.PAGESIZE
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            used += sum(_resident(int(child)) for child in file.read().split())
+    return used
 
 
 def _last_words(text: str) -> str:
@@ -502,6 +505,8 @@ def _last_words(text: str) -> str:
     own, fatal, trace = text.partition("Fatal Python error")
     lines = [" ".join(line.split()) for line in own.splitlines() if line.strip()]
     places = [" ".join(line.split()) for line in (fatal + trace).splitlines() if line.lstrip().startswith("File ")]
+    # The last one is that of the server, which is in no file.
+    places = [place for place in places if place != 'File "<string>", line 1 in <module>']
     elsewhere = (f'"{_PACKAGE}{os.sep}', f'"{sysconfig.get_path("stdlib")}{os.sep}')
     ours = [place for place in places if "site-packages" in place or not any(folder in place for folder in elsewhere)]
     return unwrapped("; ".join([*lines[-1:], *ours[:1]])[:400])

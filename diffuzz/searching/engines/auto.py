@@ -37,11 +37,14 @@ SWEEPING_SHAPES, COMPILED_SHAPES = 0.6, 0.4
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     """One round of one engine a round."""
+    if own := _own_engine(objective):
+        yield from _started_late(own, objective, rng)
+        return
     made = objective.problem.starts(rng, objective.rows)
     if made is not None:
         objective.for_engine("starts").refine(made)
         yield
-    names = (*ORDER, *(name for name in engines.names() if name not in (*ORDER, "auto")))
+    names = (*ORDER, *(name for name in engines.names() if name not in engines.REGISTRY.built_in()))
     names = tuple(name for name in names if name not in objective.without)
     running: dict[str, Iterator[None]] = {name: _started_late(name, objective, rng) for name in names}
     fresh: dict[str, float] = {}
@@ -71,6 +74,11 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
         paid = gain / max(objective.work - work, 1.0)
         returns[name] = paid if math.isinf(returns[name]) else MEMORY * returns[name] + (1 - MEMORY) * paid
         yield
+
+
+def _own_engine(objective: Objective) -> str:
+    """The engine that is made for the target, if its own question is asked and there is one."""
+    return "" if objective.problem.judges else objective.problem.target.engine
 
 
 def _started_late(name: str, objective: Objective, rng: np.random.Generator) -> Iterator[None]:

@@ -11,44 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
+import numpy as np
 
 from diffuzz import interruption, targets
 from diffuzz.judging.verdict import judge
 from diffuzz.searching.result import SearchResult
 from diffuzz.searching.search import search
-from diffuzz.studies.claims import model, reproductions
+from diffuzz.studies.claims import reproductions
 from diffuzz.studies.claims.reproductions import Figures
-from diffuzz.targets.parameter import Params
+from diffuzz.studies.claims.row import AMPLIFIES, Row
 from diffuzz.targets.published import PUBLISHED_DRIFT
 
-# The threshold of the published claims: more than 5x is an amplification.
-AMPLIFIES = 5.0
+if TYPE_CHECKING:
+    from diffuzz.studies.claims.model import Subject
+
 NO_MODEL = "UNRESOLVED: no model given"
-
-
-@attrs.frozen
-class Row:
-    """One claim: what was published, how to reproduce it, and the search that settles it.
-
-    id, claim, published   the published name, the claim in words, and the published figure and verdict
-    reproduce              computes the figures of the published input; None for a variant
-    target, params         what is searched; a row without a target is about a model
-    threshold              the T of "value > T"; None for the default of the target
-    variant                whether the row asks the claim before it in another measure or on another domain
-    from_model(path)       computes the figures of a row about a model
-    """
-
-    id: str
-    claim: str
-    published: str
-    reproduce: Callable[[], Figures] | None = None
-    target: str | None = None
-    params: Params = attrs.field(factory=dict)
-    threshold: float | None = None
-    variant: bool = attrs.field(default=False, kw_only=True)
-    from_model: Callable[[Path], Figures] | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -117,7 +97,6 @@ ROWS = (
     ),
     Row(
         "FFN-GGUF-014", "a real weight block amplifies by more than 5x", "5.56x: PARTIAL",
-        from_model=lambda path: model.amplification(path, layer=3),
     ),
     Row(
         "FFN-GGUF-015", "RMSNorm amplifies by more than 5x", "1.0000x: FALSIFIED",
@@ -133,13 +112,26 @@ ROWS = (
     ),
     Row(
         "FFN-GGUF-016", "some layer of the first 5 drifts by more than 5 x 0.077 %", "0.029 % to 0.780 %",
-        from_model=lambda path: model.layers(path, 5),
     ),
     Row(
         "FFN-GGUF-017", "some layer of 28 drifts by more than 5 x 0.077 %", "0.030 % to 442 %",
-        from_model=lambda path: model.layers(path, 28),
     ),
 )  # fmt: skip
+
+
+def rows(*, model: bool) -> tuple[Row, ...]:
+    """The rows, in order. With a model, those about one ask it, and there are more of them."""
+    if not model:
+        return ROWS
+    # What runs a model is loaded for whoever has one.
+    from diffuzz.studies.claims import about_models
+
+    names = {row.id for row in ROWS}
+    found: list[Row] = []
+    for row in ROWS:
+        about = [one for one in about_models.ROWS if one.id == row.id]
+        found += about if row.target is None else [row]
+    return (*found, *(one for one in about_models.ROWS if one.id not in names))
 
 
 def settle(
@@ -147,7 +139,7 @@ def settle(
     seed: int,
     *,
     save: Callable[[SearchResult], Path | None] | None,
-    model_path: Path | None = None,
+    subject: Subject | None = None,
     on_row: Callable[[Settled], None] | None = None,
 ) -> list[Settled]:
     """Reproduce every row, and search it for at most ``seconds``. If the user interrupts, return the finished rows.
@@ -155,18 +147,13 @@ def settle(
     Args:
         seed: the random seed of each search.
         save: saves the witness of a search (see diffuzz.corpus.record.Keeper); None saves none.
-        model_path: a GGUF file for the rows about a model, which stay unresolved without it.
+        subject: a model for the rows about one, which stay unresolved without it.
         on_row: called with each finished row.
-
-    Raises ModelError if the model cannot be used, before anything is searched.
     """
-    if model_path is not None:
-        # Checked before the searches, so that a wrong path does not cost their time.
-        model.amplification(model_path, layer=3)
     settled = []
-    for row in ROWS:
+    for row in rows(model=subject is not None):
         try:
-            done = _settled(row, seconds, seed, save, model_path)
+            done = _settled(row, seconds, seed, save, subject)
         except KeyboardInterrupt:
             break
         settled.append(done)
@@ -180,11 +167,11 @@ def _settled(
     seconds: float,
     seed: int,
     save: Callable[[SearchResult], Path | None] | None,
-    model_path: Path | None,
+    subject: Subject | None,
 ) -> Settled:
     interruption.check()
     if row.target is None:
-        return _with_model(row, model_path)
+        return _with_model(row, subject)
     result = search(targets.get(row.target), row.params, seconds=seconds, seed=seed, threshold=row.threshold)
     if result.interrupted:
         # The result of an unfinished search does not answer the claim.
@@ -200,14 +187,13 @@ def _settled(
     )
 
 
-def _with_model(row: Row, path: Path | None) -> Settled:
-    if path is None or row.from_model is None:
+def _with_model(row: Row, subject: Subject | None) -> Settled:
+    if subject is None or row.from_model is None:
         return Settled(row, {}, None, None, None, NO_MODEL)
-    figures = row.from_model(path)
-    if "amplification" in figures:
-        found = float(figures["amplification"])
-    else:
-        found = float(figures["rel_diff_max"]) / PUBLISHED_DRIFT
-    # One block and one input can only confirm the claim: without a bound, a small value decides nothing.
-    verdict = judge(AMPLIFIES, found).value
-    return Settled(row, figures, found, None, "|A - B| / |A| over 0.00077, one input", verdict)
+    # Weights may be anything: what is made of NaN is NaN, and confirms nothing.
+    with np.errstate(all="ignore"):
+        answer = row.from_model(subject)
+    # One input, or one prompt, can only confirm a claim: without a bound, a small value decides nothing.
+    verdict = judge(AMPLIFIES if row.threshold is None else row.threshold, answer.found, bound=answer.bound)
+    bound = None if answer.bound is None else answer.bound.value
+    return Settled(row, answer.figures, answer.found, bound, answer.measure, verdict.value)

@@ -141,7 +141,7 @@ class Table:
 
 def names() -> tuple[str, ...]:
     """All competitors: auto with and without constructions, the other engines, and the peers."""
-    return ("auto", BLIND, *(name for name in engines.names() if name != "auto"), *PEERS)
+    return ("auto", BLIND, *(name for name in engines.names() if name not in ("auto", "prompts")), *PEERS)
 
 
 def check(chosen: Iterable[str] | None) -> tuple[str, ...]:

@@ -1,0 +1,62 @@
+"""Files that a command writes beside what it prints, such as ``--junit`` and ``--html``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+from pathlib import Path
+
+import click
+
+from diffuzz.cli.options import BAD_INPUT, FILE, complain
+
+HTML = click.option(
+    "--html", type=FILE, metavar="FILE", help="Write a page, too: one file for a browser, which needs no network."
+)
+
+
+def command_line(*words: object) -> str:
+    """A command of diffuzz as it is typed into a shell."""
+    return shlex.join(("python", "-m", "diffuzz", *map(str, words)))
+
+
+def check_writable(option: str, file: Path, *inputs: Path) -> None:
+    """Raise click.UsageError before any work is done for a file that cannot be written, or is one of the inputs; leaves
+    none behind.
+    """
+    for each in inputs:
+        if each.exists() and file.exists() and file.samefile(each):
+            raise click.UsageError(f"{option} {file}: that is an input; choose another file")
+    if not file.parent.is_dir():
+        raise click.UsageError(f"{option} {file}: there is no folder {file.parent}; make it first")
+    writable = os.access(file, os.W_OK) if os.path.lexists(file) else os.access(file.parent, os.W_OK | os.X_OK)
+    if not writable:
+        raise click.UsageError(f"{option} {file}: cannot be written; choose another file")
+
+
+def written(option: str, file: Path, text: str) -> int:
+    """Write a file; 0, or the exit code, with a line on stderr."""
+    try:
+        if os.path.lexists(file) and not file.is_file():
+            # A pipe or a device is written to, and not replaced.
+            file.write_text(text, encoding="utf-8")
+        else:
+            _replace(file.resolve(), text)
+    except OSError as error:
+        return complain(f"{option} {file}: cannot be written ({error.strerror})", BAD_INPUT)
+    return 0
+
+
+def _replace(file: Path, text: str) -> None:
+    """All of a file or nothing: it is written beside its place, and renamed."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
