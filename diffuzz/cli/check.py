@@ -18,7 +18,6 @@ from diffuzz.cli.options import (
     MODEL,
     SEED,
     complain,
-    load_numpy,
     print_json,
     print_text,
     report,
@@ -62,7 +61,6 @@ def command(
     as_json: bool,
 ) -> int:
     """Judge every step of a run by the bound of its own arithmetic, on the inputs that the run itself dumped."""
-    load_numpy()
     from diffuzz.models import architectures, checking
     from diffuzz.models import dump as dumps
     from diffuzz.models import model as models

@@ -198,21 +198,6 @@ def PARAMS(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a 
     )(setting)
 
 
-def load_numpy() -> None:
-    """Load NumPy with a BLAS of one thread, unless the user has said how many: passes over models have threads of their
-    own, and those of a BLAS wait for each other while they spin.
-    """
-    name = "OPENBLAS_NUM_THREADS"
-    if "numpy" in sys.modules or name in os.environ:
-        return
-    os.environ[name] = "1"
-    try:
-        import numpy  # noqa: F401
-    finally:
-        # Engines that are started from here are to find what the user has.
-        del os.environ[name]
-
-
 def SEQUENCE(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a decorator like its neighbours
     """What a model runs over, as ``tokens`` and ``prompt``, one of which ``sequence`` takes."""
     for option in (

@@ -19,7 +19,6 @@ from diffuzz.cli.options import (
     SEED,
     SEQUENCE,
     complain,
-    load_numpy,
     print_json,
     print_text,
     report,
@@ -83,7 +82,6 @@ def command(
     as_json: bool,
 ) -> int:
     """Hold two runs against each other: by tap, by token, beside the noise of their arithmetic; and check both."""
-    load_numpy()
     from diffuzz.models import running, tracing
     from diffuzz.models.model import ModelError
     from diffuzz.models.tracing import Run

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 import attrs
 
 from diffuzz import interruption
-from diffuzz.models import architectures
+from diffuzz.models import architectures, blas
 from diffuzz.models.checking import culprits, judging, known, policies, spans
 from diffuzz.models.checking.culprits import Culprit, Settled
 from diffuzz.models.checking.judging import Judged
@@ -78,6 +78,7 @@ class _Taps(Mapping[str, Known]):
         return len(self.names)
 
 
+@blas.one_thread()
 def check(model: Model, dump: Dump, *, seed: int = 0) -> Report:
     """Judge every step of a dump.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from diffuzz.models import architectures, checking
+from diffuzz.models import architectures, blas, checking
 from diffuzz.models.checking import Report, known
 from diffuzz.models.dump import Dump, check_against
 from diffuzz.models.model import ModelError
@@ -108,6 +108,7 @@ class Trace:
         return np.max(found, axis=0) if found else None
 
 
+@blas.one_thread()
 def compare(
     found: Opened, a: Run, b: Run, *, isolated: Dump | None = None, attribute: bool = False, seed: int = 0
 ) -> Trace:
