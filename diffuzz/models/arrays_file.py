@@ -9,13 +9,14 @@ Source: the README of the package safetensors ("Format"), and its tensor.rs for 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import mmap
 import os
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -203,12 +204,17 @@ def write(path: Path, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarr
         at += array.nbytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    bodies = (np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data for name in order)
+    replace(path, itertools.chain((_U64.pack(len(text)) + text,), bodies))
+
+
+def replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file, all of it or nothing: beside its place first, and renamed into it. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(_U64.pack(len(text)) + text)
-            for name in order:
-                file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 import struct
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from diffuzz.models.arrays_file import replace
 
 METADATA = "__metadata__"
 TYPES: Mapping[str, np.dtype[Any]] = {
@@ -56,18 +55,8 @@ def packed(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> byt
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file: beside its place first, and renamed into it. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    """Write a file, all of it or nothing. Raises OSError."""
+    replace(path, (content,))
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
