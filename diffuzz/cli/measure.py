@@ -26,7 +26,7 @@ from diffuzz.cli.options import (
     report,
     target_named,
 )
-from diffuzz.cli.search import headline
+from diffuzz.cli.search_text import headline
 from diffuzz.cli.tables import bound_json, bound_text, json_number, number, params_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import CANDIDATE, JSON, PLACE, files, print_text, report
-from diffuzz.cli.search import company_text
+from diffuzz.cli.search_text import company_text
 from diffuzz.cli.tables import params_text
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffuzz import Judge, check, operation, search, tensor
-from diffuzz.cli.search import search_text
+from diffuzz.cli.search_text import search_text
 
 
 @operation(x=tensor("b n", max_abs=100), sizes={"n": (1, 300)})

@@ -11,7 +11,8 @@ import pytest
 
 from diffuzz import targets
 from diffuzz.cases.case import Case
-from diffuzz.cli.search import search_json, search_text
+from diffuzz.cli.search_json import search_json
+from diffuzz.cli.search_text import search_text
 from diffuzz.cli.show import entry_text
 from diffuzz.corpus import files
 from diffuzz.corpus.entry import Counterexample, dumps, loads

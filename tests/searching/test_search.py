@@ -20,7 +20,9 @@ import pytest
 
 from diffuzz import targets
 from diffuzz.cli.main import commands
-from diffuzz.cli.search import command, search_json, search_text
+from diffuzz.cli.search import command
+from diffuzz.cli.search_json import search_json
+from diffuzz.cli.search_text import search_text
 from diffuzz.corpus import files
 from diffuzz.corpus.entry import Counterexample, NeedsCandidateError, dumps
 from diffuzz.corpus.record import command_of, minimised, record

@@ -493,11 +493,20 @@ def _resident(pid: int) -> int:
     """Resident memory of a process, and of what its first thread has started, such as the program of a candidate."""
     used = 0
     with contextlib.suppress(OSError, IndexError):
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            used = int(file.read().split()[1]) * mmap.PAGESIZE
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            used += sum(_resident(int(child)) for child in file.read().split())
+        used = int(_words(f"/proc/{pid}/statm")[1]) * mmap.PAGESIZE
+        used += sum(_resident(int(child)) for child in _words(f"/proc/{pid}/task/{pid}/children"))
     return used
+
+
+def _words(path: str) -> list[bytes]:
+    """The words of a file of the kernel's. By its descriptor: this runs several times a second while a batch is waited
+    for, and Python complains about a file object that Ctrl-C leaves open between its opening and its closing.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 1 << 16).split()
+    finally:
+        os.close(descriptor)
 
 
 def _last_words(text: str) -> str:
