@@ -1,10 +1,10 @@
 """How long it takes until something happens: imports, the first value of a search, compiling, replaying a corpus.
 
-    python benchmarks/startup.py [--repeats 5] [--json]
+    python benchmarks/startup.py [--repeats 5] [--entries 1000] [--compiled softmax ...] [--json]
 
 Every figure is of a fresh process, the median of the repetitions (the least in brackets), with what the process itself
 says where only a part of it is meant. Compiling is measured twice, with an empty and a filled cache of compiled
-screens (in a folder made for it, in the place of the user's). The thousand entries are made from one search.
+screens (in a folder made for it, in the place of the user's). The entries that are replayed are made from one search.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from diffuzz.corpus import files
 from diffuzz.corpus.record import record
 from diffuzz.searching.search import search
 
-ENTRIES = 1000
 COMPILED = ("softmax", "rmsnorm", "matvec", "chain")
 FIRST = """
 import time; started = time.perf_counter()
@@ -87,13 +86,13 @@ def command(arguments: list[str], repeats: int, environment: dict[str, str]) -> 
     return statistics.median(took), min(took)
 
 
-def a_corpus(folder: Path) -> None:
-    """ENTRIES entries: one witness at as many scales of its activation."""
+def a_corpus(folder: Path, entries: int) -> None:
+    """So many entries: one witness at as many scales of its activation."""
     target = targets.get("matvec")
     found = search(target, seconds=1, seed=0)
     entry = record(found)
-    for number in range(ENTRIES):
-        x = entry.case["x"] / np.abs(entry.case["x"]).max() * np.float32(1 + 15 * number / ENTRIES)
+    for number in range(entries):
+        x = entry.case["x"] / np.abs(entry.case["x"]).max() * np.float32(1 + 15 * number / entries)
         case = Case(dict(entry.case.arrays) | {"x": x})
         measured = found.problem.measured(case)
         verdict = found.problem.verdict(measured)
@@ -101,13 +100,13 @@ def a_corpus(folder: Path) -> None:
         files.save(other, folder, always=True)
 
 
-def measurements(repeats: int) -> dict[str, tuple[float, float]]:
+def measurements(repeats: int, entries: int, compiled: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Seconds, median and least, by what was measured."""
     timed = "import time; started = time.perf_counter()\n{}\nprint(time.perf_counter() - started)"
     with tempfile.TemporaryDirectory() as scratch:
         cache = {"XDG_CACHE_HOME": str(Path(scratch) / "cache")}
         folder = Path(scratch) / "corpus"
-        a_corpus(folder)
+        a_corpus(folder, entries)
         figures: dict[str, Callable[[], tuple[float, float]]] = {
             "import diffuzz": lambda: fresh(timed.format("import diffuzz"), repeats, cache),
             "import diffuzz, its targets": lambda: fresh(timed.format("from diffuzz import targets"), repeats, cache),
@@ -115,10 +114,10 @@ def measurements(repeats: int) -> dict[str, tuple[float, float]]:
             "python -m diffuzz --help": lambda: command(["-m", "diffuzz", "--help"], repeats, cache),
             "search: first value of softmax": lambda: fresh(FIRST.format(name="softmax"), repeats, cache),
             "search: first value of matvec": lambda: fresh(FIRST.format(name="matvec"), repeats, cache),
-            f"replay of {ENTRIES} entries": lambda: fresh(REPLAY.format(folder=str(folder)), repeats, cache),
+            f"replay of {entries} entries": lambda: fresh(REPLAY.format(folder=str(folder)), repeats, cache),
         }
         results = {name: measure() for name, measure in figures.items()}
-        for name in COMPILED:
+        for name in compiled:
             empty = {"XDG_CACHE_HOME": str(Path(scratch) / f"empty-{name}")}
             results[f"compile {name}, nothing cached"] = fresh(COMPILE.format(name=name), 1, empty)
             results[f"compile {name}, cached"] = fresh(COMPILE.format(name=name), repeats, empty)
@@ -127,10 +126,12 @@ def measurements(repeats: int) -> dict[str, tuple[float, float]]:
 
 @click.command()
 @click.option("--repeats", default=5, show_default=True, help="Processes for each figure.")
+@click.option("--entries", default=1000, show_default=True, help="Entries that are replayed.")
+@click.option("--compiled", multiple=True, default=COMPILED, show_default=True, help="Targets to compile (repeatable).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-def main(repeats: int, as_json: bool) -> None:
+def main(repeats: int, entries: int, compiled: tuple[str, ...], as_json: bool) -> None:
     """Print how long starting takes."""
-    results: dict[str, Any] = measurements(repeats)
+    results: dict[str, Any] = measurements(repeats, entries, compiled)
     if as_json:
         figures = {name: {"median": median, "least": least} for name, (median, least) in results.items()}
         click.echo(json.dumps({"startup_s": figures}))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffuzz.cases.case import Case
     from diffuzz.corpus.replay import replay
     from diffuzz.judging.problem import evaluate, open_problem
-    from diffuzz.judging.question import Claim, Compare, Judge
+    from diffuzz.judging.question import Claim, Compare, Judge, Keep
     from diffuzz.judging.tolerance import assert_within_bound, tolerance
     from diffuzz.judging.verdict import Verdict
     from diffuzz.minimising.minimise import minimise
@@ -37,6 +37,7 @@ __all__ = [
     "Claim",
     "Compare",
     "Judge",
+    "Keep",
     "Verdict",
     "assert_within_bound",
     "check",
@@ -59,6 +60,7 @@ _HOMES = {
     "Claim": "diffuzz.judging.question",
     "Compare": "diffuzz.judging.question",
     "Judge": "diffuzz.judging.question",
+    "Keep": "diffuzz.judging.question",
     "Verdict": "diffuzz.judging.verdict",
     "assert_within_bound": "diffuzz.judging.tolerance",
     "check": "diffuzz.searching.check",

@@ -73,6 +73,11 @@ def held() -> Iterator[None]:
         _held -= 1
 
 
+def requested() -> bool:
+    """Whether Ctrl-C was pressed, and no safe place was reached since."""
+    return _presses > 0
+
+
 def check() -> None:
     """Raise KeyboardInterrupt if Ctrl-C was pressed since the last call that raised."""
     global _presses

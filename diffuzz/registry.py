@@ -63,12 +63,12 @@ def is_file_name(text: str) -> bool:
 class Registry(Generic[T]):
     """The objects of one kind.
 
-    ``kind`` is the word for one of them in messages, ``folder`` the package of the built-in ones and ``attribute`` what
-    their modules define; in a file it is looked for if no name is given. ``check`` returns the object if it is of the
-    kind, and raises TypeError, in words, if it is not. ``name_of(object)`` is its name; without it every module of the
-    folder counts and has its own name, an object in a file that of the file. ``reserved`` are names that are taken
-    otherwise, and names are listed by ``order``. ``inspect`` looks more closely at an object of somebody else, and
-    raises TypeError, in words, too.
+    ``kind`` is the word for one of them in messages, and ``plural`` for several where it is not that with an s;
+    ``folder`` is the package of the built-in ones and ``attribute`` what their modules define; in a file it is looked
+    for if no name is given. ``check`` returns the object if it is of the kind, and raises TypeError, in words, if it is
+    not. ``name_of(object)`` is its name; without it every module of the folder counts and has its own name, an object
+    in a file that of the file. ``reserved`` are names that are taken otherwise, and names are listed by ``order``.
+    ``inspect`` looks more closely at an object of somebody else, and raises TypeError, in words, too.
     """
 
     kind: str
@@ -78,6 +78,7 @@ class Registry(Generic[T]):
     attribute: str | None = None
     name_of: Callable[[T], str] | None = None
     reserved: tuple[str, ...] = ()
+    plural: str = attrs.field(default="", kw_only=True)
     inspect: Callable[[T], None] = attrs.field(default=lambda found: None)
     order: Callable[[str], tuple[object, ...]] = attrs.field(default=lambda name: (name,))
     # Module names by the names of what they hold.
@@ -117,7 +118,9 @@ class Registry(Generic[T]):
         else:
             close = difflib.get_close_matches(name, self.names(), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise UnknownNameError(f"there is no {self.kind} {name!r}{hint} ({self.kind}s: {', '.join(self.names())})")
+            raise UnknownNameError(
+                f"there is no {self.kind} {name!r}{hint} ({self.plural or self.kind + 's'}: {', '.join(self.names())})"
+            )
         self._found[name] = found
         return found
 

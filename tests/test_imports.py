@@ -46,9 +46,9 @@ def test_imports_are_light(code: str, loaded: str, entry: Counterexample, tmp_pa
 
 COMMANDS = (
     "targets", "search", "matrix", "measure", "minimise", "show", "replay", "claims", "check", "dump", "scan",
-    "trace", "include", "report", "init", "export", "verify",
+    "trace", "include", "report", "init", "export", "verify", "completion", "doctor", "fingerprint",
     "bench", "bench mutants", "bench engines", "bench witnesses", "bench kernelbench", "bench tolerances",
-    "bench faults", "bench vectors",
+    "bench faults", "bench vectors", "bench properties",
 )  # fmt: skip
 
 

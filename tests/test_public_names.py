@@ -19,6 +19,7 @@ NAMES = [
     "Claim",
     "Compare",
     "Judge",
+    "Keep",
     "Verdict",
     "assert_within_bound",
     "check",

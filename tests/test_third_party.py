@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import click
 import pytest
 
 from diffuzz import targets
@@ -54,9 +53,9 @@ def test_every_run_can_be_asked_for(library: dict[str, Any], run: dict[str, Any]
     assert signature.count(":") == len(function.args.args)
     targets.get(run["target"]).contract_params(dict(param.split("=", 1) for param in run.get("params", ())))
     words = ["--target", run["target"], "--candidate", library["file"], *run.get("options", ())]
-    name, command, words = commands.resolve_command(click.Context(commands), ["search", *words])
+    name, command, words = commands.resolve_command(commands.make_context("diffuzz", ["search"]), ["search", *words])
     assert command is not None
-    command.make_context(name, words, parent=click.Context(commands))
+    command.make_context(name, words, parent=commands.make_context("diffuzz", ["search"]))
     assert run.get("class", "bug") in CLASSES
 
 

@@ -9,6 +9,7 @@ from diffuzz.cli import (
     bench_faults,
     bench_kernelbench,
     bench_mutants,
+    bench_properties,
     bench_tolerances,
     bench_vectors,
     bench_witnesses,
@@ -22,6 +23,7 @@ def command() -> None:
 
 for _part in (
     bench_mutants,
+    bench_properties,
     bench_engines,
     bench_witnesses,
     bench_kernelbench,

@@ -16,6 +16,7 @@ from diffuzz.cli.options import (
     SECONDS,
     SEED,
     TARGETS,
+    VERBOSITY,
     given_parameters,
     print_json,
     print_text,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs, of which the median.")
 @click.option("--picture", type=FILE, help="Draw best so far against time.")
+@VERBOSITY
 @JSON
 def command(
     names: tuple[str, ...],

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import FILE, JSON, SECONDS, SEED, print_json, print_text
-from diffuzz.cli.tables import json_number, table
+from diffuzz.cli.options import FILE, JSON, SECONDS, SEED, VERBOSITY, print_json, print_text
+from diffuzz.cli.tables import at_most, json_number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.faults.scoring import Rate, Row
@@ -26,6 +26,7 @@ _LEVELS = ("all taps", "f16 taps", "six taps", "l_out")
 @click.option("--level", "levels", multiple=True, type=click.Choice(_LEVELS), help="What is dumped (repeatable) [all].")
 @click.option("--budget", type=SECONDS, default="1h", show_default=True, help="Time for all of it.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@VERBOSITY
 @JSON
 def command(
     count: int, path: Path | None, architecture: str, levels: tuple[str, ...], budget: float, seed: int, as_json: bool
@@ -34,9 +35,11 @@ def command(
     from diffuzz.models import model as models
     from diffuzz.models import random_model
     from diffuzz.studies.faults import scoring
+    from diffuzz.telling import Count, Phase, tell
 
     settings = tuple(each for each in scoring.SETTINGS if not levels or each.level in levels)
-    ends = time.monotonic() + budget
+    ends, planned = time.monotonic() + budget, count * len(settings)
+    tell(Phase("planting faults"))
     with tempfile.TemporaryDirectory() as folder:
         if path is None:
             path = Path(folder) / "random.gguf"
@@ -47,6 +50,7 @@ def command(
                 models.open(path), count=count, seed=seed, settings=settings, finished=lambda: time.monotonic() > ends
             ):
                 rows.append(row)
+                tell(Count(min(len(rows), planned), planned))
         except KeyboardInterrupt:
             ends = 0.0
     rates = scoring.rates(rows, settings)
@@ -102,4 +106,4 @@ def faults_text(rates: list[Rate], rows: list[Row]) -> str:
         for row in rows
         if not row.named
     ]
-    return "\n".join([*table(headings, cells, width=170), *([""] if missed else []), *missed]) + "\n"
+    return "\n".join([*table(headings, cells, width=at_most(170)), *([""] if missed else []), *missed]) + "\n"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import JSON, SECONDS, SEED, print_json, print_text, unfinished
-from diffuzz.cli.tables import json_number, table
+from diffuzz.cli.options import JSON, SECONDS, SEED, VERBOSITY, print_json, print_text, unfinished
+from diffuzz.cli.tables import at_most, json_number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.mutants.scoring import Row
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 @click.argument("names", nargs=-1)
 @click.option("--budget", type=SECONDS, default="10s", show_default=True, help="Time to search for each function.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@VERBOSITY
 @JSON
 def command(names: tuple[str, ...], budget: float, seed: int, as_json: bool) -> int:
     """Search wrong kernels (and correct ones) as candidates: which are killed, and would ggml's tests see them."""
+    from diffuzz.cli.progress import line_printer
     from diffuzz.studies.mutants import scoring
 
+    say = line_printer()
+    on_row = None if say is None else lambda row: say(f"{row.name}: {'found' if row.killed else 'not found'}")
     planned = len(scoring.named_mutants(names or None))
-    rows = scoring.score(budget, seed, names or None)
+    rows = scoring.score(budget, seed, names or None, on_row=on_row)
     interrupted = len(rows) < planned
     if as_json:
         print_json(mutants_json(rows, interrupted=interrupted))
@@ -71,7 +75,7 @@ def mutants_text(rows: list[Row]) -> str:
         )
         for row in rows
     ]
-    return "\n".join([*table(headings, cells, width=170), "", *_summary(rows)]) + "\n"
+    return "\n".join([*table(headings, cells, width=at_most(170)), "", *_summary(rows)]) + "\n"
 
 
 def _ops_runs() -> int:

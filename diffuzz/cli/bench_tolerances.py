@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import JSON, SEED, print_json, print_text, unfinished
-from diffuzz.cli.tables import json_number, table
+from diffuzz.cli.options import JSON, SEED, VERBOSITY, print_json, print_text, unfinished
+from diffuzz.cli.tables import at_most, json_number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.tolerances.measuring import Row, Tabled
@@ -26,6 +26,7 @@ _TABLES = ("torch", "kernelbench", "ggml")
     help="Simulated results, spread over operations and arithmetics.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@VERBOSITY
 @JSON
 def command(names: tuple[str, ...], cases: int, seed: int, as_json: bool) -> int:
     """Hold simulated implementations against the derived bounds, and against tables of tolerances."""
@@ -90,7 +91,7 @@ def tolerances_text(rows: list[Row]) -> str:
         for row in rows
     ]
     lines = [
-        *table(headings, cells, width=150),
+        *table(headings, cells, width=at_most(150)),
         "",
         f"{sum(row.cases for row in rows):,} simulated results ({sum(row.numbers for row in rows):,} numbers), "
         f"{sum(row.outside for row in rows)} outside the derived bound",

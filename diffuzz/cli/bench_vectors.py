@@ -6,17 +6,27 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import CONFIRMED, JSON, SEED, print_json, print_text, unfinished
-from diffuzz.cli.tables import table
+from diffuzz.cli.options import (
+    CONFIRMED,
+    JSON,
+    SEED,
+    VERBOSITY,
+    completed,
+    print_json,
+    print_text,
+    unfinished,
+)
+from diffuzz.cli.tables import at_most, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.vectors.scoring import Row
 
 
 @click.command("vectors")
-@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@click.argument("names", metavar="[TARGET]...", nargs=-1, shell_complete=completed("targets"))
 @click.option("--cases", type=click.IntRange(1, 1000), default=64, show_default=True, help="Cases of a file, at most.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@VERBOSITY
 @JSON
 def command(names: tuple[str, ...], cases: int, seed: int, as_json: bool) -> int:
     """Call wrong kernels (and correct ones) with exported vectors: how many are killed, is a right one flagged."""
@@ -102,7 +112,7 @@ def vectors_text(rows: list[Row]) -> str:
     total = _counts([one for one in rows if not one.refused])
     refused = [row for row in rows if row.refused]
     lines = [
-        *table(headings, cells, width=150),
+        *table(headings, cells, width=at_most(150)),
         "",
         f"{total['killed']} of {total['mutants']} mutants killed ({_share(total['held_out'], total['mutants'])} by "
         f"cases chosen for others), {total['flagged']} of {total['controls']} controls flagged",

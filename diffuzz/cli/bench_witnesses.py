@@ -14,6 +14,7 @@ from diffuzz.cli.options import (
     SEED,
     SHARE,
     TARGETS,
+    VERBOSITY,
     given_parameters,
     print_json,
     print_text,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--keep", type=SHARE, default=0.999, show_default=True, help="Share of the value to keep.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed of the search.")
+@VERBOSITY
 @JSON
 def command(
     names: tuple[str, ...],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +16,23 @@ from diffuzz.cli.options import (
     SECONDS,
     SEED,
     SEQUENCE,
+    VERBOSITY,
     complain,
     print_json,
     print_text,
     sequence,
     unfinished,
 )
-from diffuzz.cli.tables import json_number, number, table
+from diffuzz.cli.saving import HTML, check_writable, command_line, written
+from diffuzz.cli.tables import at_most, columns, folded, json_number, number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.claims.model import Subject
     from diffuzz.studies.claims.settling import Settled
+
+
+# Columns of the table, and the fewest in which it can be read.
+_WIDTH, _NARROWEST = 150, 100
 
 
 @click.command("claims")
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
 @click.option("--model", type=PLACE, help="A GGUF or an .apr file, for the claims about a model.")
 @SEQUENCE
 @click.option("--corpus", type=FOLDER, help="Save the witnesses there [default: nowhere].")
+@HTML
+@VERBOSITY
 @JSON
 def command(
     budget: float,
@@ -43,6 +51,7 @@ def command(
     tokens: tuple[int, ...] | None,
     prompt: str | None,
     corpus: Path | None,
+    html: Path | None,
     as_json: bool,
 ) -> int:
     """Reproduce the published claims, search each one, and judge it."""
@@ -50,20 +59,38 @@ def command(
     from diffuzz.corpus.record import Keeper
     from diffuzz.studies.claims import settling
 
+    if html is not None:
+        check_writable("--html", html, *([] if model is None else [model]))
     # Looked at before the searches, so that a wrong model does not cost their time.
     subject = _subject(model, tokens, prompt, seed)
     if corpus is not None:
         store.check_writable(corpus)
     keeper = None if corpus is None else Keeper(corpus)
     settled = settling.settle(budget, seed, save=keeper, subject=subject, on_row=claims_progress())
+    again = {"budget_s": budget, "seed": seed, "command": _command(budget, seed, model, tokens, prompt)}
     if as_json:
-        print_json(claims_json(settled, subject))
+        print_json(claims_json(settled, subject) | again)
     elif settled:
         print_text(claims_text(settled, subject))
+    if html is not None:
+        from diffuzz.pages import claims as pages
+
+        text = pages.page(claims_json(settled, subject) | again)
+        if failed := written("--html", html, text):
+            return failed
     if keeper is not None and keeper.failures:
         return complain("; ".join(keeper.failures), BAD_INPUT)
     planned = len(settling.rows(model=model is not None))
     return unfinished(len(settled), planned, "claims") if len(settled) < planned else 0
+
+
+def _command(budget: float, seed: int, model: Path | None, tokens: tuple[int, ...] | None, prompt: str | None) -> str:
+    """The command line that settles the claims again."""
+    words: list[object] = ["claims", "--budget", f"{budget:g}s", "--seed", seed]
+    words += [] if model is None else ["--model", model]
+    words += [] if tokens is None else ["--tokens", ",".join(map(str, tokens))]
+    words += [] if prompt is None else ["--prompt", prompt]
+    return command_line(*words)
 
 
 def _subject(path: Path | None, tokens: tuple[int, ...] | None, prompt: str | None, seed: int) -> Subject | None:
@@ -89,8 +116,10 @@ def claims_progress() -> Callable[[Settled], None] | None:
 
 def claims_json(settled: list[Settled], subject: Subject | None = None) -> dict[str, object]:
     """``{"claims": [...], "variants": [...], "interrupted": false}``: the published rows, the same operations asked
-    otherwise, and whether some are missing. With a model also ``model``: its path, architecture, digest and tokens.
+    otherwise, and whether some are missing; and where that was. With a model also ``model``: its path, architecture,
+    digest and tokens.
     """
+    from diffuzz.corpus.environment import environment
     from diffuzz.studies.claims.settling import rows as planned
 
     def rows(variant: bool) -> list[dict[str, object]]:
@@ -112,7 +141,12 @@ def claims_json(settled: list[Settled], subject: Subject | None = None) -> dict[
 
     about = {} if subject is None else {"model": _model_json(subject)}
     interrupted = len(settled) < len(planned(model=subject is not None))
-    return about | {"claims": rows(False), "variants": rows(True), "interrupted": interrupted}
+    return about | {
+        "claims": rows(False),
+        "variants": rows(True),
+        "interrupted": interrupted,
+        "environment": environment(),
+    }
 
 
 def _model_json(subject: Subject) -> dict[str, object]:
@@ -143,13 +177,24 @@ def claims_text(settled: list[Settled], subject: Subject | None = None) -> str:
         for one in settled
     ]
     headings = ("claim", "published", "reproduced", "largest found", "bound", "verdict")
-    lines = table(headings, rows, width=150)
+    lines = (
+        table(headings, rows, width=at_most(_WIDTH)) if columns() >= _NARROWEST else folded(_one_by_one(headings, rows))
+    )
     if subject is not None:
         tokens = ",".join(map(str, subject.tokens.tokens.tolist()))
-        lines += [
+        lines += folded([
             f"Model: {subject.path}, {subject.model.architecture}, {len(subject.opened.steps)} steps. Tokens: {tokens}."
-        ]
+        ])  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _one_by_one(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """What a row of the table has, for a terminal that is too narrow for it: the claim, and below it the rest."""
+    lines: list[str] = []
+    for claim, *cells in rows:
+        said = [(name, cell.replace("\n", ", ")) for name, cell in zip(headings[1:], cells, strict=True) if cell]
+        lines += [claim, *(f"  {name:13}  {cell}" for name, cell in said), ""]
+    return lines
 
 
 def _figure(value: object) -> str:

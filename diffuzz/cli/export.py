@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import FOLDER, JSON, PARAMS, SEED, TARGET, given_parameters, print_json, print_text, report
+from diffuzz.cli.options import (
+    FOLDER,
+    JSON,
+    PARAMS,
+    SEED,
+    TARGET,
+    VERBOSITY,
+    answer_of,
+    given_parameters,
+    print_json,
+    print_text,
+    report,
+)
 from diffuzz.cli.tables import params_text
+from diffuzz.replacing import replace
 
 if TYPE_CHECKING:
     from diffuzz.studies.vectors.choosing import Chosen
@@ -21,14 +34,20 @@ if TYPE_CHECKING:
 @PARAMS
 @click.option("--cases", type=click.IntRange(1, 1000), default=64, show_default=True, help="Number of cases, at most.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@VERBOSITY
 @JSON
 def command(
-    folder: Path, target_name: str, settings: tuple[tuple[str, str], ...], cases: int, seed: int, as_json: bool
+    folder: Path,
+    target_name: str,
+    settings: tuple[tuple[str, str], ...],
+    cases: int,
+    seed: int,
+    quiet: bool,
+    as_json: bool,
 ) -> int:
     """Write conformance vectors of an operation: chosen inputs, exact results, and what each element may be off by."""
     from diffuzz.cli.options import target_named
     from diffuzz.studies.vectors.choosing import choose
-    from diffuzz.vectors import arrays_file
 
     target = target_named(target_name)
     given = given_parameters(settings)
@@ -37,12 +56,12 @@ def command(
     path = folder / f"{_stem(target.name, given)}.safetensors"
     beside = path.with_suffix(".json")
     content = chosen.vectors.packed()
-    arrays_file.write(path, content)
-    arrays_file.write(beside, chosen.vectors.sidecar())
+    replace(path, (content,))
+    replace(beside, (chosen.vectors.sidecar(),))
     if as_json:
         print_json(export_json(chosen, path, beside, len(content)))
     else:
-        print_text(export_text(chosen, path, beside, len(content)))
+        print_text(answer_of(export_text(chosen, path, beside, len(content)), quiet))
     return 0
 
 

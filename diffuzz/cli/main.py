@@ -19,19 +19,25 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from diffuzz import __version__, interruption
 from diffuzz.cli.options import BAD_INPUT, DEFECT, INTERRUPTED, MISSING, complain, print_error, settle
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 # What --help says of each command, so that it imports none of them.
 COMMANDS = {
     "bench": "Measure diffuzz itself.",
     "check": "Judge every step of a model's run, from the inputs that the run itself dumped.",
     "claims": "Reproduce the published claims, search each one, and judge it.",
+    "completion": "Print the script by which bash, zsh or fish completes commands and their options.",
+    "doctor": "Say what is installed, which kernels work, what JAX and torch see, and what is missing.",
     "dump": "Run a model in an engine, and save all that it computed.",
+    "fingerprint": "Recover the arithmetic of a black box: the order of its sums, precision, fused products, exp.",
     "include": "Print the folder of diffuzz.h, for candidates in C, C++ and Rust.",
     "init": "Write a workflow, a corpus and a sample test into a repository.",
     "export": "Write conformance vectors of an operation, for tests in any language.",
@@ -47,6 +53,8 @@ COMMANDS = {
     "trace": "Hold two runs of a model against each other: is one wrong, and what is the difference worth?",
     "verify": "Hold results that were computed elsewhere against conformance vectors.",
 }
+# By this variable the script of `completion` asks for what can be typed.
+COMPLETING = "_DIFFUZZ_COMPLETE"
 
 
 class _Commands(click.Group):
@@ -54,6 +62,13 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and what is said of them: no command is imported for it."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -105,7 +120,16 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:
         return complain(f"the working directory cannot be used ({error.strerror}): change to one that can", BAD_INPUT)
     try:
-        code = commands.main(args=arguments or ["--help"], prog_name="python -m diffuzz", standalone_mode=False)
+        if COMPLETING in os.environ:
+            from diffuzz.cli import completing
+
+            completing.register()
+        code = commands.main(
+            args=arguments or ["--help"],
+            prog_name="python -m diffuzz",
+            complete_var=COMPLETING,
+            standalone_mode=False,
+        )
         return int(code or 0) if arguments else BAD_INPUT
     except click.ClickException as error:
         return complain(" ".join(error.format_message().split()), error.exit_code)
@@ -127,6 +151,9 @@ def _run(arguments: list[str]) -> int:
     except MemoryError:
         return complain("not enough memory; choose smaller parameters", BAD_INPUT)
     except Exception as error:
+        if COMPLETING in os.environ:
+            # A user who presses TAB has asked for nothing else.
+            return DEFECT
         from diffuzz.registry import one_line, place_of
 
         if (place := place_of(error)) is not None:

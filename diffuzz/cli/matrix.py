@@ -10,6 +10,7 @@ import click
 
 from diffuzz.cli.options import (
     A_CANDIDATE,
+    ARRAYS,
     BAD_INPUT,
     CONFIRMED,
     FOLDER,
@@ -20,7 +21,10 @@ from diffuzz.cli.options import (
     SEED,
     TARGET,
     TIMEOUT,
+    VERBOSITY,
+    check_arrays,
     complain,
+    completed,
     given_parameters,
     print_json,
     print_text,
@@ -28,10 +32,12 @@ from diffuzz.cli.options import (
     target_named,
     unfinished,
 )
-from diffuzz.cli.tables import json_number, libraries_text, table
+from diffuzz.cli.saving import HTML, check_writable, command_line, written
+from diffuzz.cli.tables import at_most, json_number, libraries_text, table
 from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:
+    from diffuzz.judging.question import Judge
     from diffuzz.searching.matrix import Cell
     from diffuzz.targets.target import Target
 
@@ -39,8 +45,15 @@ if TYPE_CHECKING:
 @click.command("matrix")
 @TARGET
 @PARAMS
-@click.option("--kernels", "chosen", metavar="A,B,...", help="Which implementations [default: all that are here].")
+@click.option(
+    "--kernels",
+    "chosen",
+    metavar="A,B,...",
+    shell_complete=completed("kernels"),
+    help="Which implementations [default: all that are here].",
+)
 @A_CANDIDATE
+@ARRAYS
 @TIMEOUT
 @LIBRARY
 @click.option("--budget", type=SECONDS, default="5s", show_default=True, help="Time to search for each pair.")
@@ -50,33 +63,48 @@ if TYPE_CHECKING:
     type=FOLDER,
     help="Save there the witnesses of pairs that differ by more than rounding [default: nowhere].",
 )
+@click.option("--why", is_flag=True, help="Say in what the arithmetic of those that differ differs (see fingerprint).")
+@HTML
+@VERBOSITY
 @JSON
 def command(
     target_name: str,
     settings: tuple[tuple[str, str], ...],
     chosen: str | None,
     candidate: str | None,
+    arrays: str | None,
+    device: str | None,
     timeout: float,
     library: str | None,
     budget: float,
     seed: int,
     corpus: Path | None,
+    why: bool,
+    html: Path | None,
     as_json: bool,
 ) -> int:
     """Search every pair of implementations: who agrees with whom to the bit, to rounding, by policy, or not at all."""
     from diffuzz import kernels
     from diffuzz.corpus import files as store
     from diffuzz.corpus.record import Keeper
+    from diffuzz.judging.opening import check_handing
     from diffuzz.judging.question import Judge
     from diffuzz.kernels.names import MissingKernelsError
     from diffuzz.searching import matrix
 
+    if html is not None:
+        check_writable("--html", html)
     target, given = target_named(target_name), given_parameters(settings)
     named = [] if chosen is None else [name.strip() for name in chosen.split(",")]
     if not all(named):
         raise click.UsageError(f"--kernels {chosen}: not a list of names: exact,apr,ggml is")
     wanted = [kernels.load(name) for name in named]
-    judged = None if candidate is None else Judge(candidate, timeout=timeout)
+    check_arrays(candidate, arrays, device)
+    judged = None if candidate is None else Judge(candidate, timeout=timeout, arrays=arrays, device=device)
+    if judged is not None and candidate is not None:
+        # At once, and not when its first pair comes.
+        check_handing(candidate, judged.handing)
+        judged.handing.check_installed()
     absent = matrix.names(target, given, wanted, judged)[1]
     planned, left_out = len(matrix.pairs(target, given, wanted, judged)), list[str]()
     keeper = None if corpus is None else Keeper(corpus)
@@ -99,14 +127,59 @@ def command(
     if not planned:
         raise MissingKernelsError(absent[-1])
     interrupted = len(cells) < planned
+    reasons = _reasons(target, given, cells, library, judged) if why and not interrupted else []
+    again: dict[str, object] = {"command": _command(target_name, given, chosen, candidate, library, budget, seed)}
+    again |= {"why": reasons} if why else {}
     if as_json:
-        print_json(matrix_json(target, given, cells, absent, interrupted=interrupted))
+        print_json(matrix_json(target, given, cells, absent, interrupted=interrupted) | again)
     elif cells:
-        print_text(matrix_text(cells, absent))
+        print_text(matrix_text(cells, absent) + (report(["", *reasons]) if reasons else ""))
+    if html is not None:
+        from diffuzz.pages import matrix as pages
+
+        text = pages.page(matrix_json(target, given, cells, absent, interrupted=interrupted) | again)
+        if failed := written("--html", html, text):
+            return failed
     code = unfinished(len(cells), planned, "pairs") if interrupted else 0
     if keeper is not None and keeper.failures:
         return complain("; ".join(keeper.failures), BAD_INPUT)
     return CONFIRMED if matrix.outside(cells) else code
+
+
+def _reasons(
+    target: Target, given: Mapping[str, object], cells: Sequence[Cell], library: str | None, candidate: Judge | None
+) -> list[str]:
+    """Why the results of pairs differ: in what their fingerprints do, where both have one."""
+    from diffuzz.fingerprinting.differing import explained, fingerprints
+    from diffuzz.judging.evidence import Agreement
+
+    pairs = [(cell.a, cell.b) for cell in cells if cell.agreement is not Agreement.BITS]
+    names = dict.fromkeys(name for pair in pairs for name in pair)
+    try:
+        found, missing = fingerprints(target, given, names, library, candidate)
+    except KeyboardInterrupt:
+        # What the searches found is printed.
+        return ["The user interrupted the search for reasons."]
+    return [*explained(found, pairs), *(f"No fingerprint of {name}: {text}." for name, text in missing.items())]
+
+
+def _command(
+    target: str,
+    given: Mapping[str, str],
+    chosen: str | None,
+    candidate: str | None,
+    library: str | None,
+    budget: float,
+    seed: int,
+) -> str:
+    """The command line that makes this matrix again."""
+    words: list[object] = ["matrix", "--target", target]
+    for name, value in given.items():
+        kind, colon, what = name.partition(":")
+        words += [f"--{kind}", f"{what}={value}"] if colon else ["--param", f"{name}={value}"]
+    for option, word in (("--kernels", chosen), ("--candidate", candidate), ("--library", library)):
+        words += [] if word is None else [option, word]
+    return command_line(*words, "--budget", f"{budget:g}s", "--seed", seed)
 
 
 def matrix_progress() -> Callable[[Cell], None] | None:
@@ -161,7 +234,7 @@ def matrix_text(cells: Sequence[Cell], absent: Sequence[str]) -> str:
     found = {(cell.a, cell.b): cell for cell in cells}
     names = list(dict.fromkeys(name for pair in found for name in pair))
     rows = [[escaped(a), *(_cell_text(found.get((a, b))) for b in names[1:])] for a in names[:-1]]
-    lines = table(["", *map(escaped, names[1:])], rows, width=200)
+    lines = table(["", *map(escaped, names[1:])], rows, width=at_most(200))
     if cells:
         lines += ["", f"Values: {cells[0].result.measurement.measure}. How they agree is as far as was seen."]
     for cell in cells:

@@ -17,7 +17,10 @@ from diffuzz.cli.options import (
     PARAMS,
     PLACE,
     THRESHOLD,
+    VERBOSITY,
+    answer_of,
     complain,
+    completed,
     given_parameters,
     load_files,
     name_models,
@@ -35,15 +38,20 @@ if TYPE_CHECKING:
 
 
 @click.command("measure")
-@click.argument("case_file", metavar="CASE", type=PLACE)
+@click.argument("case_file", metavar="CASE", type=PLACE, shell_complete=completed("entries"))
 @click.option(
-    "--target", "target_name", metavar="NAME", help="What to measure, a name or FILE.py:NAME [default: the entry's]."
+    "--target",
+    "target_name",
+    metavar="NAME",
+    shell_complete=completed("targets"),
+    help="What to measure, a name or FILE.py:NAME [default: the entry's].",
 )
 @PARAMS
 @FORMAT_FILES
 @MODEL_FILES
 @THRESHOLD
 @LONGEST
+@VERBOSITY
 @JSON
 def command(
     case_file: Path,
@@ -53,6 +61,7 @@ def command(
     models: tuple[str, ...],
     threshold: float | None,
     longest: float,
+    quiet: bool,
     as_json: bool,
 ) -> int:
     """Measure one case: a corpus entry (.json), or named arrays (.npz, .safetensors)."""
@@ -85,7 +94,7 @@ def command(
     if as_json:
         print_json(measurement_json(problem, measured))
     else:
-        print_text(measurement_text(problem, measured))
+        print_text(answer_of(measurement_text(problem, measured), quiet))
     return CONFIRMED if problem.verdict(measured) is Verdict.CONFIRMED else 0
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from diffuzz.cli import progress
 from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from diffuzz.models.model import Model
     from diffuzz.targets.target import Target
 
@@ -110,15 +114,34 @@ SECONDS, SETTING, KERNELS, TOKENS = _Seconds(), _Setting(), _Kernels(), _Tokens(
 PLACE, FILE = _Place(path_type=Path), _Place(path_type=Path, dir_okay=False)
 FOLDER = _Place(path_type=Path, file_okay=False)
 SHARE = _Number("a share of the value, above 0 and at most 1", 0.0, 1.0 + 2**-52)
+
+
+def completed(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """What completes an option or an argument in a shell: one of diffuzz.cli.completing's COMPLETERS."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from diffuzz.cli import completing
+
+        return completing.COMPLETERS[what](context, incomplete)
+
+    return complete
+
+
 TARGET = click.option(
     "--target",
     "target_name",
     required=True,
     metavar="NAME",
+    shell_complete=completed("targets"),
     help="The target, a name (see `targets`) or FILE.py:NAME.",
 )
 TARGETS = click.option(
-    "--target", "names", multiple=True, metavar="NAME", help="Only this target, a name or FILE.py:NAME (repeatable)."
+    "--target",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completed("targets"),
+    help="Only this target, a name or FILE.py:NAME (repeatable).",
 )
 _NARROWING = (
     ("fix", "NAME=VALUE", "Only this size or number: --fix n=4096, --fix eps=1e-6, --fix b=1 (repeatable)."),
@@ -142,6 +165,7 @@ MODEL = click.option("--model", required=True, type=FILE, metavar="FILE", help="
 A_CANDIDATE = click.option(
     "--candidate",
     metavar="FUNCTION",
+    shell_complete=completed("files"),
     help="Test this in the place of the implementation: FILE.py:FUNCTION, FILE.so:SYMBOL (C, by diffuzz.h), or "
     "'run: PROGRAM ARGUMENT ...', which answers frames.",
 )
@@ -150,10 +174,27 @@ CANDIDATE = click.option(
     "candidates",
     metavar="[NAME=]FUNCTION",
     multiple=True,
+    shell_complete=completed("files"),
     help="FILE.py:FUNCTION, FILE.so:SYMBOL or 'run: PROGRAM' for entries that were found with a candidate, by the NAME "
     "that they recorded (repeatable). "
     "Without a NAME it is for those of its own name; a single one of which there is none is for all.",
 )
+
+
+def ARRAYS(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a decorator like its neighbours
+    """What a function of Python is called with, as ``arrays`` and ``device``: None where that is not said."""
+    for option in (
+        click.option("--device", metavar="NAME", help="Device of these arrays: cpu, cuda:0 [default: cpu]."),
+        click.option(
+            "--arrays",
+            type=click.Choice(("numpy", "torch", "jax", "dlpack")),
+            help="Arrays that a candidate of Python gets [default: numpy; of entries, what they recorded].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 LONGEST = click.option(
     "--longest",
     type=SECONDS,
@@ -170,7 +211,52 @@ TIMEOUT = click.option(
     "though no more than 30s where that is above the timeout.",
 )
 SEED = click.IntRange(0, 2**63 - 1)
+QUIET = click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    help="Show no progress, and print only the answer: the first line of a report; tables.",
+)
+VERBOSE = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Log phases and improvements on stderr, with times, and print more, if there is.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+def VERBOSITY(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a decorator like its neighbours
+    """--quiet and --verbose, and what is shown while the command works. Those of the two that are parameters of the
+    command itself are given to it: what it prints depends on them.
+    """
+    own = {"quiet", "verbose"} & set(inspect.signature(command).parameters)
+
+    @functools.wraps(command)
+    def showing(*, quiet: bool, verbose: bool, **others: object) -> int:
+        if quiet and verbose:
+            raise click.UsageError("--quiet and --verbose: give one of them")
+        given = {"quiet": quiet, "verbose": verbose}
+        with progress.shown(_label(others.get("target_name")), quiet=quiet, verbose=verbose):
+            return command(**others, **{name: given[name] for name in own})
+
+    return QUIET(VERBOSE(showing))
+
+
+def _label(target: object) -> str:
+    """What a display of progress is called: the target of a command, or else its own name."""
+    if isinstance(target, str):
+        return os.path.basename(target)
+    context = click.get_current_context()
+    names = [context.info_name or ""]
+    if context.parent is not None and context.parent.parent is not None:
+        names.insert(0, context.parent.info_name or "")
+    return " ".join(names)
+
+
+def answer_of(text: str, quiet: bool) -> str:
+    """A report, or of one that is to be ``quiet`` its first line, which is the answer."""
+    return f"{text.partition(chr(10))[0]}\n" if quiet else text
 
 
 def PARAMS(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a decorator like its neighbours
@@ -187,13 +273,21 @@ def PARAMS(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a 
         return command(settings=settings, **others)
 
     for kind, metavar, text in reversed(_NARROWING):
-        setting = click.option(f"--{kind}", type=SETTING, multiple=True, metavar=metavar, help=text)(setting)
+        setting = click.option(
+            f"--{kind}",
+            type=SETTING,
+            multiple=True,
+            metavar=metavar,
+            shell_complete=completed("dimensions"),
+            help=text,
+        )(setting)
     return click.option(
         "--param",
         "settings",
         type=SETTING,
         multiple=True,
         metavar="KEY=VALUE",
+        shell_complete=completed("parameters"),
         help="Set a parameter of the target (repeatable). A format may be FILE.py:NAME.",
     )(setting)
 
@@ -235,10 +329,16 @@ FORMAT_FILES = click.option(
     "formats",
     metavar="FILE.py:NAME",
     multiple=True,
+    shell_complete=completed("files"),
     help="A block format in a file, for entries that were found with it (repeatable).",
 )
 MODEL_FILES = click.option(
-    "--model", "models", metavar="FILE", multiple=True, help="A model, for entries about it (repeatable)."
+    "--model",
+    "models",
+    metavar="FILE",
+    multiple=True,
+    shell_complete=completed("files"),
+    help="A model, for entries about it (repeatable).",
 )
 _FILES = (
     ("target", "FILE.py:NAME", "A target in a file, for entries that were found with it (repeatable)."),
@@ -265,7 +365,9 @@ def files(command: Callable[..., int]) -> Callable[..., int]:
         return command(**others)
 
     for name, metavar, text in reversed(_FILES):
-        loading = click.option(f"--{name}", metavar=metavar, multiple=True, help=text)(loading)
+        loading = click.option(
+            f"--{name}", metavar=metavar, multiple=True, shell_complete=completed("files"), help=text
+        )(loading)
     return loading
 
 
@@ -288,6 +390,12 @@ def name_models(files: Iterable[str]) -> None:
         from diffuzz.models import named
 
         named.name_of(file)
+
+
+def check_arrays(candidates: Sized | None, arrays: str | None, device: str | None) -> None:
+    """Raise click.UsageError for arrays or a device of no candidate."""
+    if not candidates and (arrays or device) is not None:
+        raise click.UsageError(f"--{'device' if arrays is None else 'arrays'}: it is for a candidate; give --candidate")
 
 
 def target_named(text: str) -> Target:
@@ -331,11 +439,12 @@ def complain(message: str, code: int) -> int:
 
 def print_error(text: str) -> None:
     """Text on stderr. It may be full, or closed, or its reader may have gone: then the exit code tells all the same."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        _forget(sys.stderr)
+    with progress.aside():
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            _forget(sys.stderr)
 
 
 def unfinished(done: int, planned: int, what: str) -> int:
@@ -358,17 +467,20 @@ def report(lines: Iterable[str]) -> str:
     return "\n".join(map(escaped, lines)) + "\n"
 
 
-def print_text(text: str) -> None:
-    """Text on stdout, whose reader may have gone; what it quotes controls no terminal."""
-    try:
-        sys.stdout.write("\n".join(map(escaped, text.split("\n"))))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has gone; the exit code still tells.
-        _forget(sys.stdout)
-    except OSError as error:
-        _forget(sys.stdout)
-        raise OSError(error.errno, error.strerror, "standard output") from error
+def print_text(text: str, mark: Callable[[str], str] = str) -> None:
+    """Text on stdout, whose reader may have gone; what it quotes controls no terminal. ``mark`` puts colours into lines
+    that are escaped.
+    """
+    with progress.aside():
+        try:
+            sys.stdout.write("\n".join(mark(escaped(line)) for line in text.split("\n")))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader (head, less) has gone; the exit code still tells.
+            _forget(sys.stdout)
+        except OSError as error:
+            _forget(sys.stdout)
+            raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def settle() -> None:

@@ -11,6 +11,8 @@ import click
 
 from diffuzz.cli.annotating import ANNOTATIONS, annotate
 from diffuzz.cli.options import (
+    ARRAYS,
+    BAD_INPUT,
     CANDIDATE,
     DEFAULT_CORPUS,
     FILE,
@@ -19,6 +21,10 @@ from diffuzz.cli.options import (
     LONGEST,
     PLACE,
     TIMEOUT,
+    VERBOSITY,
+    check_arrays,
+    complain,
+    completed,
     files,
     print_json,
     print_text,
@@ -32,8 +38,9 @@ if TYPE_CHECKING:
 
 
 @click.command("replay")
-@click.argument("paths", nargs=-1, type=PLACE)
+@click.argument("paths", nargs=-1, type=PLACE, shell_complete=completed("entries"))
 @CANDIDATE
+@ARRAYS
 @TIMEOUT
 @LIBRARY
 @LONGEST
@@ -50,10 +57,13 @@ if TYPE_CHECKING:
     help="Of entries of a candidate, ask whether it is right now, whatever was recorded: a mended one passes.",
 )
 @ANNOTATIONS
+@VERBOSITY
 @JSON
 def command(
     paths: tuple[Path, ...],
     candidates: tuple[str, ...],
+    arrays: str | None,
+    device: str | None,
     timeout: float,
     library: str | None,
     longest: float,
@@ -61,6 +71,7 @@ def command(
     upgrade: bool,
     judge: bool,
     annotations: bool | None,
+    quiet: bool,
     as_json: bool,
 ) -> int:
     """Measure every entry of the corpus again and compare with what it recorded [default: corpus/]."""
@@ -70,7 +81,8 @@ def command(
 
     if junit is not None:
         check_writable("--junit", junit)
-    judged = named.parse(candidates, timeout)
+    check_arrays(candidates, arrays, device)
+    judged = named.parse(candidates, timeout, arrays, device)
     results = replay(paths or (DEFAULT_CORPUS,), judged, library, longest=longest, judge=judge)
     good = [result.path for result in results if result.status == "as recorded"]
     renewed = [path for path in good if upgrade and store.upgrade(path)]
@@ -79,7 +91,12 @@ def command(
     if as_json:
         print_json(replay_json(results, left))
     else:
-        print_text(replay_text(results, left) + (f"{len(renewed)} of them written again\n" if upgrade else ""))
+        for result in results:
+            if result.status == "broken":
+                complain(f"{result.path}: {result.message.removeprefix(f'{result.path}: ')}", BAD_INPUT)
+        print_text(
+            replay_text(results, left, quiet=quiet) + (f"{len(renewed)} of them written again\n" if upgrade else "")
+        )
     annotate(annotations, as_json, lambda: [replay_json(results)])
     if junit is not None:
         failed = written("--junit", junit, junit_xml(results))
@@ -120,18 +137,20 @@ def _target(result: Replayed) -> str | None:
     return result.path.parent.name or None
 
 
-def replay_text(results: list[Replayed], unused: Sequence[str] = ()) -> str:
-    """One line for each entry, whatever its file is called, a count, and the candidates that were not there, or are for
-    no entry.
+def replay_text(results: list[Replayed], unused: Sequence[str] = (), *, quiet: bool = False) -> str:
+    """One line for each entry that is one, or if ``quiet`` those that did not replay, whatever its file is called; a
+    count; and the candidates that were not there, or are for no entry.
     """
     from diffuzz.corpus.replay import GOOD, needed
 
-    width = max(len(str(result.path)) for result in results)
-    status = max(len(result.status) for result in results) + 1
+    entries = [result for result in results if result.status != "broken"]
+    width = max((len(str(result.path)) for result in entries), default=0)
+    status = max((len(result.status) for result in entries), default=0) + 1
     # The message of what was not measured begins with the file, which stands before it here.
     lines = [
         f"{result.status:{status}} {result.path!s:{width}}  {result.message.removeprefix(f'{result.path}: ')}"
-        for result in results
+        for result in entries
+        if not quiet or result.status not in GOOD
     ]
     good, seconds = sum(result.status in GOOD for result in results), sum(result.seconds for result in results)
     how = "right, or as recorded" if any(result.status in ("right", "wrong") for result in results) else "as recorded"

@@ -1,4 +1,4 @@
-"""``diffuzz report``: what was found, for CI: SARIF, annotations, a summary."""
+"""``diffuzz report``: what was found, for CI and to be sent: SARIF, annotations, a summary, a page."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 
 from diffuzz.cli.annotating import ANNOTATIONS, annotated, print_annotations, repository
 from diffuzz.cli.options import (
+    ARRAYS,
     BAD_INPUT,
     CANDIDATE,
     DEFAULT_CORPUS,
@@ -22,15 +23,19 @@ from diffuzz.cli.options import (
     LONGEST,
     PLACE,
     TIMEOUT,
+    VERBOSITY,
+    check_arrays,
     complain,
     files,
     print_json,
     print_text,
     report,
 )
-from diffuzz.cli.saving import check_writable, written
+from diffuzz.cli.saving import HTML, check_writable, written
 
 if TYPE_CHECKING:
+    from diffuzz.cli.report_page import Given
+    from diffuzz.corpus.candidates import Candidates
     from diffuzz.reporting.finding import Finding
 
 _STDIN = Path("-")
@@ -46,18 +51,24 @@ _LARGEST_FILE = 2**26
     type=FILE,
     help="Write a summary in Markdown. In a workflow of GitHub it is added to the page of the job, in any case.",
 )
+@HTML
 @CANDIDATE
+@ARRAYS
 @TIMEOUT
 @LIBRARY
 @LONGEST
 @files
 @ANNOTATIONS
+@VERBOSITY
 @JSON
 def command(
     results: tuple[Path, ...],
     sarif: Path | None,
     summary: Path | None,
+    html: Path | None,
     candidates: tuple[str, ...],
+    arrays: str | None,
+    device: str | None,
     timeout: float,
     library: str | None,
     longest: float,
@@ -65,23 +76,27 @@ def command(
     as_json: bool,
 ) -> int:
     """Report what was found: RESULTS are entries and folders of a corpus, which are replayed (the functions of
-    --candidate are judged anew), and files (or - for standard input) of what search, replay and check print with --json
-    [default: corpus/].
+    --candidate are judged anew), and files (or - for standard input) of what search, replay, check, matrix and claims
+    print with --json [default: corpus/].
     """
-    from diffuzz.reporting import finding, reading
+    from diffuzz.corpus import candidates as named
+    from diffuzz.reporting import finding
     from diffuzz.reporting import sarif as sarifs
     from diffuzz.reporting import summary as summaries
 
-    for option, file in (("--sarif", sarif), ("--summary", summary)):
+    for option, file in (("--sarif", sarif), ("--summary", summary), ("--html", html)):
         if file is not None:
-            check_writable(option, file)
+            check_writable(option, file, *(path for path in results if path != _STDIN and path.is_file()))
+    check_arrays(candidates, arrays, device)
+    judged = named.parse(candidates, timeout, arrays, device)
     replayed = [path for path in results if path != _STDIN and _is_corpus(path)] if results else [DEFAULT_CORPUS]
-    found: list[Finding] = []
+    given: list[Given] = []
     if replayed:
-        found += _replayed(replayed, candidates, timeout, library, longest)
+        given += _replayed(replayed, judged, library, longest)
     for path in results:
         if path not in replayed:
-            found += reading.read(_text(path), "standard input" if path == _STDIN else str(path))
+            given += _read(path)
+    found = [finding for one in given for finding in one.findings]
     page = summaries.markdown(found, repository())
     if as_json:
         print_json(report_json(found))
@@ -94,6 +109,8 @@ def command(
         failed |= written("--sarif", sarif, json.dumps(sarifs.log(found, repository()), indent=1) + "\n")
     if summary is not None:
         failed |= written("--summary", summary, page)
+    if html is not None:
+        failed |= _page(html, given, found, judged, library, longest)
     if of_job := os.environ.get("GITHUB_STEP_SUMMARY"):
         failed |= _added(Path(of_job), page + "\n")
     return failed or finding.exit_code(found)
@@ -106,16 +123,23 @@ def _is_corpus(path: Path) -> bool:
     return path.is_dir() or named_like_an_entry(path) or begins_like_an_entry(path)
 
 
-def _replayed(
-    paths: Sequence[Path], candidates: tuple[str, ...], timeout: float, library: str | None, longest: float
-) -> Iterator[Finding]:
+def _replayed(paths: Sequence[Path], judged: Candidates | None, library: str | None, longest: float) -> Iterator[Given]:
     from diffuzz.cli.replay import replay_json
-    from diffuzz.corpus import candidates as named
+    from diffuzz.cli.report_page import Given
     from diffuzz.corpus.replay import replay
     from diffuzz.reporting import reading
 
-    done = replay(paths, named.parse(candidates, timeout), library, longest=longest, judge=True)
-    yield from reading.findings(replay_json(done))
+    for one in replay(paths, judged, library, longest=longest, judge=True):
+        yield Given(reading.findings(replay_json([one])), replayed=one)
+
+
+def _read(path: Path) -> Iterator[Given]:
+    """What a file of results, or standard input, has. Raises ResultError, OSError."""
+    from diffuzz.cli.report_page import Given
+    from diffuzz.reporting import reading
+
+    for one in reading.read(_text(path), "standard input" if path == _STDIN else str(path)):
+        yield Given(one.findings, result=one.result, place=one.place)
 
 
 def _text(path: Path) -> str:
@@ -133,6 +157,24 @@ def _text(path: Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ResultError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+
+
+def _page(
+    file: Path,
+    given: Sequence[Given],
+    found: Sequence[Finding],
+    judged: Candidates | None,
+    library: str | None,
+    longest: float,
+) -> int:
+    """Write the page; 0, or the exit code, with a line on stderr."""
+    from diffuzz.cli import report_page
+
+    try:
+        text = report_page.page(given, found, judged, library, longest)
+    except report_page.UnshownError as error:
+        return complain(f"--html {file}: {error}", BAD_INPUT)
+    return written("--html", file, text)
 
 
 def _added(file: Path, text: str) -> int:

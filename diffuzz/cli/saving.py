@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 from pathlib import Path
 
 import click
 
 from diffuzz.cli.options import BAD_INPUT, FILE, complain
+from diffuzz.replacing import replace
 
 HTML = click.option(
     "--html", type=FILE, metavar="FILE", help="Write a page, too: one file for a browser, which needs no network."
@@ -42,21 +42,7 @@ def written(option: str, file: Path, text: str) -> int:
             # A pipe or a device is written to, and not replaced.
             file.write_text(text, encoding="utf-8")
         else:
-            _replace(file.resolve(), text)
+            replace(file.resolve(), (text.encode(),))
     except OSError as error:
         return complain(f"{option} {file}: cannot be written ({error.strerror})", BAD_INPUT)
     return 0
-
-
-def _replace(file: Path, text: str) -> None:
-    """All of a file or nothing: it is written beside its place, and renamed."""
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -11,8 +11,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import BAD_INPUT, CONFIRMED, JSON, MODEL, complain, open_model, print_json, print_text, report
-from diffuzz.cli.tables import json_number, table
+from diffuzz.cli.options import (
+    BAD_INPUT,
+    CONFIRMED,
+    JSON,
+    MODEL,
+    VERBOSITY,
+    answer_of,
+    complain,
+    open_model,
+    print_json,
+    print_text,
+    report,
+)
+from diffuzz.cli.tables import bare_table, columns, fitting, folded, json_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +37,9 @@ if TYPE_CHECKING:
 _MOST_LINES = 20
 # Places of an outlier: of a single tensor that is looked at, and of one of many.
 _PLACES_ALONE, _PLACES = 8, 1
+# Columns that a table of both measures begins with, and those that a narrow terminal does without.
+_ABOUT = ("tensors", "format", "count", "blocks")
+_SPARE = ("of bound", "count", "blocks")
 _NAME = re.compile(r"blk\.(\d+)\.(.+)")
 _WHY = {
     "non-finite": "{count} not finite",
@@ -38,8 +53,9 @@ _WHY = {
 @click.command("scan")
 @MODEL
 @click.option("--tensor", metavar="NAME", help="Only this tensor.")
+@VERBOSITY
 @JSON
-def command(model: Path, tensor: str | None, as_json: bool) -> int:
+def command(model: Path, tensor: str | None, quiet: bool, as_json: bool) -> int:
     """Multiply every block of a model with the published ramp on both paths: drift by tensor, and odd blocks."""
     from diffuzz.models import scanning
     from diffuzz.models.model import ModelError
@@ -60,7 +76,7 @@ def command(model: Path, tensor: str | None, as_json: bool) -> int:
     if as_json:
         print_json(scan_json(opened, found, skipped, seconds))
     else:
-        print_text(scan_text(opened, found, seconds))
+        print_text(answer_of(scan_text(opened, found, seconds), quiet))
     if skipped:
         # Nothing is passed over in silence.
         name, format = next(iter(skipped.items()))
@@ -131,30 +147,56 @@ def _spread_json(spread: Spread) -> dict[str, object]:
 
 
 def scan_text(model: Model, found: list[Scanned], seconds: float) -> str:
-    """A line for each kind of tensor and format, and the outliers."""
+    """A line for each kind of tensor and format that has blocks, and the outliers."""
     blocks, broken = sum(one.blocks for one in found), sum(not one.finite for one in found)
     state = f"weights of {_counted(broken, 'tensor')} are NaN or infinite" if broken else "all weights are finite"
-    lines = [
-        f"{model.path}: {_counted(len(found), 'tensor')}, {_counted(blocks, 'block')} in {seconds:.1f} s; {state}.",
-        "",
-        *table(
-            ("tensors", "format", "count", "blocks", "normalised: median", "largest", "of bound", "at",
-             "relative: median", "largest", "at"),
-            [_row(kind, format, some) for (kind, format), some in _kinds(found).items()],
-        ),
-        "",
-        "normalised  |A - B| / (||w||_1 max|x|), for a block w, the ramp x, A = w.x (APR) and B = w.x^ (GGUF)",
-        "relative    |A - B| / max(|A|, 1e-9), as published; unbounded, since A may cancel",
-        "at          layer, row and block of the largest",
-    ]  # fmt: skip
+    lines = folded([
+        f"{model.path}: {_counted(len(found), 'tensor')}, {_counted(blocks, 'block')} in {seconds:.1f} s; {state}."
+    ])  # fmt: skip
+    kinds = _kinds(found)
+    rows = [_row(kind, format, some) for (kind, format), some in kinds.items() if _blocks(some)]
+    if rows:
+        lines += ["", *_tables(rows)]
+        lines += ["", *folded([
+            "normalised  |A - B| / (||w||_1 max|x|), for a block w, the ramp x, A = w.x (APR) and B = w.x^ (GGUF)",
+            "relative    |A - B| / max(|A|, 1e-9), as published; unbounded, since A may cancel",
+            "at          layer, row and block of the largest",
+        ])]  # fmt: skip
+    if plain := [f"{kind} ({format})" for (kind, format), some in kinds.items() if not _blocks(some)]:
+        lines += ["", *folded([f"without blocks, only looked at for NaN and infinity: {', '.join(plain)}"])]
     said = [(one, outlier) for one in found for outlier in one.outliers]
     if said:
         # What is wrong comes first, and then what is so of the smallest part of a tensor.
         said.sort(key=lambda pair: (pair[1].reason != "non-finite", pair[1].count / max(1, pair[0].blocks)))
-        lines += ["", "Odd blocks:", *(_outlier_text(outlier) for _, outlier in said[:_MOST_LINES])]
+        lines += ["", "Odd blocks:", *folded(_outlier_text(outlier) for _, outlier in said[:_MOST_LINES])]
         if len(said) > _MOST_LINES:
             lines.append(f"  and in {len(said) - _MOST_LINES} more tensors, see --json")
     return report(lines)
+
+
+def _tables(rows: list[tuple[str, ...]]) -> list[str]:
+    """One table of both measures, or, where that is too wide, one for each."""
+    about, normalised, relative = _columns_of(rows, 0, 4), _columns_of(rows, 4, 8), _columns_of(rows, 8, 11)
+    measures = (("normalised", ("median", "largest", "of bound", "at"), normalised),
+                ("relative", ("median", "largest", "at"), relative))  # fmt: skip
+    both = [f"{name}: {heading}" if heading == "median" else heading
+            for name, headings, _ in measures for heading in headings]  # fmt: skip
+    whole = bare_table([*_ABOUT, *both], rows, wraps=False)
+    if max(map(len, whole)) <= columns():
+        return whole
+    lines: list[str] = []
+    for name, headings, cells in measures:
+        narrow = [(*one, *other) for one, other in zip(about, cells, strict=True)]
+        lines += [*([""] if lines else []), f"{name}:", *fitting([*_ABOUT, *headings], narrow, _SPARE)]
+    return lines
+
+
+def _columns_of(rows: list[tuple[str, ...]], start: int, stop: int) -> list[tuple[str, ...]]:
+    return [row[start:stop] for row in rows]
+
+
+def _blocks(some: list[Scanned]) -> int:
+    return sum(one.blocks for one in some)
 
 
 def _counted(count: int, what: str) -> str:

@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from diffuzz.searching.result import SearchResult
 
 
+# Improvements that are told: what a picture shows of them.
+_MOST_IMPROVEMENTS = 200
+
+
 def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]:
     """The object of ``search --json``: the keys of the contract, and a few more."""
     import attrs
 
-    from diffuzz.corpus.environment import device, environment
+    from diffuzz.corpus.environment import arrays_of, device, environment
     from diffuzz.corpus.record import command_of
 
-    found, unsteady = result.measurement.evidence, result.unsteady
+    found, unsteady, judge = result.measurement.evidence, result.unsteady, result.problem.judge
     return {
         "target": result.target.name,
         "params": dict(result.params),
@@ -37,9 +41,11 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
         "limit": json_number(result.threshold),
         "verdict": result.verdict.value,
         "witness": str(witness) if witness else None,
-        "environment": environment() | device() | dict(result.libraries),
+        "environment": environment() | device() | arrays_of(judge) | dict(result.libraries),
         "weights": weights_json(result),
         "candidate": result.candidate,
+        "arrays": None if judge is None else judge.handing.arrays,
+        "device": None if judge is None else judge.handing.device,
         "kernels": None if result.kernels is None else list(result.kernels),
         "agreement": None if result.agreement is None else result.agreement.value,
         "failure": result.failure,
@@ -61,6 +67,7 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
         "company": None if result.company is None else result.company.rows,
         "claim": result.problem.claim,
         "coverage": _coverage_json(result),
+        "compiled": compiled_json(result),
         "judged": result.judged,
         "detail": {name: json_number(value) for name, value in found.as_dict().items()},
         **({} if result.target.reading is None else {"reading": reading(result)}),
@@ -69,7 +76,25 @@ def search_json(result: SearchResult, witness: Path | None) -> dict[str, object]
         "seconds": round(result.seconds, 3),
         "command": command_of(result),
         "largest_before_minimising": json_number(result.largest),
+        "history": _history_json(result),
     }
+
+
+def _history_json(result: SearchResult) -> list[dict[str, object]]:
+    """Each improvement, oldest first; of very many as many as are told, among them the first and the last."""
+    found = result.history
+    last = len(found) - 1
+    if len(found) > _MOST_IMPROVEMENTS:
+        found = tuple(found[last * place // (_MOST_IMPROVEMENTS - 1)] for place in range(_MOST_IMPROVEMENTS))
+    return [
+        {
+            "seconds": round(one.seconds, 6),
+            "evaluations": one.evaluations,
+            "value": json_number(one.value),
+            "engine": one.engine,
+        }
+        for one in found
+    ]
 
 
 def weights_json(result: SearchResult) -> dict[str, object] | None:
@@ -95,6 +120,14 @@ def dims(result: SearchResult) -> list[Dim]:
     return [*result.problem.space.free, *([cases] if cases is not None and cases.lowest < cases.highest else [])]
 
 
+def compiled_json(result: SearchResult) -> dict[str, object] | None:
+    """How many shapes a candidate was compiled for, and the seconds of that; None if it does not compile."""
+    if not result.problem.compiles or result.problem.candidate is None:
+        return None
+    taken = result.problem.warm_ups
+    return {"shapes": len(taken), "seconds": round(sum(taken), 3)}
+
+
 def _coverage_json(result: SearchResult) -> dict[str, object]:
     found: dict[str, object] = {}
     for dim in dims(result):
@@ -103,6 +136,8 @@ def _coverage_json(result: SearchResult) -> dict[str, object]:
             "sizes": len(seen),
             "least": min(seen, default=None),
             "largest": max(seen, default=None),
+            # Few, where each is compiled.
+            **({"all": sorted(seen)} if result.problem.compiles else {}),
             "of_models": list(result.coverage.of_models(dim)),
             "beside_powers_of_two": list(result.coverage.edges(dim)),
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffuzz.cli.options import report
-from diffuzz.cli.search_json import dims, reading, weights_json
+from diffuzz.cli.search_json import compiled_json, dims, reading, weights_json
 from diffuzz.cli.tables import bound_text, libraries_text, number, params_text
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Where less of the results could be judged, a report says so.
 _MOSTLY_JUDGED = 0.5
+# Sizes that are listed, where each is compiled.
+_MOST_SAID = 64
 
 
 def headline(claim: str, verdict: Verdict, value: float, threshold: float, bound: Bound | None) -> str:
@@ -60,7 +62,7 @@ def search_text(
     )]  # fmt: skip
     if right and not verbose and result.passing is None and result.unsteady is None:
         lines.append(" ".join([f"Searched {_searched(result)}: {_effort(result)}", *_seen(result)]))
-        lines += libraries_text(result.libraries)
+        lines += [*_arrays(result), *libraries_text(result.libraries)]
         lines += [f"Saved in {witness}."] if witness else []
         lines += _unused(unused)
         return report(lines)
@@ -87,8 +89,8 @@ def search_text(
             "",
             f"Once the candidate failed, and not again on the same cases in a fresh process: {result.passing}.",
         ]
-    lines += ["", *libraries_text(result.libraries), _effort(result)]
-    lines += _skipped(result) if result.stopped == "witness" else _seen(result)
+    lines += ["", *_arrays(result), *libraries_text(result.libraries), _effort(result)]
+    lines += [*_compiled(result), *_skipped(result)] if result.stopped == "witness" else _seen(result)
     return report(lines)
 
 
@@ -150,6 +152,8 @@ def _coverage(result: SearchResult) -> list[str]:
         shares = [] if dim.name == BATCH else [(*result.coverage.of_models(dim), "that models have")]
         shares.append((*result.coverage.edges(dim), "at powers of two"))
         known = ", ".join(f"{count} of {whole} {which}" for count, whole, which in shares if whole)
+        if result.problem.compiles and len(seen) <= _MOST_SAID:
+            known = ", ".join(map(str, sorted(seen)))
         what = "batch sizes" if dim.name == BATCH else f"sizes of {dim.name}"
         said.append(f"{len(seen)} {what} from {min(seen)} to {max(seen)}" + (f" ({known})" if known else ""))
     return [f"Looked at {'; '.join(said)}."] if said else []
@@ -165,7 +169,25 @@ def _unjudged(result: SearchResult) -> list[str]:
 
 def _seen(result: SearchResult) -> list[str]:
     """What was looked at, and what was not."""
-    return [*_coverage(result), *_unjudged(result), *_skipped(result)]
+    return [*_coverage(result), *_compiled(result), *_unjudged(result), *_skipped(result)]
+
+
+def _arrays(result: SearchResult) -> list[str]:
+    """What the candidate was called with, if not with arrays of NumPy."""
+    judge = result.problem.judge
+    if judge is None or not (about := judge.handing.about()):
+        return []
+    versions = "".join(f" {about[package]}" for package in judge.handing.packages)
+    return [f"It was called with arrays of {judge.handing.arrays}{versions} on {judge.handing.device}."]
+
+
+def _compiled(result: SearchResult) -> list[str]:
+    """For how many shapes a candidate was compiled."""
+    if compiled_json(result) is None:
+        return []
+    taken = result.problem.warm_ups
+    shapes = "1 shape" if len(taken) == 1 else f"{len(taken)} shapes"
+    return [f"It compiles for each shape: {shapes}, in {sum(taken):.1f} s, which the budget does not count."]
 
 
 def _skipped(result: SearchResult) -> list[str]:

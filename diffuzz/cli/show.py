@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import CANDIDATE, JSON, PLACE, files, print_text, report
+from diffuzz.cli.options import (
+    CANDIDATE,
+    JSON,
+    PLACE,
+    completed,
+    files,
+    print_text,
+    report,
+)
 from diffuzz.cli.search_text import company_text
 from diffuzz.cli.tables import params_text
 
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("entry", type=PLACE)
+@click.argument("entry", type=PLACE, shell_complete=completed("entries"))
 @click.option(
     "--python",
     "as_program",
@@ -51,10 +59,13 @@ def entry_text(entry: Counterexample, path: Path) -> str:
     """What an entry shows, the case, how it was found, where it was measured."""
     from diffuzz import targets
     from diffuzz.cases.text import case_text
+    from diffuzz.judging.handing import Handing
 
     bound = "none known" if entry.bound is None else f"{entry.bound.value:.7g}  ({entry.bound.because})"
     found = ", ".join(f"{name} {value}" for name, value in entry.found.items() if name != "command")
     judged = [f"  candidate     {entry.candidate}"] if entry.candidate else []
+    arrays = Handing.recorded(entry.environment)
+    judged += [] if arrays == Handing() else [f"  called with   arrays of {arrays}"]
     judged += [f"  result of     {entry.result.engine}"] if entry.result else []
     judged += [f"  kernels       {' against '.join(entry.kernels)}"] if entry.kernels else []
     measured = entry.environment

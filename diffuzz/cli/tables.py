@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -12,19 +16,22 @@ if TYPE_CHECKING:
     from diffuzz.targets.parameter import Params
 
 Number = float | str
+# Columns of a table where no terminal says how many there are, and the fewest that one is laid out for.
+_WIDTH, _NARROW = 160, 40
 
 
 def table(
     headings: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
-    width: int = 160,
+    width: int | None = None,
     justify: Literal["left", "right"] = "left",
     first: int = 0,
     wraps: bool = True,
 ) -> list[str]:
     """The lines of a table. The first column, at least ``first`` wide, is justified to the left; an unnamed last one
-    is, too. Cells that are too wide are folded if it ``wraps``. What a cell says is text, and no markup of rich.
+    is, too. It is ``width`` wide at most, by default no wider than the terminal. Cells that are too wide are folded if
+    it ``wraps``. What a cell says is text, and no markup of rich.
     """
     from rich import box
     from rich.console import Console
@@ -44,8 +51,61 @@ def table(
     for row in rows:
         grid.add_row(*map(Text, row))
     written = io.StringIO()
-    Console(width=width, file=written, color_system=None).print(grid)
+    Console(width=at_most(_WIDTH) if width is None else width, file=written, color_system=None).print(grid)
     return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+def bare_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, wraps: bool = True) -> list[str]:
+    """The same without the empty lines before and after it."""
+    return [line for line in table(headings, rows, width=None if wraps else _WIDTH, wraps=wraps) if line]
+
+
+def fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]) -> list[str]:
+    """A table without the columns that have nothing, and without those of ``spare``, one after the other, as long as
+    the terminal is too narrow for it.
+    """
+    there = [place for place in range(len(headings)) if any(row[place] for row in rows)]
+    left = list(spare)
+    while True:
+        cells = [[row[place] for place in there] for row in rows]
+        whole = bare_table([headings[place] for place in there], cells, wraps=False)
+        if max(map(len, whole)) <= columns():
+            return whole
+        if not left:
+            return bare_table([headings[place] for place in there], cells)
+        name = left.pop(0)
+        there = [place for place in there if headings[place] != name]
+
+
+def at_most(width: int) -> int:
+    """The width of a table that is ``width`` wide where no terminal is narrower."""
+    return min(width, columns()) if sys.stdout.isatty() else width
+
+
+def columns() -> int:
+    """How wide a report may be: as its terminal is; where there is none, programs read it, and lines stay whole."""
+    return max(_NARROW, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _WIDTH
+
+
+def folded(lines: Iterable[str]) -> list[str]:
+    """Lines of text, those that are too long for a terminal over several; what follows a label stays in its column."""
+    if not sys.stdout.isatty():
+        return list(lines)
+    width = columns()
+    return [part for line in lines for part in (_folded(line, width) if len(line) > width else [line])]
+
+
+def _folded(line: str, width: int) -> list[str]:
+    label = re.match(r"\s*\S.*?\s{2,}(?=\S)", line) or re.match(r"\s*", line)
+    indent = label.end() if label is not None and label.end() <= width // 2 else 4
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * indent,
+        drop_whitespace=True,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def number(value: float) -> str:

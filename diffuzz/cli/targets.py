@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import BAD_INPUT, JSON, complain, print_json, print_text, target_named
+from diffuzz.cli.options import (
+    BAD_INPUT,
+    JSON,
+    complain,
+    completed,
+    print_json,
+    print_text,
+    target_named,
+)
 from diffuzz.cli.tables import bound_json, json_number, number, plain
 
 if TYPE_CHECKING:
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("targets")
-@click.argument("names", nargs=-1, metavar="[NAME or FILE.py:NAME ...]")
+@click.argument("names", nargs=-1, metavar="[NAME or FILE.py:NAME ...]", shell_complete=completed("targets"))
 @JSON
 def command(names: tuple[str, ...], as_json: bool) -> int:
     """List the targets, their parameters and their bounds [default: all that are known]."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffuzz.cli.options import CONFIRMED, FILE, JSON, print_json, print_text, report
+from diffuzz.cli.options import CONFIRMED, FILE, JSON, VERBOSITY, answer_of, print_json, print_text, report
 from diffuzz.cli.tables import json_number, number
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @click.command("verify")
 @click.argument("file", metavar="FILE", type=FILE)
 @click.argument("results", metavar="RESULT.safetensors", type=FILE)
+@VERBOSITY
 @JSON
-def command(file: Path, results: Path, as_json: bool) -> int:
+def command(file: Path, results: Path, quiet: bool, as_json: bool) -> int:
     """Hold results that were computed elsewhere against the vectors in FILE (see `export`)."""
     from diffuzz.vectors import vectors, verifying
 
@@ -28,7 +29,7 @@ def command(file: Path, results: Path, as_json: bool) -> int:
     if as_json:
         print_json(verify_json(expected, verification))
     else:
-        print_text(verify_text(expected, verification, results))
+        print_text(answer_of(verify_text(expected, verification, results), quiet))
     return 0 if verification.right else CONFIRMED
 
 

@@ -14,21 +14,32 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import TypeAlias
 
-from diffuzz.judging.opening import RUN, CandidateError, check_name
+from diffuzz.judging.handing import CPU, Handing
+from diffuzz.judging.opening import RUN, CandidateError, check_handing, check_name
 from diffuzz.judging.question import Judge
 
 # One function for all entries, or functions by the names that entries recorded.
 Candidates: TypeAlias = Judge | Mapping[str, Judge]
 
 
-def parse(texts: Iterable[str], timeout: float = 10.0) -> Candidates | None:
-    """The functions that a user names. Raises CandidateError: no such file, or a name that is given twice."""
+def parse(
+    texts: Iterable[str], timeout: float = 10.0, arrays: str | None = None, device: str | None = None
+) -> Candidates | None:
+    """The functions that a user names. Raises CandidateError: no such file, or a name that is given twice; HandingError
+    for arrays that one of them cannot get.
+    """
+
+    def judging(function: str) -> Judge:
+        if arrays is not None:
+            check_handing(function, Handing(arrays, device or CPU))
+        return Judge(function, timeout=timeout, arrays=arrays, device=device)
+
     named = [_parted(text) for text in texts]
     if len(named) == 1 and named[0][0] is None:
-        return Judge(named[0][1], timeout=timeout)
+        return judging(named[0][1])
     found: dict[str, Judge] = {}
     for name, function in named:
-        judge = Judge(function, timeout=timeout)
+        judge = judging(function)
         if (name := name or judge.name) in found:
             raise CandidateError(f"candidate {name}: it is given twice")
         found[name] = judge

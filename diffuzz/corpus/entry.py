@@ -29,11 +29,13 @@ from diffuzz.cases.case import Case
 from diffuzz.cases.encoding import EncodingError, hex_float, parse_hex_float
 from diffuzz.cases.space import Space
 from diffuzz.judging.company import MOST_COMPANY, MOST_DIFFERENT, Chance, Company, runs
+from diffuzz.judging.handing import Handing
+from diffuzz.judging.opening import is_python
 from diffuzz.judging.question import Claim, Compare, Judge, Question
 from diffuzz.judging.verdict import Verdict
 from diffuzz.targets.outcome import Bound
 from diffuzz.targets.parameter import Params
-from diffuzz.targets.target import Target
+from diffuzz.targets.target import LARGEST_TOLERANCE, Target
 
 # Schema 1 called the threshold "limit", and had parameters that play no part in the question. Schema 2 had no seal.
 SCHEMA, READABLE = 3, (1, 2, 3)
@@ -43,8 +45,6 @@ _OPTIONAL = {"kernels": list, "files": dict, "company": dict, "chance": dict, "r
 LONGEST_TEXT = 2**14
 # Commas and colons of a file. Parsed, each value takes a hundred times the memory and the time of its characters.
 MOST_VALUES = 2**17
-# That of a value which is the least of several draws of a noise (see diffuzz.targets.of_models.prompt).
-LARGEST_TOLERANCE = 0.5
 # Elements of the result of a case.
 LARGEST_RESULT = 2**20
 _DIGEST12 = re.compile(r"[0-9a-f]{12}")
@@ -187,6 +187,7 @@ class Counterexample:
 
     def asked_again(self, candidate: Judge | None, library: str | None) -> Question:
         """What was asked, with the implementation and the library that the caller names: an entry alone runs neither.
+        A function of Python gets arrays as the entry recorded, unless the caller wants others.
 
         Raises NeedsCandidateError, NeedsLibraryError: it takes one, and the caller names none.
         """
@@ -197,6 +198,8 @@ class Counterexample:
             candidate = None
         elif candidate is None:
             raise NeedsCandidateError(f"found with a candidate: give --candidate {shlex.quote(self.candidate)}")
+        elif is_python(candidate.implementation if isinstance(candidate.implementation, str) else ".py:"):
+            candidate = candidate.as_recorded(Handing.recorded(self.environment))
         if self.kernels is None:
             return candidate or Claim()
         for name in self.kernels:
@@ -355,8 +358,9 @@ def _from_json(stored: object, stem: str) -> Counterexample:
         raise _FieldError(f"candidate: target {target.name} takes none")
     params, others = _params(target, stored["params"], contract=contract, files=named)
     kernels = _kernels(target, params, stored.get("kernels"), named)
-    if not 0 <= stored["tolerance"] <= LARGEST_TOLERANCE:
-        raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and {LARGEST_TOLERANCE}")
+    most = max(LARGEST_TOLERANCE, target.tolerance)
+    if not 0 <= stored["tolerance"] <= most:
+        raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and {most}")
     for group in ("found", "environment"):
         _check_fields(stored[group], dict.fromkeys(stored[group], (str, int, float)), group)
     if stored["verdict"] not in Verdict.__members__:
@@ -384,6 +388,7 @@ def _from_json(stored: object, stem: str) -> Counterexample:
         chance=_chance(stored.get("chance")),
         result=_result(stored.get("result")),
     )
+    Handing.recorded(entry.environment)
     if entry.result is not None and (entry.candidate or entry.kernels or entry.company or entry.chance):
         raise _FieldError("result: an entry that has one has no candidate, kernels, company or chance")
     if not entry.judges and (entry.company or entry.chance):

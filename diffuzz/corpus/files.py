@@ -24,6 +24,7 @@ import numpy as np
 from diffuzz.cases.case import Case
 from diffuzz.corpus.entry import SCHEMA, Counterexample, EditedError, NeedsFileError, checked_length, dumps, loads
 from diffuzz.escaping import unwrapped
+from diffuzz.replacing import replace
 
 # Parsing JSON takes up to thirty times the memory of its text.
 LARGEST_FILE = 2**24
@@ -174,18 +175,8 @@ def _checked_text(entry: Counterexample, path: Path) -> str:
 
 def _write(text: str, path: Path) -> None:
     _remove_stale(path.parent)
-    temporary = path.parent / f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    # "x": never a file, nor a link, that is there already.
-    with temporary.open("x", encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    temporary = f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    replace(path, (text.encode(),), temporary=temporary, mode=0o644)
 
 
 def _remove_stale(folder: Path) -> None:

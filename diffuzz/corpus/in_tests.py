@@ -14,6 +14,7 @@ import attrs
 from diffuzz import targets
 from diffuzz.corpus.record import Keeper, command_of
 from diffuzz.escaping import escaped
+from diffuzz.judging.handing import CPU, NUMPY, Handing
 from diffuzz.judging.question import Function, Judge
 from diffuzz.judging.tolerance import assert_within_bound
 from diffuzz.judging.verdict import Verdict
@@ -30,14 +31,15 @@ _SECONDS = 5.0
 class Searches:
     """The searches of the test with the id ``test``.
 
-    ``budget`` is the time in seconds of each, in the place of what the test says; ``corpus`` the folder that witnesses
-    are saved in, if there is one. The time is that of one check and not of all: so a test that failed finds the same
-    when it runs alone.
+    ``budget`` is the time in seconds of each, in the place of what the test says, and so is ``device`` for arrays of
+    torch and jax; ``corpus`` is the folder that witnesses are saved in, if there is one. The time is that of one check
+    and not of all: so a test that failed finds the same when it runs alone.
     """
 
     test: str
     budget: float | None = None
     corpus: Path | None = None
+    device: str | None = None
 
     def check(
         self,
@@ -47,6 +49,8 @@ class Searches:
         seconds: float = _SECONDS,
         seed: int = 0,
         params: Mapping[str, object] | None = None,
+        arrays: str = NUMPY,
+        device: str = CPU,
     ) -> None:
         """Search for an input on which ``implementation`` leaves the error bound of ``operation``; see diffuzz.check.
 
@@ -55,7 +59,10 @@ class Searches:
         """
         __tracebackhide__ = True
         place = implementation if isinstance(implementation, str) else _place(implementation)
-        judge = Judge(implementation) if place is None else Judge(implementation, name=escaped(place))
+        if self.device is not None and Handing(arrays).packages:
+            device = self.device
+        judge = Judge(implementation, arrays=arrays, device=device)
+        judge = judge if place is None else attrs.evolve(judge, name=escaped(place))
         seconds = seconds if self.budget is None else self.budget
         result = searched(judge, operation, seconds=seconds, seed=seed, params=params)
         if result.verdict is not Verdict.CONFIRMED:

@@ -61,6 +61,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "FILE.so:SYMBOL, or 'run: PROGRAM'; see --candidate of diffuzz replay",
     )
     group.addoption(
+        "--diffuzz-arrays",
+        metavar="KIND",
+        choices=("numpy", "torch", "jax", "dlpack"),
+        help="arrays that the candidates of corpus entries get: numpy, torch, jax, dlpack [what each entry recorded]",
+    )
+    group.addoption(
+        "--diffuzz-device",
+        metavar="NAME",
+        help="device of arrays of torch and jax, for corpus entries and checks: cpu, cuda:0 [what each says, or cpu]",
+    )
+    group.addoption(
         "--diffuzz-judge",
         action="store_true",
         help="corpus entries of a candidate fail where the function is wrong now, and pass where it is right, whatever "
@@ -92,15 +103,17 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from diffuzz import formats, kernels, targets
     from diffuzz.corpus import candidates
+    from diffuzz.judging.handing import HandingError
     from diffuzz.judging.opening import CandidateError
     from diffuzz.registry import RegistryError
 
     try:
-        config.stash[_CANDIDATES] = candidates.parse(named["candidate"])
+        arrays, device = config.getoption("--diffuzz-arrays"), config.getoption("--diffuzz-device")
+        config.stash[_CANDIDATES] = candidates.parse(named["candidate"], arrays=arrays, device=device)
         for load, kind in ((formats.load, "format"), (targets.load, "target"), (kernels.load, "kernels")):
             for name in named[kind]:
                 load(name)
-    except (CandidateError, RegistryError) as error:
+    except (CandidateError, HandingError, RegistryError) as error:
         raise pytest.UsageError(str(error)) from error
 
 
@@ -110,7 +123,9 @@ def searches(request: pytest.FixtureRequest) -> Searches:
     from diffuzz.corpus.in_tests import Searches
 
     option = request.config.getoption
-    return Searches(request.node.nodeid, option("--diffuzz-budget"), option("--diffuzz-corpus"))
+    return Searches(
+        request.node.nodeid, option("--diffuzz-budget"), option("--diffuzz-corpus"), option("--diffuzz-device")
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -16,12 +16,13 @@ from diffuzz import formats, kernels, targets
 from diffuzz.cases import domain
 from diffuzz.corpus import files as store
 from diffuzz.corpus.entry import LONGEST_TEXT, Counterexample, Scalar
-from diffuzz.corpus.environment import device, environment
+from diffuzz.corpus.environment import arrays_of, device, environment
 from diffuzz.corpus.replay import LONGEST, check_time
 from diffuzz.escaping import escaped
 from diffuzz.judging.evidence import Judged
+from diffuzz.judging.handing import CPU, Handing
 from diffuzz.judging.problem import open_problem
-from diffuzz.judging.question import Compare, Judge
+from diffuzz.judging.question import Judge
 from diffuzz.minimising.minimise import minimise
 from diffuzz.registry import one_line
 from diffuzz.searching import engines
@@ -81,7 +82,7 @@ def record(result: SearchResult) -> Counterexample:
         verdict=result.verdict,
         tolerance=result.problem.tolerance,
         found=_escaped(found),
-        environment=_escaped(environment() | device() | dict(result.libraries)),
+        environment=_escaped(environment() | device() | arrays_of(result.problem.judge) | dict(result.libraries)),
         candidate=None if result.candidate is None else escaped(result.candidate),
         kernels=None if result.kernels is None else (escaped(result.kernels[0]), escaped(result.kernels[1])),
         files=_escaped(_files(result)),
@@ -141,6 +142,9 @@ def command_of(result: SearchResult) -> str:
         words.append("--first" if result.first else "--largest")
     if (candidate := _candidate(result)) is not None:
         words += ["--candidate", candidate]
+    if (judge := result.problem.judge) is not None and judge.handing != Handing():
+        words += ["--arrays", judge.handing.arrays]
+        words += ["--device", judge.handing.device] if judge.handing.device != CPU else []
     if result.kernels is not None:
         words += ["--kernels", ",".join(kernels.source(name) or name for name in result.kernels)]
     return " ".join(map(_quoted, words))
@@ -148,8 +152,7 @@ def command_of(result: SearchResult) -> str:
 
 def _candidate(result: SearchResult) -> str | None:
     """The candidate as it was given, which its name may only resemble."""
-    asked = result.problem.question
-    judged = asked.candidate if isinstance(asked, Compare) else asked if isinstance(asked, Judge) else None
+    judged = result.problem.judge
     if judged is None:
         return None
     return judged.implementation if isinstance(judged.implementation, str) else judged.name
@@ -207,7 +210,7 @@ def minimised(
         if case == entry.case:
             return entry
         company = None if entry.company is None else entry.company.fitted(case, problem.scalars)
-        where = environment() | problem.environment()
+        where = environment() | arrays_of(problem.judge) | problem.environment()
         simpler = attrs.evolve(entry, case=problem.space.written(case), company=company, environment=where)
         if entry.chance is not None:
             found = counted(problem, case, company, CALLS, lambda: True)

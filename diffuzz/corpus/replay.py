@@ -29,6 +29,7 @@ from diffuzz.corpus.candidates import Candidates, by_name, function_for
 from diffuzz.corpus.entry import Counterexample, NeedsCandidateError, NeedsFileError, NeedsLibraryError
 from diffuzz.corpus.files import CorpusError, SealError
 from diffuzz.escaping import escaped
+from diffuzz.judging.handing import MissingArraysError
 from diffuzz.judging.opening import UnloadableError
 from diffuzz.judging.pair import MissingKernelsError
 from diffuzz.judging.problem import Measurement, Problem, open_problem
@@ -36,10 +37,11 @@ from diffuzz.judging.question import Judge
 from diffuzz.judging.verdict import Verdict, same
 from diffuzz.registry import one_line, place_of
 from diffuzz.targets.outcome import Bound
+from diffuzz.telling import parts
 
 Status = Literal[
     "as recorded", "changed", "right", "wrong",
-    "broken", "needs candidate", "needs kernels", "needs file", "needs time",
+    "broken", "needs candidate", "needs arrays", "needs kernels", "needs file", "needs time",
 ]  # fmt: skip
 # Those of entries of which all is well.
 GOOD: frozenset[Status] = frozenset({"as recorded", "right"})
@@ -56,6 +58,7 @@ _CODES: dict[Status, int] = {
     "changed": 1,
     "wrong": 1,
     "needs candidate": 3,
+    "needs arrays": 3,
     "needs kernels": 3,
     "needs file": 3,
     "needs time": 3,
@@ -101,7 +104,7 @@ def replay(
     found = list(files.files(named))
     candidates = by_name(candidate, (files.candidate_of(path) for path in found))
     results = []
-    for path in found:
+    for path in parts(found, "entries"):
         interruption.check()
         results.append(replay_file(path, candidates, library, longest=longest, judge=judge))
     if not results:
@@ -134,6 +137,8 @@ def replay_file(
         return without("needs file", f"{path}: {error}")
     except (NeedsCandidateError, UnloadableError) as error:
         return without("needs candidate", f"{path}: {error}")
+    except MissingArraysError as error:
+        return without("needs arrays", f"{path}: {error}")
     except (MissingKernelsError, NeedsLibraryError) as error:
         return without("needs kernels", f"{path}: {error}")
     except NeedsTimeError as error:

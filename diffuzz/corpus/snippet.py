@@ -21,6 +21,7 @@ from diffuzz.cases.text import blocks_text, runs_text
 from diffuzz.corpus.entry import Counterexample
 from diffuzz.escaping import escaped
 from diffuzz.judging import company
+from diffuzz.judging.handing import Handing
 from diffuzz.judging.opening import is_python
 from diffuzz.judging.pair import EXACT
 from diffuzz.judging.question import CANDIDATE, Judge
@@ -33,7 +34,8 @@ _WIDTH = 100
 # Names that the program has for itself.
 _TAKEN = frozenset({
     "np", "base64", "importlib", "sys", "zlib", "Path", "runs", "packed", "load", "compare", "apart", "together",
-    "ml_dtypes", "function", "exact", "allowance", "promised", "nan_is_right", "rounding", "FILE", "FUNCTION", "result",
+    "ml_dtypes", "torch", "jax", "of_torch", "of_jax", "DEVICE", "WIDE",
+    "function", "exact", "allowance", "promised", "nan_is_right", "rounding", "FILE", "FUNCTION", "result",
 })  # fmt: skip
 
 _RUNS = '''
@@ -76,6 +78,47 @@ def compare(title, result):
             f"  element {i}: {given[i]:.9g}, exact {exact[i]:.9g}, difference {error[i]:.3g}, "
             f"allowed {allowance[i]:.3g}, {ratio[i]:.9g} times that"
         )
+'''
+_TORCH = '''
+def of_torch(function):
+    """A function of arrays of NumPy that calls one of tensors, to the bit."""
+
+    def given(value):
+        if not isinstance(value, np.ndarray):
+            return value
+        name = value.dtype.name
+        if not name.startswith(("bfloat16", "float8")):
+            return torch.from_numpy(value).to(DEVICE)
+        bits = torch.from_numpy(value.view(np.int16 if value.itemsize == 2 else np.uint8))
+        return bits.view(getattr(torch, name)).to(DEVICE)
+
+    def taken(result):
+        if isinstance(result, (tuple, list)):
+            return tuple(map(taken, result))
+        if not isinstance(result, torch.Tensor):
+            return result
+        here, name = result.detach().cpu(), str(result.dtype).removeprefix("torch.")
+        if not name.startswith(("bfloat16", "float8")):
+            return here.numpy()
+        import ml_dtypes
+
+        return here.view(torch.int16 if here.itemsize == 2 else torch.uint8).numpy().view(getattr(ml_dtypes, name))
+
+    def called(*rest, **named):
+        return taken(function(*map(given, rest), **{name: given(one) for name, one in named.items()}))
+
+    return called
+'''
+_JAX = '''
+def of_jax(function):
+    """A function of arrays of NumPy that calls one of arrays of JAX, of 64 bits too."""
+    jax.config.update("jax_enable_x64", WIDE)
+    device = jax.devices(DEVICE.partition(":")[0])[int(DEVICE.partition(":")[2] or 0)]
+
+    def given(value):
+        return jax.device_put(value, device) if isinstance(value, np.ndarray) else value
+
+    return lambda *rest, **named: function(*map(given, rest), **{name: given(one) for name, one in named.items()})
 '''
 _FIXED = '''
 def compare(title, result):
@@ -156,16 +199,21 @@ def _program(head: list[str], body: list[str]) -> str:
     helpers = [
         helper
         for name, helper in (
-            ("runs(", _RUNS), ("packed(", _PACKED), ("load(", _LOAD), ("promised", _FIXED), ("allowance", _WITHIN),
+            ("runs(", _RUNS), ("packed(", _PACKED), ("load(", _LOAD), ("of_torch(", _TORCH), ("of_jax(", _JAX),
+            ("promised", _FIXED), ("allowance", _WITHIN),
             ("apart(", _APART), ("together(", _TOGETHER),
         )
         if name in text
     ]  # fmt: skip
     used = "\n".join(helpers)
     plain = [name for name in ("base64", "importlib.util", "sys", "zlib") if f"{name}." in used]
-    others = ["import ml_dtypes"] if "ml_dtypes." in text else []
-    if others:
-        head = [line.replace("needs NumPy only", "needs NumPy and ml_dtypes only") for line in head]
+    packages = [
+        name for name, mark in (("jax", "of_jax("), ("ml_dtypes", "ml_dtypes."), ("torch", "of_torch(")) if mark in text
+    ]
+    others = [f"import {name}" for name in packages]
+    if packages:
+        listed = " and ".join([", ".join(["NumPy", *packages[:-1]]), packages[-1]])
+        head = [line.replace("needs NumPy only", f"needs {listed} only") for line in head]
     imports = [f"import {name}" for name in plain] + (["from pathlib import Path"] if "Path(" in used else [])
     return "\n".join([*head, "", *imports, *([""] if imports else []), *others, "import numpy as np", used, text, ""])
 
@@ -245,6 +293,15 @@ def _function(entry: Counterexample, candidate: Judge | None) -> Iterator[str]:
     yield "# The function that is judged; put another file, or a function of your own, here."
     yield f"FILE, FUNCTION = {file!r}, {function!r}"
     yield "function = load(FILE, FUNCTION)"
+    asked = Judge(name) if candidate is None else candidate
+    handing = asked.as_recorded(Handing.recorded(entry.environment)).handing
+    if handing.packages:
+        # Arrays that speak DLPack are those of NumPy here.
+        yield f"DEVICE = {handing.device!r}"
+        if handing.arrays == "jax":
+            wide = [one for one in entry.case.arrays.values() if one.dtype.itemsize == 8]
+            yield f"WIDE = {bool(wide) or entry.params.get('dtype') == 'float64'}"
+        yield f"function = of_{handing.arrays}(function)"
 
 
 def _batches(entry: Counterexample, contract: Contract) -> Iterator[_Batch]:

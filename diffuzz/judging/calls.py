@@ -96,6 +96,14 @@ def in_calls(function: Function, cases: Dim, *, compiled: bool = False) -> Funct
     return call
 
 
+def lengths(total: int, cases: Dim, *, compiled: bool) -> tuple[int, ...]:
+    """Numbers of cases in the calls that ``in_calls`` makes for ``total`` of them, each once."""
+    if total == 0 or total == _length(total, cases, compiled):
+        return (total,)
+    starts = range(0, total, cases.highest)
+    return tuple(sorted({_length(min(cases.highest, total - start), cases, compiled) for start in starts}))
+
+
 def _length(count: int, cases: Dim, compiled: bool) -> int:
     """The number of cases in a call for ``count`` of them, at most the largest."""
     wanted = max(count, cases.lowest)

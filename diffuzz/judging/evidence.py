@@ -10,11 +10,15 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from diffuzz.kernels.process.worker import Failure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float64
 
 Wrong = Literal["candidate", "reference", "both"]
 
@@ -26,6 +30,22 @@ class Agreement(enum.Enum):
     ROUNDING = "to rounding"
     POLICY = "by policy"
     OUTSIDE = "not at all"
+
+
+@attrs.frozen(eq=False)
+class Elements:
+    """Every element of the result of one case, for whoever draws it.
+
+    ``sides`` has what each implementation gave, by name: "reference" and "candidate" of a judged function, "A" and "B"
+    of two. ``exact`` is None where nobody knows it. ``allowed`` is the largest error, or the largest difference of the
+    two; infinite where nothing is promised, and None where results are fixed to the bit. ``ratio`` is how much of that
+    there is, whose largest is the value of the case; where results are fixed, 1 for each that differs.
+    """
+
+    exact: Float64[np.ndarray, " n"] | None
+    sides: Mapping[str, Float64[np.ndarray, " n"]]
+    allowed: Float64[np.ndarray, " n"] | None
+    ratio: Float64[np.ndarray, " n"]
 
 
 @attrs.frozen
@@ -62,6 +82,7 @@ class Judged:
     nmse_limit: float | None = None
     alone: float | None = None
     failure: Failure | None = None
+    elements: Elements | None = attrs.field(default=None, eq=False, repr=False)
 
     def as_dict(self) -> dict[str, float]:
         """The numbers, by the names that reports and JSON have for them."""
@@ -100,6 +121,7 @@ class Compared:
     errors: tuple[float, float] | None = None
     unexplained: tuple[float, float] | None = None
     failures: tuple[Failure | None, Failure | None] = (None, None)
+    elements: Elements | None = attrs.field(default=None, eq=False, repr=False)
 
     def agreement(self, value: float) -> Agreement:
         """What ``value``, the largest of a search, and these numbers say of the two implementations."""

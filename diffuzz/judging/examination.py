@@ -28,7 +28,7 @@ import numpy as np
 from diffuzz.judging import company
 from diffuzz.judging.calls import called, result_like, results_of, right_result
 from diffuzz.judging.candidate import Candidate, contract_of
-from diffuzz.judging.evidence import Evidence, Judged, Wrong
+from diffuzz.judging.evidence import Elements, Evidence, Judged, Wrong
 from diffuzz.judging.examined import Examined, failure_code
 from diffuzz.judging.opening import CandidateError
 from diffuzz.judging.question import Function
@@ -252,6 +252,12 @@ def _within_allowance(results: _Results) -> _Judged:
             nmse_limit=nmse_limit,
             failure=results.failures.get(row),
             wrong=_wrong(shown > 1, ours > 1),
+            elements=Elements(
+                exact=exact[row],
+                sides=_sides(results, row, reference[0]),
+                allowed=np.where(promised[row], allowance[row], np.inf),
+                ratio=ratio[row],
+            ),
         )
 
     outcome = _outcome(results, value, np.where(np.isfinite(value), RELATIVE_NOISE * value, 0.0))
@@ -328,9 +334,20 @@ def _fixed(results: _Results) -> _Judged:
             nmse_limit=nmse_limit if numbers else None,
             failure=results.failures.get(row),
             wrong=_wrong(shown > 0, differing > 0),
+            elements=Elements(
+                exact=exact if has_exact and numbers else None,
+                sides=_sides(results, row, reference),
+                allowed=None,
+                ratio=wrong[row].astype(np.float64),
+            ),
         )
 
     return _Judged(_outcome(results, count, np.zeros(len(count))), evidence)
+
+
+def _sides(results: _Results, row: int, reference: Float64[np.ndarray, " n"]) -> dict[str, Float64[np.ndarray, " n"]]:
+    """What the reference and, unless it failed, the candidate gave of a row."""
+    return {"reference": reference} | ({"candidate": _flat(results.candidate)[row]} if results.ran(row) else {})
 
 
 def unequal(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, ...]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from diffuzz import kernels
 from diffuzz.judging.candidate import Candidate
-from diffuzz.judging.evidence import Compared
+from diffuzz.judging.evidence import Compared, Elements
 from diffuzz.judging.examination import RELATIVE_NOISE, unequal
 from diffuzz.judging.examined import Examined, failure_code
 from diffuzz.judging.question import CANDIDATE, QuestionError
@@ -196,6 +196,7 @@ def _differing(contract: Contract, p: Params, arrays: Arrays, one: _Side, other:
             exact=exact,
             unexplained=unexplained,
             failures=(one.failures.get(row), other.failures.get(row)),
+            elements=Elements(None, _sides(one, other, row, _flat(a), _flat(b)), None, differ[row].astype(np.float64)),
         )
 
     return Examined(_outcome(count, np.zeros(len(count)), one, other), explain)
@@ -225,10 +226,23 @@ def _apart(contract: Contract, p: Params, arrays: Arrays, one: _Side, other: _Si
             rounding=float(rounding[row, worst]),
             errors=(float(errors[0]), float(errors[1])),
             failures=(one.failures.get(row), other.failures.get(row)),
+            elements=Elements(
+                exact=exact[row],
+                sides=_sides(one, other, row, a, b),
+                allowed=np.where(promised[row], shares * rounding[row], np.inf),
+                ratio=ratio[row],
+            ),
         )
 
     outcome = _outcome(value, np.where(np.isfinite(value), RELATIVE_NOISE * value, 0.0), one, other)
     return Examined(attrs.evolve(outcome, promised=promised.mean(axis=1)), explain)
+
+
+def _sides(
+    one: _Side, other: _Side, row: int, a: Float64[np.ndarray, "b n"], b: Float64[np.ndarray, "b n"]
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """What each of the two that did not fail gave of a row."""
+    return {name: result[row] for name, side, result in (("A", one, a), ("B", other, b)) if row not in side.failures}
 
 
 def _ratio(

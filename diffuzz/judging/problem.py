@@ -10,7 +10,7 @@ parameters are bound once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -224,6 +224,17 @@ class Problem:
             return 0, None
         return self.candidate.skips, self.candidate.skipping
 
+    @property
+    def judge(self) -> Judge | None:
+        """The function that takes part, if one does."""
+        asked = self.question
+        return asked.candidate if isinstance(asked, Compare) else asked if isinstance(asked, Judge) else None
+
+    @property
+    def warm_ups(self) -> Sequence[float]:
+        """The seconds of each call of a candidate that compiles in which a shape was new to it."""
+        return () if self.candidate is None else self.candidate.warm_ups
+
     def environment(self) -> dict[str, str]:
         """Version, compiler and CPU features of each library that takes part, from the library itself."""
         found = {}
@@ -243,9 +254,9 @@ class Problem:
         """
         if not isinstance(self.question, Judge):
             raise TypeError(f"question={self.question!r}: a function is judged under other parameters, nothing else is")
-        function = self.candidate if self.candidate is not None else self.question.implementation
-        if isinstance(function, str):
-            raise TypeError(f"{function} has no process")
+        if self.candidate is None and isinstance(self.question.implementation, str):
+            raise TypeError(f"{self.question.implementation} has no process")
+        function = self.candidate or candidate.opened(self.target, self.params, self.question)
         params = self.target.contract_params({**self.params, **changes})
         return _judged(self.target, params, self.question, function)
 
@@ -274,7 +285,8 @@ def open_problem(
 
     A function that is judged is called once, to see whether it can be called at all. Raises, one line each:
     ParameterError; CandidateError (it does not load, or fails on ones); QuestionError (the target has no contract, or
-    compares no kernels of these names); MissingKernelsError (one that is not installed).
+    compares no kernels of these names); MissingKernelsError (one that is not installed); HandingError (arrays that a
+    function cannot be called with), MissingArraysError (of what is not here).
     """
     if not isinstance(target, Target):
         raise TypeError(f"target={target!r}: a Target is needed, such as targets.get('softmax')")

@@ -17,6 +17,7 @@ import attrs
 import numpy as np
 
 from diffuzz.cases.ranges import HELD, dtype_of
+from diffuzz.judging.handing.taking import array_of
 from diffuzz.registry import one_line
 from diffuzz.targets.operation import Operation
 
@@ -208,17 +209,8 @@ def _name(array: np.ndarray) -> str:
 
 def _array(value: Any, what: str) -> np.ndarray:
     """What NumPy or DLPack makes of an array. Raises ValueError, one line, where they make nothing of it."""
-    if hasattr(value, "detach"):  # a torch tensor, whose narrow dtypes NumPy does not take
-        value = value.detach().cpu()
-        name = str(getattr(value, "dtype", "")).removeprefix("torch.")
-        if name in _NARROW:
-            return np.asarray(value.float().numpy().astype(dtype_of(name)))
     try:
-        array = (
-            np.asarray(value)
-            if hasattr(value, "__array__") or not hasattr(value, "__dlpack__")
-            else np.from_dlpack(value)
-        )
+        array = array_of(value)
     except Exception as error:  # of any library
         raise ValueError(f"{what}: a {type(value).__name__} is no array: {one_line(error)}") from error
     if array.dtype.kind not in "biuf" and _name(array) not in _NARROW:

@@ -37,6 +37,7 @@ from diffuzz.judging.problem import Problem
 from diffuzz.minimising import edits, simplicity, simplifications
 from diffuzz.minimising.edits import Edit
 from diffuzz.targets.outcome import Arrays, Outcome
+from diffuzz.telling import Phase, Smaller, tell
 
 # A batch of 64 is where NumPy's overhead per call no longer matters; large cases are evaluated fewer at a time.
 _ROWS = 64
@@ -217,6 +218,7 @@ class _State:
         self.arrays, self.values, self.part_costs = dict(case.arrays), values, costs
         self.value, self.noise, self.cost = float(value[0]), float(noise[0]), cost
         self.version += 1
+        tell(Smaller(self.cost / self.cost_before, self.value))
         if self.on_smaller is not None:
             self.on_smaller(self.cost / self.cost_before)
         return True
@@ -385,6 +387,7 @@ def minimise(
         raise ValueError(f"keep={keep!r}: a share of the value, 0 < keep <= 1, is needed")
     if not seconds > 0:
         raise ValueError(f"seconds={seconds!r}: a positive number is needed")
+    tell(Phase("minimising"))
     deadline = time.monotonic() + (PATIENCE * seconds if patience is None else patience)
     space = problem.space
     space.check(case)

@@ -1,5 +1,6 @@
-"""Files of named arrays with metadata: .safetensors, read and written here, and .npz, read by zipped. Nothing in them
-is believed: see json_text for the header of the one, and zipped for the other.
+"""Files of named arrays with metadata: .safetensors, read and written here, and .npz, read by zipped. Dumps, patches
+and conformance vectors are such files, and what an engine or an implementation wrote. Nothing in them is believed: see
+json_text for the header of the one, and zipped for the other.
 
 A .safetensors file is a u64 with the bytes of the header, the header (JSON), and the bytes of the arrays, which cover
 the rest of the file without holes. The header has the dtype, the shape and the place of each array, and the metadata.
@@ -13,11 +14,8 @@ import itertools
 import json
 import math
 import mmap
-import os
-import secrets
 import struct
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ import numpy as np
 from diffuzz.models import json_text, zipped
 from diffuzz.models.mapped import shown
 from diffuzz.models.model import ModelError
+from diffuzz.replacing import replace
 
 METADATA = "__metadata__"
 # Types of safetensors files. A tap has one of those that are floating-point, tokens and their like are I32.
@@ -69,9 +68,9 @@ def read(file: mmap.mmap) -> tuple[dict[str, str], dict[str, Array]]:
     return _npz(file) if file[:4] in zipped.MAGICS else _safetensors(file)
 
 
-def _safetensors(file: mmap.mmap) -> tuple[dict[str, str], dict[str, Array]]:
+def _safetensors(file: mmap.mmap | bytes) -> tuple[dict[str, str], dict[str, Array]]:
     if len(file) < _U64.size:
-        raise ModelError(f"it has {len(file)} bytes, and a dump begins with 8 bytes of length")
+        raise ModelError(f"it has {len(file)} bytes, and a .safetensors file begins with 8 bytes of length")
     length = _U64.unpack_from(file)[0]
     if length > len(file) - _U64.size:
         raise ModelError(
@@ -188,10 +187,26 @@ def _member(member: zipped.Member) -> Array:
 
 
 def write(path: Path, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a .safetensors file of arrays of TYPES: beside its place first, and renamed into it.
+    """Write a .safetensors file of arrays of TYPES, all of it or nothing.
 
     Raises ModelError for metadata that cannot be written, and OSError where the file cannot be (no space left).
     """
+    replace(path, _parts(metadata, arrays))
+
+
+def packed(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of that file, which depend on names, arrays and metadata alone. Raises ModelError."""
+    return b"".join(_parts(metadata, arrays))
+
+
+def unpacked(content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The metadata and the arrays of the bytes of a .safetensors file. Raises ModelError."""
+    metadata, arrays = _safetensors(content)
+    return metadata, {name: array.get().copy() for name, array in arrays.items()}
+
+
+def _parts(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+    """The bytes of a file, piece by piece."""
     header: dict[str, Any] = {METADATA: strings(dict(metadata))}
     # The widest types first, so that all arrays are aligned.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
@@ -205,20 +220,4 @@ def write(path: Path, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarr
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     bodies = (np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data for name in order)
-    replace(path, itertools.chain((_U64.pack(len(text)) + text,), bodies))
-
-
-def replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file, all of it or nothing: beside its place first, and renamed into it. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    yield from itertools.chain((_U64.pack(len(text)) + text,), bodies)

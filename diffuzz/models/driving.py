@@ -1,8 +1,10 @@
 """Driving: an engine that is a command, in processes of its own.
 
-    CMD --model FILE --tokens 1780,314 --dump OUT.safetensors [--patch IN.safetensors]      one run; exits with 0
+    CMD --model FILE --tokens 1780,314 --dump OUT.safetensors [--patch IN.safetensors] [--batches 1,1]
+                                        one run; exits with 0
     CMD --model FILE --serve            several: a request and an answer are one JSON object on a line each
                                         {"tokens": [1780, 314], "dump": PATH, "patch": PATH or null}
+                                        and "batches": [1, 1], if they are not one
                                         {"ok": true} or {"ok": false, "error": TEXT}
     CMD --describe                      {"engine": TEXT, "taps": [NAME, ...], "patches": true or false}
 
@@ -34,7 +36,7 @@ import numpy as np
 from diffuzz import interruption
 from diffuzz.escaping import escaped, unwrapped
 from diffuzz.kernels.process.files import last_lines, log_file
-from diffuzz.models.engines import EngineError
+from diffuzz.models.engines import EngineError, checked_batches
 
 if TYPE_CHECKING:
     from diffuzz.models.dump import Dump
@@ -82,8 +84,9 @@ class Session:
             self._process.close(patience)
             self._process = None
 
-    def run(self, tokens: Sequence[int], patch: Dump | None = None) -> Dump:
-        """The dump of one run over ``tokens``, in which the taps of ``patch`` replace those of the engine.
+    def run(self, tokens: Sequence[int], patch: Dump | None = None, batches: Sequence[int] = ()) -> Dump:
+        """The dump of one run over ``tokens``, in which the taps of ``patch`` replace those of the engine. Of
+        ``batches`` see diffuzz.models.engines.
 
         Raises EngineError: no such command; it crashed, hung or refused; there is no dump, one that cannot be read, or
         one of other tokens; it takes no patches. Raises OSError where there is no room for the files.
@@ -91,6 +94,7 @@ class Session:
         from diffuzz.models import dump
 
         numbers = [int(token) for token in tokens]
+        sizes = checked_batches(self.name, numbers, batches, patch)
         with tempfile.TemporaryDirectory(prefix="diffuzz-") as folder:
             written, patched = Path(folder, "dump.safetensors"), None
             if patch is not None:
@@ -100,30 +104,40 @@ class Session:
                     dump.write(patched, patch)
                 except OSError as error:
                     raise OSError(error.errno, error.strerror, str(patched)) from error
-            if not (self.several and self._ask(numbers, written, patched)):
-                self._run_once(numbers, written, patched)
+            if not (self.several and self._ask(numbers, written, patched, sizes)):
+                self._run_once(numbers, written, patched, sizes)
             if not written.is_file():
                 raise self._error("reports success, but wrote no dump")
             try:
                 found = dump.read(written)
             except (ValueError, OSError) as error:
                 raise self._error(f"its dump cannot be read: {unwrapped(str(error))}") from error
-        if found.tokens.tolist() != numbers:
-            raise self._error(f"its dump is one of other tokens: {_some(found.tokens)} instead of {_some(numbers)}")
+        wanted = numbers[len(numbers) - sizes[-1] :]
+        if found.tokens.tolist() == numbers != wanted:
+            raise self._error("runs all tokens at once, where it was asked for batches")
+        if found.tokens.tolist() != wanted:
+            raise self._error(f"its dump is one of other tokens: {_some(found.tokens)} instead of {_some(wanted)}")
+        if found.positions[0] != len(numbers) - len(wanted):
+            raise self._error(f"its dump begins at position {found.positions[0]}, and not {len(numbers) - len(wanted)}")
         return found
 
-    def _run_once(self, tokens: list[int], written: Path, patched: Path | None) -> None:
+    def _run_once(self, tokens: list[int], written: Path, patched: Path | None, batches: tuple[int, ...]) -> None:
         words = ["--model", str(self.model), "--tokens", ",".join(map(str, tokens)), "--dump", str(written)]
-        with self._started(*words, *([] if patched is None else ["--patch", str(patched)])) as process:
+        words += [] if patched is None else ["--patch", str(patched)]
+        words += [] if len(batches) == 1 else ["--batches", ",".join(map(str, batches))]
+        with self._started(*words) as process:
             code = process.ended(time.monotonic() + self.timeout)
             if code is None:
                 raise self._error(self._late())
             if code:
                 raise self._error(_end(code) + process.last_words())
 
-    def _ask(self, tokens: list[int], written: Path, patched: Path | None) -> bool:
+    def _ask(self, tokens: list[int], written: Path, patched: Path | None, batches: tuple[int, ...]) -> bool:
         """One run of the process that is kept. False if the command ends without an answer to its first request."""
-        request = {"tokens": tokens, "dump": str(written), "patch": None if patched is None else str(patched)}
+        request: dict[str, object] = {"tokens": tokens, "dump": str(written)}
+        request["patch"] = None if patched is None else str(patched)
+        if len(batches) > 1:
+            request["batches"] = batches
         if self._process is None:
             self._process = self._started("--serve", "--model", str(self.model), serves=True)
         process = self._process

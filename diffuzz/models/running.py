@@ -5,7 +5,7 @@ A model is opened once for several runs, and its dequantised weights are shared 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from diffuzz.models import architectures, forward, sequence
 from diffuzz.models import model as models
 from diffuzz.models.checking import known
 from diffuzz.models.dump import FORMAT, VERSION, Dump, sizes_of
-from diffuzz.models.engines import EngineError
+from diffuzz.models.engines import EngineError, checked_batches
 from diffuzz.models.forward import Weights
 from diffuzz.models.model import Model, ModelError
 from diffuzz.models.operations.rope import Rope
@@ -59,15 +59,17 @@ def run(
     *,
     arithmetic: str,
     patch: Dump | None = None,
+    batches: Sequence[int] = (),
     says: str = "",
     replaced: Replaced = lambda steps: steps,
 ) -> Dump:
     """The dump of the pass ``arithmetic`` (see diffuzz.models.forward) by the engine ``name``.
 
     Each tap that ``patch`` has is put in the place of the pass's own as soon as that was dumped. ``says`` is what the
-    engine says of its products. Raises EngineError for a model that cannot be opened, tokens that it does not have and
-    a patch that does not fit.
+    engine says of its products. Of ``batches`` see diffuzz.models.engines. Raises EngineError for a model that cannot
+    be opened, tokens that it does not have, batches that are not these tokens and a patch that does not fit.
     """
+    sizes = checked_batches(name, tokens, batches, patch)
     try:
         found = opened(path)
         _check(found.model, tokens)
@@ -75,9 +77,16 @@ def run(
     except (ModelError, OSError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise EngineError(f"engine {name}: {escaped(str(path))}: {said}") from error
-    where = sequence.of_tokens(tuple(tokens))
-    for _ in forward.run(replaced(found.steps), where, arithmetic, weights=found.weights, touch=touch):
-        pass
+    where, past = sequence.of_tokens(tuple(tokens[: sizes[0]])), dict[str, np.ndarray]()
+    steps = replaced(found.steps)
+    for size in (*sizes[1:], 0):
+        for _ in forward.run(steps, where, arithmetic, weights=found.weights, taps=past, touch=touch):
+            pass
+        if size:
+            start = where.past + len(where.tokens)
+            past = _after(past, taps, found)
+            steps = replaced(architectures.steps(found.model, past=True))
+            where = sequence.of_tokens(tuple(tokens[start : start + size]), past=start)
     ropes = [step.operation for step in found.steps if isinstance(step.operation, Rope)]
     metadata = {
         "format": FORMAT,
@@ -89,7 +98,18 @@ def run(
         "products": says or ("q8" if arithmetic == "ggml" else "f32"),
         "kv": "f32",
     }
-    return Dump(metadata, where.tokens, where.positions, taps)
+    return Dump(metadata, where.tokens, where.positions, {**past, **taps})
+
+
+def _after(past: Mapping[str, np.ndarray], taps: Mapping[str, np.ndarray], found: Opened) -> dict[str, np.ndarray]:
+    """What the cache has after a batch: what it had, and the keys and values of the batch."""
+    kept = {}
+    for layer in range(sum(step.op == "attn" for step in found.steps)):
+        for name, tap in (("k_past", "k_rope"), ("v_past", "v")):
+            new = taps[f"blk.{layer}.{tap}"]
+            old = past.get(f"blk.{layer}.{name}")
+            kept[f"blk.{layer}.{name}"] = new if old is None else np.concatenate((old, new))
+    return kept
 
 
 def _check(model: Model, tokens: Sequence[int]) -> None:

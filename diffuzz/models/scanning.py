@@ -32,6 +32,7 @@ import numpy as np
 from diffuzz import formats, interruption
 from diffuzz.kernels import apr, fused, ggml
 from diffuzz.models.model import NUMBERS, Model, ModelError, Tensor
+from diffuzz.telling import Phase, counted, tell
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Int64, UInt8
@@ -130,9 +131,11 @@ def scanned(model: Model, activation: Activation, *, only: str | None = None, mo
     if only is not None and only not in model.tensors:
         raise ModelError(f"it has no tensor {only}")
     wanted = [tensor for name, tensor in model.tensors.items() if only in (None, name) and supported(tensor)]
+    tell(Phase("scanning tensors"))
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:
-            for future in [pool.submit(scanned_tensor, tensor, activation, most) for tensor in wanted]:
+            futures = [pool.submit(scanned_tensor, tensor, activation, most) for tensor in wanted]
+            for future in counted(futures):
                 interruption.check()
                 yield future.result()
         finally:

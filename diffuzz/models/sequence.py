@@ -33,7 +33,7 @@ class Sequence:
         return np.asarray(seen if window is None else seen & (apart < window))
 
 
-def of_tokens(tokens: Int32[np.ndarray, " n"] | list[int] | tuple[int, ...]) -> Sequence:
-    """Tokens from position 0 on, without a cache."""
+def of_tokens(tokens: Int32[np.ndarray, " n"] | list[int] | tuple[int, ...], *, past: int = 0) -> Sequence:
+    """Tokens one after the other, from position 0 on, or after ``past`` tokens in a cache."""
     array = np.asarray(tokens, np.int32)
-    return Sequence(array, np.arange(len(array), dtype=np.int32))
+    return Sequence(array, np.arange(past, past + len(array), dtype=np.int32), past)

@@ -2,9 +2,9 @@
 
     python -m diffuzz.models.serving my_engine.py:run --model FILE --tokens 1780,314 --dump OUT.safetensors
 
-The function is called as ``run(model: Path, tokens: list[int], patch: Dump | None)``, the last only if it has such a
-parameter, and returns a Dump, or the arrays of its taps by name. What it prints to standard output is no answer: it
-goes to standard error.
+The function is called as ``run(model: Path, tokens: list[int], patch: Dump | None, batches: list[int])``, the last two
+only where they are used, and returns a Dump, or the arrays of its taps by name. What it prints to standard output is no
+answer: it goes to standard error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diffuzz import registry
 from diffuzz.escaping import unwrapped
 from diffuzz.models import dump, model
 from diffuzz.models.dump import Dump
-from diffuzz.models.engines import EngineError, converted
+from diffuzz.models.engines import EngineError, converted, takes_batches
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=lambda text: [int(token) for token in text.split(",")])
     parser.add_argument("--dump", type=Path)
     parser.add_argument("--patch", type=Path)
+    parser.add_argument("--batches", type=lambda text: [int(size) for size in text.split(",")])
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--describe", action="store_true")
     given = parser.parse_args(arguments)
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.serve and given.model:
             _serve(given.function, run, given.model, answers.write, answers.flush)
         elif given.model and given.tokens and given.dump:
-            dump.write(given.dump, _ran(given.function, run, given.model, given.tokens, given.patch))
+            found = _ran(given.function, run, given.model, given.tokens, given.patch, given.batches)
+            dump.write(given.dump, found)
         else:
             parser.error("give --model, --tokens and --dump, or --model and --serve, or --describe")
     except Exception as error:  # a function of somebody else may fail in any way
@@ -67,7 +69,8 @@ def _serve(
         try:
             asked = json.loads(line)
             patch = None if asked.get("patch") is None else Path(asked["patch"])
-            dump.write(Path(asked["dump"]), _ran(name, run, path, asked["tokens"], patch))
+            found = _ran(name, run, path, asked["tokens"], patch, asked.get("batches"))
+            dump.write(Path(asked["dump"]), found)
             answer: dict[str, object] = {"ok": True}
         except Exception as error:
             answer = {"ok": False, "error": _said(error)}
@@ -75,8 +78,19 @@ def _serve(
         flush()
 
 
-def _ran(name: str, run: Callable[..., object], path: Path, tokens: list[int], patch: Path | None) -> Dump:
-    given = {} if patch is None else {"patch": dump.read(patch)}
+def _ran(
+    name: str,
+    run: Callable[..., object],
+    path: Path,
+    tokens: list[int],
+    patch: Path | None,
+    batches: list[int] | None,
+) -> Dump:
+    given: dict[str, object] = {} if patch is None else {"patch": dump.read(patch)}
+    if batches:
+        if not takes_batches(run):
+            raise EngineError(f"{name} has no parameter batches, so it runs all tokens at once")
+        given["batches"] = batches
     found = run(path, tokens, **given)
     if isinstance(found, Dump):
         return found

@@ -15,8 +15,10 @@ from diffuzz.pages.markup import Child, Markup, element, joined
 Data = Mapping[str, Any]
 
 
-def document(title: str, *body: Child) -> str:
-    """The text of a whole file. Nothing in it may be fetched: the policy says so to the browser, too."""
+def document(title: str, *body: Child, rules: Markup | None = None) -> str:
+    """The text of a whole file, with more ``rules`` of style, if any. Nothing in it may be fetched: the policy says so
+    to the browser, too.
+    """
     style = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     head = element(
         "head",
@@ -30,7 +32,7 @@ def document(title: str, *body: Child) -> str:
         ),
         # Otherwise a browser asks the host of the page for an icon.
         element("link", rel="icon", href="data:,"),
-        element("style", Markup(style)),
+        element("style", Markup(style), rules),
     )  # fmt: skip
     return f"<!doctype html>\n{element('html', head, element('body', *body), lang='en').text}\n"
 
@@ -56,9 +58,9 @@ def facts_list(facts: Iterable[tuple[str, Child]]) -> Markup:
     return element("dl", [(element("dt", name), element("dd", said)) for name, said in facts])
 
 
-def section(title: str, *body: Child) -> Markup:
+def section(title: str, *body: Child, level: int = 2) -> Markup:
     """A part of a page under its heading."""
-    return element("section", element("h2", title), *body)
+    return element("section", element(f"h{level}", title), *body)
 
 
 def table(label: str, headings: Sequence[str], rows: Iterable[Sequence[Child]], *, tall: bool = False) -> Markup:
@@ -98,15 +100,23 @@ def download(name: str, data: Data) -> Markup:
     return element("a", f"{name}.gz", download=f"{name}.gz", href=f"data:application/gzip;base64,{packed}")
 
 
+def kept(name: str, text: str) -> Markup:
+    """A link to a file that the page holds."""
+    packed = base64.b64encode(text.encode()).decode()
+    return element("a", name, download=name, href=f"data:application/octet-stream;base64,{packed}")
+
+
 def ending(command: str, name: str, data: Data) -> Markup:
     """How the page was made, where, and all its numbers."""
+    return joined(section("Run it again", element("pre", command)), footer(name, data))
+
+
+def footer(name: str, data: Data) -> Markup:
+    """Where the numbers of a page were made, and all of them."""
     about = data["environment"]
-    return joined(
-        section("Run it again", element("pre", command)),
-        element(
-            "footer",
-            element("p", "Made by diffuzz ", about["diffuzz"], ": ",
-                    "; ".join(f"{key} {value}" for key, value in about.items() if key != "diffuzz"), "."),
-            element("p", "All numbers, unrounded, as --json prints them: ", download(name, data), class_="screen"),
-        ),
+    return element(
+        "footer",
+        element("p", "Made by diffuzz ", about["diffuzz"], ": ",
+                "; ".join(f"{key} {value}" for key, value in about.items() if key != "diffuzz"), "."),
+        element("p", "All numbers, unrounded, as --json prints them: ", download(name, data), class_="screen"),
     )  # fmt: skip

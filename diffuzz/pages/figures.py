@@ -1,9 +1,9 @@
-"""Numbers as a page writes them, logarithmic scales, and the steps of colour of a picture."""
+"""Numbers as a page writes them, the scales of pictures, and their steps of colour."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -27,6 +27,8 @@ def short(value: float, digits: int = 2) -> str:
     if 1000 <= abs(value) < 1e6:
         return f"{float(f'{value:.{digits}g}'):,.0f}".replace("-", "−")
     text = f"{value:.{digits}g}"
+    if "e+" in text and abs(value) < 1000:
+        return str(int(float(text))).replace("-", "−")
     mantissa, e, exponent = text.partition("e")
     return (f"{mantissa}e{int(exponent)}" if e else text).replace("-", "−")
 
@@ -87,6 +89,102 @@ class Scale:
         """The exponents to write beside it: at most six."""
         step = math.ceil((self.high - self.low) / 5)
         return list(range(self.high, self.low - 1, -step))
+
+
+# Numbers are wide apart where the largest is this many times what most of them are above.
+_WIDE = 200.0
+# Decades of a scale that has both signs, on one side: what is smaller is at zero.
+_DECADES = 12
+_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+# The part of a scale that finite numbers have where there is an infinite one.
+_FINITE = 0.86
+
+
+@attrs.frozen(eq=False)
+class Ruler:
+    """A scale for numbers of any sign, from 0 at its lower end to 1; ``ticks`` are what is written beside it, as places
+    and texts.
+    """
+
+    ticks: tuple[tuple[float, str], ...]
+    wide: bool
+    _of: Callable[[float], float]
+
+    def at(self, number: float) -> float:
+        """Where a number is; what is beyond an end is at that end."""
+        return min(max(self._of(number), 0.0), 1.0) if not math.isnan(number) else math.nan
+
+    def with_infinity(self) -> Ruler:
+        """The same below a place for infinity."""
+
+        def of(number: float) -> float:
+            return 1.0 if number == math.inf else _FINITE * self.at(number)
+
+        ticks = ((_FINITE * place, text) for place, text in self.ticks)
+        return Ruler((*ticks, (1.0, "∞")), self.wide, of)
+
+
+def ruler(numbers: Iterable[float], *, zero: bool = True) -> Ruler:
+    """A scale that has all finite ``numbers`` and, if it is asked for, ``zero``: in decades from zero where the numbers
+    are wide apart, else linear.
+    """
+    found = [number for number in numbers if math.isfinite(number)]
+    sizes = sorted(abs(number) for number in found if number)
+    few = sizes[0] if 0 < len(sizes) <= 16 else sizes[len(sizes) // 4] if sizes else 0.0
+    if sizes and sizes[-1] > _WIDE * few:
+        return decades(found, few)
+    low, high = min(found, default=0.0), max(found, default=0.0)
+    return _linear(min(low, 0.0) if zero else low, max(high, 0.0) if zero else high)
+
+
+def _linear(low: float, high: float) -> Ruler:
+    if not high - low > 0:
+        low, high = (low - 1, high + 1) if low else (0.0, 1.0)
+    # Three or four are written.
+    rough = (high - low) / 3
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * times for times in _STEPS if unit * times >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    low, high = first * step, last * step
+    # As many digits as tell them apart.
+    digits = max(4, 1 + math.ceil(math.log10(max(abs(low), abs(high)) / step)))
+    ticks = tuple(((k - first) / (last - first), plain(k * step, digits)) for k in range(first, last + 1))
+    return Ruler(ticks, False, lambda number: (number - low) / (high - low))
+
+
+def decades(numbers: Sequence[float], least: float) -> Ruler:
+    """A scale in decades on both sides of zero, as far as there are numbers: the first unit is linear up to the power
+    of ten that is not above ``least``.
+    """
+    largest = max(map(abs, numbers))
+    top = math.ceil(math.log10(largest) - 1e-9)
+    bottom = max(math.floor(math.log10(least) + 1e-9), top - _DECADES)
+    bottom = min(bottom, top - 1)
+
+    def units(number: float) -> float:
+        size = abs(number) / 10.0**bottom
+        return math.copysign(size if size <= 1 else 1 + math.log10(size), number)
+
+    up, down = (1 + top - bottom if any(sign * number > 0 for number in numbers) else 0 for sign in (1, -1))
+    whole = up + down
+    step = math.ceil((top - bottom + 1) / (5 if not (up and down) else 2))
+    powers = range(top, bottom - 1, -step)
+    ticks = [(down / whole, "0")]
+    ticks += [((down + 1 + k - bottom) / whole, power(k)) for k in powers if up]
+    ticks += [((down - 1 - k + bottom) / whole, f"−{power(k)}") for k in powers if down]
+    return Ruler(tuple(sorted(ticks)), True, lambda number: (units(number) + down) / whole)
+
+
+def plain(value: Any, digits: int = 9) -> str:
+    """A number of a JSON object as people read it, in up to ``digits`` digits, or the word that it is."""
+    if value is None:
+        return "–"
+    number = float(value)
+    if math.isnan(number):
+        return "NaN"
+    if 1000 <= abs(number) < 1e6:
+        return f"{float(f'{number:.{digits}g}'):.15g}".replace("-", "−")
+    return short(number, digits)
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""From the objects that ``search``, ``replay`` and ``check`` print with ``--json`` to findings.
+"""From the objects that ``search``, ``replay``, ``check``, ``matrix`` and ``claims`` print with ``--json`` to findings.
 
 The lines may come from anywhere: what is not such an object is a ResultError, one line, and nothing in it is run.
 """
@@ -10,11 +10,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from diffuzz.escaping import unwrapped
 from diffuzz.reporting.finding import Finding, Level, Place, place_of_function
 
 _LONGEST = 2000
-_RESULT = "what search, replay or check print with --json is needed"
+_RESULT = "what search, replay, check, matrix or claims print with --json is needed"
 # By the status of a replayed entry: how bad it is, and the exit code.
 _STATUSES: dict[str, tuple[Level, int]] = {
     "as recorded": ("none", 0),
@@ -23,6 +25,7 @@ _STATUSES: dict[str, tuple[Level, int]] = {
     "wrong": ("error", 1),
     "broken": ("error", 2),
     "needs candidate": ("warning", 3),
+    "needs arrays": ("warning", 3),
     "needs kernels": ("warning", 3),
     "needs file": ("warning", 3),
     "needs time": ("warning", 3),
@@ -33,14 +36,24 @@ class ResultError(ValueError):
     """A text that is not what a command prints with ``--json``; one line."""
 
 
-def read(text: str, name: str) -> list[Finding]:
-    """The findings of lines of JSON; ``name`` is where they come from. Raises ResultError, which begins with it."""
+@attrs.frozen(eq=False)
+class Read:
+    """An object and its findings; ``place`` is the line that it is from, in words."""
+
+    place: str
+    result: Mapping[str, Any]
+    findings: list[Finding]
+
+
+def read(text: str, name: str) -> list[Read]:
+    """The objects of lines of JSON; ``name`` is where they come from. Raises ResultError, which begins with it."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            found += findings(json.loads(line))
+            result = json.loads(line)
+            found.append(Read(f"{name}: line {number}", result, findings(result)))
         except ResultError as error:
             raise ResultError(f"{name}: line {number}: {error}") from error
         except (ValueError, RecursionError) as error:
@@ -59,6 +72,10 @@ def findings(result: object) -> list[Finding]:
             return [_replayed(entry) for entry in _items(result["results"])]
         if "culprits" in result:
             return list(_checked(result))
+        if "cells" in result:
+            return [_compared(result, cell) for cell in _items(result["cells"])]
+        if "claims" in result:
+            return [_claimed(claim) for claim in _items(result["claims"])]
         if "verdict" in result and "target" in result:
             return [_searched(result)]
     except KeyError as error:
@@ -163,6 +180,37 @@ def _checked(result: Mapping[str, Any]) -> Iterator[Finding]:
             code=int(certain),
             place=Place(witness, 1) if witness else None,
         )
+
+
+def _compared(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Finding:
+    """A pair of a matrix: an error where at least one of the two is outside its bound."""
+    names, agreement = cell["kernels"], _text(cell, "agreement")
+    subject = " against ".join(map(_short, names)) if isinstance(names, list) else _short(names)
+    failure, witness = _text(cell, "failure", None), _text(cell, "witness", None)
+    said = f"they agree {agreement}: {_number(cell, 'value')}, as far as was seen"
+    outside = agreement == "not at all"
+    if outside:
+        said = f"they do not agree: {failure or _number(cell, 'value')}"
+    return Finding(
+        rule=_text(result, "target"),
+        level="error" if outside else "none",
+        subject=subject,
+        message=said,
+        code=int(outside),
+        place=Place(witness, 1) if witness else None,
+    )
+
+
+def _claimed(claim: Mapping[str, Any]) -> Finding:
+    """A published claim: whether it holds is a result, and no problem."""
+    witness = _text(claim, "witness", None)
+    return Finding(
+        rule="claims",
+        level="none",
+        subject=_text(claim, "claim"),
+        message=f"{_text(claim, 'verdict')}: {_number(claim, 'found')} was found",
+        place=Place(witness, 1) if witness else None,
+    )
 
 
 def _items(value: object) -> Sequence[Mapping[str, Any]]:

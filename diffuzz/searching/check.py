@@ -28,17 +28,22 @@ def check(
     seconds: float = 5.0,
     seed: int = 0,
     params: Mapping[str, object] | None = None,
+    arrays: str = "numpy",
+    device: str = "cpu",
 ) -> None:
     """Search for an input on which ``implementation`` leaves the error bound of ``operation``.
 
     ``implementation`` is a function, called in this process, or a name such as ``FILE.py:FUNCTION``, called in one of
     its own, where a crash or a hang is a finding. ``operation`` is a target, an operation, or the name of one
     (``FILE.py:NAME``, too). ``params`` are its parameters, such as ``{"dtype": "bfloat16"}``. The same seed gives the
-    same cases.
+    same cases. ``arrays`` (numpy, torch, jax, dlpack) and ``device`` (cpu, cuda:0) say what a function of Python is
+    called with (see diffuzz.judging.handing).
 
-    Raises AssertionError with the minimised witness; ValueError, one line, for arguments that do not fit.
+    Raises AssertionError with the minimised witness; ValueError, one line, for arguments that do not fit; ImportError,
+    one line, for a package or a device that is not here.
     """
-    result = searched(Judge(implementation), operation, seconds=seconds, seed=seed, params=params)
+    judge = Judge(implementation, arrays=arrays, device=device)
+    result = searched(judge, operation, seconds=seconds, seed=seed, params=params)
     if result.verdict is Verdict.CONFIRMED:
         raise AssertionError(witness_text(result))
 

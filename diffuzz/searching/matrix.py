@@ -22,6 +22,7 @@ from diffuzz.judging.question import CANDIDATE, Compare, Judge, QuestionError
 from diffuzz.searching.result import SearchResult
 from diffuzz.searching.search import search
 from diffuzz.targets.target import Target
+from diffuzz.telling import parts
 
 
 @attrs.frozen
@@ -95,7 +96,7 @@ def matrix(
     and ``diffuzz.search`` do.
     """
     cells: list[Cell] = []
-    for a, b in pairs(target, given, chosen, candidate):
+    for a, b in parts(pairs(target, given, chosen, candidate), "pairs", ", ".join):
         asked = Compare(a, b, library, candidate=candidate if CANDIDATE in (a, b) else None)
         try:
             interruption.check()

@@ -21,12 +21,14 @@ from diffuzz import interruption
 from diffuzz.cases.case import Case, unstack
 from diffuzz.cases.domain import LARGEST_BATCH
 from diffuzz.cases.space import Space
+from diffuzz.judging.calls import lengths
 from diffuzz.judging.company import Chance, Company
 from diffuzz.judging.problem import Problem
 from diffuzz.searching.coverage import Coverage
 from diffuzz.searching.population import Population
 from diffuzz.searching.reproduction import reproduced
 from diffuzz.targets.outcome import Bound, Outcome
+from diffuzz.telling import Phase, Standing, listened, tell
 
 Batch = dict[str, np.ndarray]
 Values = tuple[np.ndarray, Batch]
@@ -56,6 +58,8 @@ LARGEST_NOISE = 0.05
 SAME = 0.01
 # Values that did not come again and are looked for, of which each may take thousands of calls.
 MOST_TRIES = 3
+# Shapes for which a candidate may compile beside the budget however long that takes.
+LEAST_SHAPES = 4
 # Close enough to a proven bound to stop: nothing that matters is left to find.
 ENOUGH = 1 - 1e-4
 
@@ -95,7 +99,8 @@ class Unsteady:
 
 @attrs.frozen
 class Budget:
-    """Seconds on the clock and work in evaluated elements, whichever ends first.
+    """Seconds on the clock and work in evaluated elements, whichever ends first; and seconds beside those for calls in
+    which a candidate compiles, by default as many (of LEAST_SHAPES of them any).
 
     The work makes a search repeatable: two runs that end by work, or at the bound, make the same evaluations, however
     fast the machine happened to be.
@@ -103,6 +108,11 @@ class Budget:
 
     seconds: float
     work: float = math.inf
+    warm_up: float = attrs.field(kw_only=True)
+
+    @warm_up.default
+    def _as_many(self) -> float:
+        return self.seconds
 
 
 @attrs.define
@@ -111,6 +121,8 @@ class _Progress:
 
     started: float
     screen: Screen | None
+    # For how many shapes a candidate had compiled before the search began.
+    warmed: int = 0
     elites: Population = attrs.field(factory=lambda: Population(ELITES))
     evaluations: int = 0
     # Rows that have a value: admissible, a number, and known far better than it is large.
@@ -127,6 +139,8 @@ class _Progress:
     lost_after: int = -1
     tries: int = 0
     stopped: str = ""
+    # Whether the screen has given values: its first call compiles it.
+    screened: bool = False
     running: list[Callable[[], Values]] = attrs.field(factory=list)
     # What the screen said of the best case.
     promised: float = math.nan
@@ -160,7 +174,7 @@ class Objective:
 
     @_progress.default
     def _begin(self) -> _Progress:
-        return _Progress(self.clock(), self.screen_to_begin_with)
+        return _Progress(self.clock(), self.screen_to_begin_with, len(self.problem.warm_ups))
 
     @_shapes.default
     def _full_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -178,6 +192,8 @@ class Objective:
     def use_screen(self, screen: Screen | None) -> None:
         """Screen batches with ``screen`` from now on."""
         self._progress.screen = screen
+        if screen is None:
+            tell(Phase("searching"))
 
     @property
     def space(self) -> Space:
@@ -262,8 +278,22 @@ class Objective:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the search began."""
-        return self.clock() - self._progress.started
+        """Seconds since the search began, without those in which a candidate compiled, as far as there are for that."""
+        return self.clock() - self._progress.started - min(self._warmed, self._most_warm_up)
+
+    @property
+    def warm(self) -> bool:
+        """Whether no more time is left in which a candidate may compile: then new shapes cost time of the search."""
+        return self.problem.compiles and 0 < self._most_warm_up <= self._warmed
+
+    @property
+    def _warmed(self) -> float:
+        return sum(self.problem.warm_ups[self._progress.warmed :])
+
+    @property
+    def _most_warm_up(self) -> float:
+        """Of whatever compiles slowly a few shapes are looked at all the same."""
+        return max(self.budget.warm_up, sum(self.problem.warm_ups[self._progress.warmed :][:LEAST_SHAPES]))
 
     @property
     def rows(self) -> int:
@@ -304,6 +334,7 @@ class Objective:
         if self.problem.compiles:
             # Other scalar arguments would be compiled, too.
             batch = self.in_one_call(batch)
+        self._tell()
         # Overflow and NaN are values like any other here; a row that has them does not count.
         with np.errstate(all="ignore"):
             running = progress.screen(batch) if progress.screen else None
@@ -316,6 +347,9 @@ class Objective:
                     values, refined = self._exact(batch, admissible)
                 else:
                     screened, refined = running()
+                    if not progress.screened:
+                        progress.screened = True
+                        tell(Phase("searching"))
                     counts = admissible & self._still_admissible(batch, refined) & ~np.isnan(screened)
                     values = np.where(counts, screened, -np.inf)
                     self._confirm(refined, values)
@@ -327,6 +361,24 @@ class Objective:
         progress.running.append(finish)
         return finish
 
+    def _tell(self) -> None:
+        """Tell where the search stands, if anybody listens."""
+        if not listened():
+            return
+        best, seconds = self.best, self.seconds
+        tell(
+            Standing(
+                spent=max(seconds / max(self.budget.seconds, 1e-9), self.work / max(self.budget.work, 1e-9)),
+                seconds=self.budget.seconds - seconds,
+                evaluations=self.evaluations,
+                value=None if best is None else best.value,
+                engine="" if best is None else best.engine,
+                threshold=self.problem.threshold,
+                bound=None if self.bound is None else self.bound.value,
+                judges=self.problem.judges,
+            )
+        )
+
     def in_one_call(self, batch: Batch) -> Batch:
         """The batch with the scalar arguments of its first row, so that one call gets all rows."""
         names = self.problem.scalars
@@ -337,7 +389,9 @@ class Objective:
     def _cover(self, batch: Batch, rows: int) -> None:
         progress = self._progress
         if self.problem.batch is not None:
-            progress.sizes.setdefault(self.problem.batch.name, set()).add(rows)
+            # Of what compiles, in the calls that are made: they are filled up.
+            made = lengths(rows, self.problem.batch, compiled=True) if self.problem.compiles else (rows,)
+            progress.sizes.setdefault(self.problem.batch.name, set()).update(made)
         for spec in self.space.tensors:
             for name, size in spec.sizes(batch[spec.name][0]).items():
                 progress.sizes.setdefault(name, set()).add(size)
@@ -400,6 +454,7 @@ class Objective:
             again = self._alone(found, batch, row)
             if again is not None:
                 self._progress.history.append(again)
+                self._tell()
                 if self.on_found:
                     self.on_found(again)
                 return True
@@ -438,7 +493,9 @@ class Objective:
             progress.lost += 1
         if another and progress.tries < MOST_TRIES:
             progress.tries += 1
+            tell(Phase("reproducing"))
             made = reproduced(self.problem, batch, row, lambda: self.seconds < self.budget.seconds)
+            tell(Phase("searching"))
             # The exact result, which is most of the work of an evaluation, is computed once.
             self.charge(made.calls * LEAST_WORK_PER_CALL / 4)
             if made.again:

@@ -11,7 +11,7 @@ from diffuzz.judging.company import Chance, Company
 from diffuzz.judging.evidence import Agreement, Compared, Judged
 from diffuzz.judging.policies import Policy
 from diffuzz.judging.problem import Measurement, Problem
-from diffuzz.judging.question import Compare, Judge
+from diffuzz.judging.question import Compare
 from diffuzz.judging.verdict import Verdict
 from diffuzz.searching.coverage import Coverage
 from diffuzz.searching.objective import Found, Unsteady
@@ -82,8 +82,7 @@ class SearchResult:
     @property
     def candidate(self) -> str | None:
         """The candidate that took part, if one did."""
-        asked = self.problem.question
-        judged = asked.candidate if isinstance(asked, Compare) else asked if isinstance(asked, Judge) else None
+        judged = self.problem.judge
         return None if judged is None else judged.name
 
     @property

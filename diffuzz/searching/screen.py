@@ -119,13 +119,23 @@ def configured_jax() -> ModuleType:
     return jax
 
 
+def cache_place() -> Path | None:
+    """Where compiled programs would be kept; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffuzz" / "xla"
+    except RuntimeError:
+        return None
+
+
 def _cache_folder() -> Path | None:
     """Where compiled programs are kept; None where nothing can be, of which jax would warn at every turn."""
+    folder = cache_place()
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffuzz" / "xla"
+        if folder is None:
+            return None
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        # A file in its place, a disk that is read-only, a user without a home.
+    except OSError:
+        # A file in its place, a disk that is read-only.
         return None
     return folder if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else None
 

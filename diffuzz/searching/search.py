@@ -44,6 +44,7 @@ from diffuzz.searching.reproduction import CALLS, FEW_CALLS, counted, in_company
 from diffuzz.searching.result import SearchResult
 from diffuzz.targets.outcome import Arrays, Outcome
 from diffuzz.targets.target import Target
+from diffuzz.telling import Phase, tell
 
 if TYPE_CHECKING:
     from diffuzz.models.rows import Rows
@@ -89,6 +90,7 @@ def search(
     minimise_best: bool = True,
     without: Collection[str] = (),
     weights: Rows | None = None,
+    warm_up: float | None = None,
     on_found: Callable[[Found], None] | None = None,
     on_smaller: Callable[[float], None] | None = None,
 ) -> SearchResult:
@@ -112,6 +114,8 @@ def search(
         without: engines that the engine ``auto`` leaves alone, such as ``pbt``, which needs Hypothesis.
         weights: rows of a model (see diffuzz.models.rows) that the weights of all cases are taken from; then only the
             rest of a case is searched. Format and length follow from them.
+        warm_up: seconds that a candidate which compiles may compile beside the budget; as many as the budget has if
+            None. When they are over, and it has got a few, it gets no more new sizes.
         on_found: called with every improvement.
         on_smaller: called while the witness is minimised (see diffuzz.minimising.minimise).
 
@@ -126,25 +130,28 @@ def search(
     entry, since it would not replay. An interrupt (Ctrl-C) ends a search, and what was found is kept.
 
     Raises:
-        ValueError: seconds, seed, threshold or keep out of range.
+        ValueError: seconds, seed, threshold, keep or warm_up out of range.
         ParameterError, UnknownNameError, EngineError, CandidateError, QuestionError, MissingDependencyError,
-        MissingKernelsError, NoValueError: one line each.
+        MissingKernelsError, MissingArraysError, HandingError, NoValueError: one line each.
     """
     if keep is None:
         # What is no target is told so where it is opened.
         keep = float(getattr(target, "keep", 1.0))
     _check_arguments(seconds, seed, threshold, keep)
+    if warm_up is not None and not (_is_number(warm_up) and 0 <= warm_up < math.inf):
+        raise ValueError(f"warm_up={warm_up!r}: a number of seconds is needed")
     if first and largest:
         raise ValueError("first=True, largest=True: the first witness or the largest value; give one of them")
     engines.get(engine)
     seed = secrets.randbits(32) if seed is None else seed
     began = time.monotonic()
+    tell(Phase("loading"))
     with _opened(target, given, question, threshold, weights) as problem:
         first = first or (problem.judges and not largest)
         enough = problem.threshold if first else None
         objective = Objective(
             problem,
-            Budget(seconds, seconds * WORK_PER_SECOND),
+            Budget(seconds, seconds * WORK_PER_SECOND, warm_up=seconds if warm_up is None else warm_up),
             on_found=on_found,
             enough=enough,
             engine=engine,
@@ -163,6 +170,7 @@ def search(
             )
         made = _witness(objective, keep, on_smaller, hurried=interrupted, minimise_best=minimise_best)
         leisurely = not (interrupted or made.interrupted) and made.company is None and made.chance is None
+        tell(Phase("explaining"))
         policies = explaining(problem, made.case, made.measurement) if leisurely and made.case is not None else ()
         libraries = problem.environment()
     return SearchResult(
@@ -229,6 +237,7 @@ def _is_number(value: object) -> bool:
 def _run(objective: Objective, engine: str, rng: np.random.Generator) -> bool:
     """Run an engine until the budget is spent; True if the user interrupted it."""
     try:
+        tell(Phase("searching"))
         if not objective.problem.target.engine:
             # First values at once, however long compiling takes.
             objective.for_engine("sampling").evaluate(draws.structured(objective.space, rng, FIRST_ROWS))
@@ -243,6 +252,8 @@ def _run(objective: Objective, engine: str, rng: np.random.Generator) -> bool:
 
         from diffuzz.searching.screen import compile_screen
 
+        if objective.problem.has_screen:
+            tell(Phase("compiling"))
         objective.use_screen(compile_screen(objective.problem, objective.rows))
         for _ in engines.started(engine, objective, rng):
             # An engine of somebody else may evaluate nothing for ever.
@@ -393,6 +404,7 @@ def _confirmed(problem: Problem, best: Found, made: _Witness, goes_on: Callable[
     pairs = [(made.case, made.company), (best.case, best.company)]
     options = [(case, company) for case, company in pairs[: 1 if pairs[0] == pairs[1] else 2] if case is not None]
     largest, calls = -math.inf, 0
+    tell(Phase("reproducing"))
     try:
         for case, company in options:
             # Each in a process of its own: a cache that one option fills must not show for another.

@@ -35,7 +35,7 @@ from diffuzz.targets.amplification import Amplification
 from diffuzz.targets.contract import Contract
 from diffuzz.targets.outcome import Outcome
 from diffuzz.targets.parameter import ParameterError, Params
-from diffuzz.targets.target import Target
+from diffuzz.targets.target import LARGEST_TOLERANCE, Target
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -62,7 +62,6 @@ _AGREEING = 0.75
 # What minimising must keep of the value, and how long it may take, in seconds of work.
 _KEEP, _SECONDS = 0.9, 0.1
 # The range of tolerances that an entry of the corpus may have (see diffuzz.corpus.entry).
-_LARGEST_TOLERANCE = 1e-3
 
 
 class Law(Protocol):
@@ -232,7 +231,7 @@ def constants_are_in_range(trial: _Trial) -> None:
     target, params = trial.target, trial.target.params(trial.given)
     threshold, bound = target.threshold(params), target.bound(params)
     trial.demand(math.isfinite(threshold), f"the threshold is {threshold}")
-    trial.demand(0 <= target.tolerance <= _LARGEST_TOLERANCE, f"the tolerance is {target.tolerance}")
+    trial.demand(0 <= target.tolerance <= LARGEST_TOLERANCE, f"the tolerance is {target.tolerance}")
     trial.demand(0 < target.cost < math.inf, f"the cost is {target.cost}")
     if bound is not None:
         for what, number in (("value", bound.value), ("rounding", bound.rounding)):

@@ -92,7 +92,7 @@ ACTIVATIONS = (*CODES, *FLOATS)
 USUAL_ROWS, MOST_ROWS = 5, 1025
 LEAST_BLOCKS, USUAL_LENGTH = 5, 512
 # Formats whose codes are indices of a table of levels.
-_LEVELS = {"iq4_nl": iq4_nl.LEVELS, "mxfp4": mxfp4.LEVELS}
+LEVELS = {"iq4_nl": iq4_nl.LEVELS, "mxfp4": mxfp4.LEVELS}
 # Distance of a start from the edge between two codes, in codes: above float32 rounding, too small to matter otherwise.
 EDGE = 2.0**-15
 
@@ -306,7 +306,7 @@ def bound(p: Params) -> Bound:
     return Bound(largest / divisor, because, rounding=error_bounds.ROUNDING + sums / largest)
 
 
-def _plain_codes(format: str) -> tuple[int, int, int, formats.Fields]:
+def plain_codes(format: str) -> tuple[int, int, int, formats.Fields]:
     """(idle code, loud code, stored sub-scale that means 1, fields of a zero block).
 
     The idle code is the stored code of the smallest weight, which is 0 except in iq4_nl. The loud code is that of the
@@ -314,8 +314,8 @@ def _plain_codes(format: str) -> tuple[int, int, int, formats.Fields]:
     """
     fmt = formats.get(format)
     fields = fmt.unpack(np.zeros((1, fmt.type_size), np.uint8))
-    if format in _LEVELS:
-        size = np.abs(_LEVELS[format])
+    if format in LEVELS:
+        size = np.abs(LEVELS[format])
         return int(size.argmin()), int(size.argmax()), 1, fields
     parts = fmt.decode(fmt.pack(fields))
     scale = int(fields["scales"].flat[0]) - int(parts.sub_scale.flat[0]) + 1 if "scales" in fields else 1
@@ -335,7 +335,7 @@ def plain_weights(
     """
     fmt = formats.get(p["format"])
     blocks, size = count * (p["n"] // fmt.block_size), formats.get(partner(p)).block_size
-    idle, loud, one, empty = _plain_codes(p["format"])
+    idle, loud, one, empty = plain_codes(p["format"])
     fields = {name: np.repeat(values, blocks, axis=0) for name, values in empty.items()}
     sign = np.where(rng.random(count) < 0.5, 1.0, -1.0)
     fields["d"] = np.repeat(sign * 2.0 ** rng.integers(-6, 7, count), blocks // count).astype(np.float16)
@@ -415,7 +415,7 @@ def _lost_after_one(p: Params, rng: np.random.Generator, count: int) -> dict[str
     """
     fmt = formats.get(p["format"])
     per_row = p["n"] // fmt.block_size
-    idle, loud, one, empty = _plain_codes(p["format"])
+    idle, loud, one, empty = plain_codes(p["format"])
     fields = {name: np.repeat(values, per_row, axis=0) for name, values in empty.items()}
     # (1 + 2^-10) (1 - 2^-10 + 2^-20) is a little above 1 and rounds to 1. For scales without a mantissa, 12 f32(2/3) is
     # a little above 8 and rounds to 8.
@@ -450,7 +450,7 @@ def _lost_after_group(p: Params, rng: np.random.Generator, count: int) -> dict[s
     The group is large by its minimum, or by its scale in formats without minima.
     """
     fmt = formats.get(p["format"])
-    idle, loud, one, empty = _plain_codes(p["format"])
+    idle, loud, one, empty = plain_codes(p["format"])
     fields = {name: np.repeat(values, count * (p["n"] // fmt.block_size), axis=0) for name, values in empty.items()}
     group = 256 // fields["scales"].shape[1]
     fields["codes"][:] = loud
@@ -528,7 +528,7 @@ def _spikes(format: str, here: Bool[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b 
     fmt = formats.get(format)
     if format not in WEIGHT_FORMATS:
         return _quantised_spikes(fmt, here)
-    idle, _, one, empty = _plain_codes(format)
+    idle, _, one, empty = plain_codes(format)
     fields = {name: np.repeat(values, here.size // fmt.block_size, axis=0) for name, values in empty.items()}
     fields["d"][:] = 1
     if "scales" in fields:

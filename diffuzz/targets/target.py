@@ -27,6 +27,9 @@ from diffuzz.targets.drift import Drift
 from diffuzz.targets.outcome import Bound
 from diffuzz.targets.parameter import Parameter, ParameterError, Params, parsed
 
+# The tolerance of a target, unless it says why its values are less certain than that; and that of entries about it.
+LARGEST_TOLERANCE = 1e-3
+
 
 @attrs.frozen
 class Target:

@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 import attrs
 import numpy as np
 
-from diffuzz.vectors import arrays_file
-from diffuzz.vectors.arrays_file import ArraysFileError
+from diffuzz.models import arrays_file
+from diffuzz.models.model import ModelError
 
 FORMAT, VERSION = "diffuzz-vectors", "1"
 # Bytes of a file, below a megabyte with its header.
 LARGEST_FILE = 10**6
+# Bytes of a file that is read: results of vectors of at most a megabyte, in any type, are far below.
+LARGEST_READ = 2**28
 # Arrays of so many bytes are written as runs if these take a quarter or less; bytes of what runs may stand for.
 LEAST_FOR_RUNS, WORTH_RUNS, LARGEST_DECODED = 4096, 4, 2**26
 # Elements of a fixed result of bytes that may be anything.
@@ -95,7 +97,7 @@ class Vectors:
                 arrays |= encoded(f"{name}/allowance/{number}", one.allowance)
         about = self.described()
         return arrays_file.packed(
-            arrays, {key: value if isinstance(value, str) else _json(value) for key, value in about.items()}
+            {key: value if isinstance(value, str) else _json(value) for key, value in about.items()}, arrays
         )
 
     def described(self) -> dict[str, object]:
@@ -203,12 +205,21 @@ def _json(value: object) -> str:
 def read(path: Path) -> Vectors:
     """The vectors in a file. Raises VectorsError, OSError."""
     try:
-        return unpacked(*arrays_file.read(path))
-    except (ArraysFileError, VectorsError) as error:
+        return unpacked(*read_arrays(path))
+    except (ModelError, VectorsError) as error:
         raise VectorsError(f"{path}: {error}") from error
 
 
-def unpacked(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Vectors:
+def read_arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The metadata and the arrays of a file, of vectors or of results. Raises ModelError, OSError."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_READ + 1)
+    if len(content) > LARGEST_READ:
+        raise ModelError(f"it has more than {LARGEST_READ} bytes")
+    return arrays_file.unpacked(content)
+
+
+def unpacked(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> Vectors:
     """The vectors of what a file has. Raises VectorsError, without the name of the file."""
     if metadata.get("format") != FORMAT:
         raise VectorsError("it has no vectors; python -m diffuzz export DIR --target T makes a file of them")

@@ -11,10 +11,9 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from diffuzz.models.model import ModelError
 from diffuzz.targets.contract import Result
-from diffuzz.vectors import arrays_file
-from diffuzz.vectors.arrays_file import ArraysFileError
-from diffuzz.vectors.vectors import Vectors
+from diffuzz.vectors.vectors import Vectors, read_arrays
 
 
 class ResultsError(ValueError):
@@ -54,8 +53,8 @@ class Verification:
 def results_of(path: Path) -> dict[str, np.ndarray]:
     """The arrays in a file of results. Raises ResultsError, OSError."""
     try:
-        return arrays_file.read(path)[0]
-    except ArraysFileError as error:
+        return read_arrays(path)[1]
+    except ModelError as error:
         raise ResultsError(f"{path}: {error}") from error
 
 

@@ -221,7 +221,8 @@ def test_a_right_candidate(run: Run) -> None:
     assert second.startswith("Searched ")
     assert not Path("corpus").exists()
     code, out, err = run(*CANDIDATE, name, "--verbose")
-    assert (0, "") == (code, err)
+    assert 0 == code
+    assert all(re.match(r" +\d+\.\d\d s  \w", line) for line in err.splitlines())
     assert "The candidate is not wrong here." in out
     assert "Best case found\n" in out
     assert "Witness" not in out
@@ -506,7 +507,11 @@ def test_replay(run: Run, entry: Counterexample, saved: Path) -> None:
     assert ElementTree.parse("report.xml").getroot().get("failures") == "1"
     saved.write_text("{")
     code, out, err = run("replay", saved)
-    assert (2, "", True) == (code, err, "not JSON" in out)
+    assert 2 == code
+    # On stderr as errors are, and once.
+    assert (1, 0) == (err.count("not JSON"), out.count("not JSON"))
+    assert err.startswith(f"diffuzz: {saved}: ")
+    assert out.startswith("0 of 1 entries replayed")
 
 
 def test_a_report_is_written_last(run: Run, saved: Path) -> None:
@@ -619,10 +624,12 @@ def test_a_reader_that_goes_away(saved: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     saved.write_text("{")
-    for arguments, code in ((("targets",), 0), (("replay", "corpus"), 2)):
+    said = f"diffuzz: {saved.relative_to(Path.cwd())}: "
+    for arguments, code, told in ((("targets",), 0, ""), (("replay", "corpus"), 2, said)):
         command = [sys.executable, "-m", "diffuzz", *arguments]
         done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
-        assert (code, "") == (done.returncode, done.stderr)
+        assert (code, told) == (done.returncode, done.stderr[: len(said)])
+        assert len(done.stderr.splitlines()) == bool(told)
     os.close(writer)
 
 

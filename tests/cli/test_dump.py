@@ -186,3 +186,47 @@ def test_no_space_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 == code
     assert "--out run.safetensors: it cannot be written: No space left on device" in err
     assert before == Path("run.safetensors").read_bytes()
+
+
+def test_decoding_saves_a_dump_of_each_step(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The most probable token after each, or those that are given; each file is a step that can be checked."""
+    given = ("--model", "model.gguf", "--tokens", "65,66,70", "--engine", "apr")
+    code, out, err = run(*given, "--out", "a.safetensors", "--decode", "2", "--json")
+    assert (0, "") == (code, err)
+    found = json.loads(out)
+    assert ["a.1.safetensors", "a.2.safetensors"] == [each["dump"] for each in found["decoded"]]
+    first, second = read("a.1.safetensors"), read("a.2.safetensors")
+    assert ([3], [4]) == (first.positions.tolist(), second.positions.tolist())
+    assert int(read("a.safetensors").taps["logits"][-1].argmax()) == first.tokens[0]
+    assert int(first.taps["logits"][-1].argmax()) == second.tokens[0]
+    # The cache of the second step has the keys that the first one made.
+    assert np.array_equal(second.taps["blk.0.k_past"][-1], first.taps["blk.0.k_rope"][0].reshape(-1))
+    assert 0 == main._run(["check", "--model", "model.gguf", "--dump", "a.2.safetensors"])
+    assert capsys.readouterr().out.startswith("FALSIFIED: all ")
+    chosen = ",".join(str(each.tokens[0]) for each in (first, second))
+    code, out, _ = run(*given, "--out", "b.safetensors", "--decode-tokens", chosen)
+    assert 0 == code
+    assert f"token {second.tokens[0]} at position 4: b.2.safetensors" in out
+    assert np.array_equal(read("b.2.safetensors").taps["logits"], second.taps["logits"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--decode", "0"), "--decode"),
+        (("--decode", "2", "--decode-tokens", "5"), "give --decode or --decode-tokens"),
+        (("--decode-tokens", "5,9999"), "token 9999 is none"),
+        (("--decode", "1", "--patch", "model.gguf"), "leave it out to decode"),
+        (("--decode-tokens", "5", "--engine", "mine.py:run"), "has no parameter batches"),
+        (("--decode-tokens", ",".join(["5"] * 3000)), "the model's context has"),
+        (("--decode", "1", "--model", "run.1.safetensors"), "that is an input"),
+    ],
+)
+def test_what_cannot_be_decoded_is_one_line(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    """Exit code 2, and no traceback."""
+    shutil.copy("model.gguf", "run.1.safetensors")
+    code, out, err = run("--model", "model.gguf", "--tokens", "65,66,70", "--engine", "apr", "--out",
+                         "run.safetensors", *arguments)  # fmt: skip
+    assert (2, "") == (code, out)
+    assert said in err
+    assert 1 == err.count("\n")

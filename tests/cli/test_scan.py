@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -31,6 +32,27 @@ def test_a_model_without_faults(model: Path, capsys: pytest.CaptureFixture[str])
     assert "all weights are finite" in out
     assert "ffn_down" in out
     assert "|A - B| / (||w||_1 max|x|)" in out
+
+
+def test_no_part_of_the_report_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model without blocks has no table of them, and what has none is said in one line."""
+    assert 0 == main._run(["scan", "--model", str(write(tmp_path / "m.gguf", {"output_norm.weight": NORM}))])
+    out = capsys.readouterr().out
+    assert out.splitlines()[1:] == ["", "without blocks, only looked at for NaN and infinity: output_norm (f32)"]
+
+
+def test_it_fits_a_narrow_terminal(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 60 columns: a table for each measure, whose numbers are whole, and text over several lines."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert 0 == main._run(["scan", "--model", str(model)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[1:])) <= 60
+    assert not any(one == other == "" for one, other in itertools.pairwise(lines))
+    assert {"normalised:", "relative:"} <= set(lines)
+    assert 2 == sum(line.startswith(" ffn_down") for line in lines)
 
 
 def test_its_json_has_every_tensor(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

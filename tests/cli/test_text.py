@@ -19,7 +19,7 @@ from diffuzz.cases import text
 from diffuzz.cases.case import Case
 from diffuzz.cases.space import Dim, Space, TensorSpec
 from diffuzz.cases.text import case_text, decimal, runs_text, space_text
-from diffuzz.cli.progress import line_printer
+from diffuzz.cli.progress import line_printer, shown
 from diffuzz.cli.replay import junit_xml, replay_json, replay_text
 from diffuzz.cli.show import entry_text
 from diffuzz.cli.tables import json_number
@@ -205,11 +205,12 @@ def test_replay_as_text(entry: Counterexample) -> None:
 
 def test_hostile_file_names_are_shown_as_text(entry: Counterexample) -> None:
     """The name of a file neither controls the terminal nor makes another line, in a replay or where it is shown."""
-    results = _replayed(entry)
+    results = [attrs.evolve(one, path=one.path.with_name("bad\x00\x1b\ud800\ufffe.json")) for one in _replayed(entry)]
     text = replay_text(results)
     assert text.replace("\n", "").isprintable()
-    assert len(text.splitlines()) == len(results) + 1
-    assert r"bad\x00\x1b\ud800\ufffe.json" in text
+    # One for each but the broken one, which is said on stderr, and the count.
+    assert len(text.splitlines()) == len(results)
+    assert text.count(r"bad\x00\x1b\ud800\ufffe.json") == len(results) - 1
     shown = entry_text(entry, Path("softmax/bad\x1b[2J\nCONFIRMED: nothing.json"))
     assert r"softmax/bad\x1b[2J\nCONFIRMED: nothing.json" == shown.splitlines()[0]
     assert shown.replace("\n", "").isprintable()
@@ -218,7 +219,8 @@ def test_hostile_file_names_are_shown_as_text(entry: Counterexample) -> None:
 def test_progress_is_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a line on a terminal quotes is neither markup nor an emoji, and controls nothing."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    say = line_printer()
-    assert say is not None
-    say("libggml@[/bold]:smile:\n\x1b[2J, exact: by policy")
+    with shown("matrix"):
+        say = line_printer()
+        assert say is not None
+        say("libggml@[/bold]:smile:\n\x1b[2J, exact: by policy")
     assert capsys.readouterr().err.endswith("libggml@[/bold]:smile:\\n\\x1b[2J, exact: by policy\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 
 from diffuzz.cli import main
 from diffuzz.cli.trace import _pair
-from diffuzz.models import random_model
+from diffuzz.models import engines, random_model
 from diffuzz.models.dump import read, write
+from diffuzz.models.model import open as open_model
 
 Run = Callable[..., tuple[int, str, str]]
 GIVEN = ("--model", "model.gguf", "--tokens", "65,66,70,71,72")
@@ -63,10 +65,108 @@ def test_the_first_line_is_the_answer(run: Run) -> None:
 def test_the_wrong_side_is_named(run: Run) -> None:
     """A fault is the first line, and exit code 1; --verbose has a line for each tap."""
     code, out, err = run("trace", *GIVEN, "--engines", "ggml", "--engines", "mine.py:wrong", "--verbose")
-    assert (1, "") == (code, err)
+    assert 1 == code
+    # What it is at, and no complaint.
+    assert "running mine.py:wrong" in err
+    assert "diffuzz:" not in err
     assert out.startswith("B is wrong at blk.1.up: ")
     assert " times its allowance" in out.splitlines()[0]
     assert " blk.0.q_rope " in out
+
+
+# What an engine made wrong, by tap; whatever read it is right on what was made.
+_FAULTS = {
+    "nan": {"blk.1.up": float("nan")},
+    "two": {"blk.0.q": 1.01, "blk.1.up": 1.5},
+    "both": {"blk.0.q": 1.01, "blk.1.up": float("nan")},
+}
+
+
+def _faulty(run: Run, name: str) -> str:
+    """A dump of ggml's pass in which the numbers of token 2 at some taps were multiplied."""
+    tokens = [65, 66, 70, 71, 72]
+    plain = engines.get("ggml")(Path("model.gguf"), tokens)
+    made = {}
+    for tap, factor in _FAULTS[name].items():
+        made[tap] = plain.taps[tap].copy()
+        made[tap][2] *= np.float32(factor)
+    run = engines.get("ggml")(Path("model.gguf"), tokens, patch=attrs.evolve(plain, taps=made))
+    write(f"{name}.safetensors", attrs.evolve(run, taps={**run.taps, **made}))
+    return f"{name}.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("fault", "starts", "ends"),
+    [
+        ("nan", "is wrong at blk.1.up: no number where one is due",
+         "; the logits are no numbers after 1 of 5 tokens."),
+        ("two", "is wrong at blk.0.q: ", "and so is 1 more; blk.1.up is farthest off, NUMBER times its allowance."),
+        ("both", "is wrong at blk.0.q: ",
+         "; NaN first comes in blk.1.up, where a number is due; the logits are no numbers after 1 of 5 tokens."),
+    ],
+)  # fmt: skip
+def test_the_first_wrong_step_and_the_worst(run: Run, fault: str, starts: str, ends: str) -> None:
+    """The answer is the step that comes first, then which is farthest off; and where NaN comes from, whoever has it."""
+    file = _faulty(run, fault)
+    for label, others in (("A", (file, "plain.safetensors")), ("B", ("plain.safetensors", file))):
+        run("dump", *GIVEN, "--engine", "ggml", "--out", "plain.safetensors")
+        code, out, _ = run("trace", "--model", "model.gguf", "--dumps", ",".join(others))
+        first = out.splitlines()[0]
+        assert 1 == code
+        assert first.startswith(f"{label} {starts}")
+        assert re.sub(r"[\d,.]+ times its allowance.$", "NUMBER times its allowance.", first).endswith(ends)
+        outputs = [line for line in out.splitlines() if line.startswith(("  top-1", "  KL", "  total", "  noise"))]
+        assert 4 == len(outputs)
+        assert "nan" not in " ".join(outputs)
+    _, out, _ = run("check", "--model", "model.gguf", "--dump", file, "--no-save")
+    assert out.startswith(f"CONFIRMED: {starts.split()[3].rstrip(':')} is wrong, ")
+
+
+def test_nan_of_the_model_is_nobodys_fault_and_said_first(run: Run) -> None:
+    """A weight that is NaN makes NaN in every run: no step is wrong, no sentence says that all steps were judged."""
+    weight = open_model("model.gguf").tensors["blk.1.attn_norm.weight"]
+    data = bytearray(Path("model.gguf").read_bytes())
+    start = data.index(bytes(weight.data))
+    data[start : start + 4] = np.float32(np.nan).tobytes()
+    Path("model.gguf").write_bytes(data)
+    code, out, _ = run("trace", *GIVEN, "--engines", "apr,ggml")
+    first, *rest = out.splitlines()
+    assert 0 == code
+    assert first.startswith(
+        "A: NaN first comes in blk.1.attn_norm, whose exact result is no number either; "
+        "the logits are no numbers after all 5 tokens. B: NaN first comes in"
+    )
+    assert first.endswith(" Where numbers are due, both keep their bounds, in 19 of 37 steps.")
+    assert any(line.startswith("  next token       not known") for line in rest)
+    run("dump", *GIVEN, "--engine", "apr", "--out", "apr.safetensors")
+    code, out, _ = run("check", "--model", "model.gguf", "--dump", "apr.safetensors", "--json")
+    found = json.loads(out)
+    assert 0 == code
+    assert {"tap": "blk.1.attn_norm", "kind": "NaN", "due": False, "logits": [0, 1, 2, 3, 4]} == found["not_finite"]
+    assert found["answer"].startswith("FALSIFIED: 19 of 37 steps keep the bounds of their arithmetic; NaN first")
+
+
+@pytest.mark.parametrize(
+    ("kept", "checked", "traced"),
+    [
+        ("l_out", "4 spans that hold all 37 steps keep their bounds and lie near their replicates.",
+         "both keep their bounds, in 4 spans that hold all 37 steps: "),
+        ("logits", "one span that holds all 37 steps keeps its bound and lies near its replicates.",
+         "both keep their bounds, in one span that holds all 37 steps: "),
+    ],
+)  # fmt: skip
+def test_steps_that_are_judged_together_are_called_so(run: Run, kept: str, checked: str, traced: str) -> None:
+    """Where taps are missing, what was judged are spans."""
+    for engine in ("apr", "ggml"):
+        found = engines.get(engine)(Path("model.gguf"), [65, 66, 70, 71, 72])
+        taps = {tap: value for tap, value in found.taps.items() if tap.endswith((kept, "logits"))}
+        if kept == "l_out":
+            taps["embd"] = found.taps["embd"]
+        write(f"{engine}.safetensors", attrs.evolve(found, taps=taps))
+    _, out, _ = run("check", "--model", "model.gguf", "--dump", "apr.safetensors")
+    assert f"FALSIFIED: {checked}" == out.splitlines()[0]
+    _, out, _ = run("trace", "--model", "model.gguf", "--dumps", "apr.safetensors,ggml.safetensors")
+    assert out.startswith(traced)
 
 
 def test_dumps_and_their_json(run: Run) -> None:

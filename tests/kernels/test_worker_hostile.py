@@ -336,7 +336,7 @@ def test_a_server_that_does_not_go_on_is_replaced(monkeypatch: pytest.MonkeyPatc
                 time.sleep(0.01)
             with worker("other") as one:
                 assert right(run(one, batch()), batch())
-            assert not server.alive() or forkserver._the_server is server
+            assert not server.alive() or forkserver.server() is server
         finally:
             stopper.kill()
 

@@ -258,7 +258,7 @@ def entry(dtype: Any = "I32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[
 
 BAD: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "it is empty"),
-    "short": (b"1234567", "it has 7 bytes, and a dump begins with 8 bytes of length"),
+    "short": (b"1234567", "it has 7 bytes, and a .safetensors file begins with 8 bytes of length"),
     "text": (b"no dump at all", "it is no .safetensors or .npz file, or cut short: its header takes 23"),
     "length": (safetensors({}, length=2**64 - 1), "its header takes 18446744073709551615 bytes, where 2 are left"),
     "long": (safetensors(b" " * (6 * 2**20 + 1)), "its header has 6291457 bytes: at most 6291456"),

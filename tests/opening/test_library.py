@@ -15,12 +15,12 @@ from diffuzz.cases.case import Case
 from diffuzz.cases.draws import structured
 from diffuzz.cases.ranges import dtype_of
 from diffuzz.judging.evidence import Judged
+from diffuzz.judging.memory import placed
 from diffuzz.judging.opening import CandidateError, Signature, UnloadableError, library, parse
 from diffuzz.judging.opening.foreign import Asked, RefusedError
 from diffuzz.judging.opening.named import LibraryFunction
 from diffuzz.judging.problem import Problem, open_problem
 from diffuzz.judging.question import Judge
-from diffuzz.kernels.process.channel import ResultError
 from diffuzz.targets.contract import Result
 
 KERNELS = Path(__file__).with_name("kernels.c")
@@ -136,12 +136,14 @@ def test_what_is_not_written_is_nan(build: Build) -> None:
 
 def test_margins_are_looked_at_on_both_sides() -> None:
     """Every byte of them, and not the array."""
-    guarded = library._Guarded.of(np.arange(5, dtype=np.float32))
-    guarded.check("x")
-    for place, said in ((guarded.start - 1, "before"), (guarded.start + 20, "after"), (-1, "after"), (0, "before")):
+    guarded = placed(np.arange(5, dtype=np.float32))
+    start = guarded.array.ctypes.data - guarded.room.ctypes.data
+    guarded.array[:] = 7
+    assert guarded.wrote() is None
+    assert guarded.changed()
+    for place, said in ((start - 1, "before"), (start + 20, "after"), (-1, "after"), (0, "before")):
         guarded.room[place] = 7
-        with pytest.raises(ResultError, match=said):
-            guarded.check("x")
+        assert (guarded.wrote() or [""])[0].startswith(said)
         guarded.room[place] = 0xFF
 
 

@@ -133,7 +133,7 @@ def test_a_scattered_sign_pattern_that_is_needed_stays(seed: int) -> None:
 
 @pytest.mark.parametrize(("name", "seconds"), [("softmax", 2.0), ("rmsnorm", 2.0), ("matvec", 2.0)])
 def test_time_at_256(name: str, seconds: float) -> None:
-    """A typical case of 256 elements takes less than two seconds, the best of three."""
+    """A typical case of 256 elements takes less than two seconds of a processor, the best of three."""
     case = {
         "softmax": lambda: softmax_case(256, 10.0, 0),
         "rmsnorm": lambda: rmsnorm_case(256, 0),
@@ -142,9 +142,9 @@ def test_time_at_256(name: str, seconds: float) -> None:
     problem = open_problem(targets.get(name), {"n": 256} | ({"gain": True} if name == "rmsnorm" else {}))
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         result = minimise(problem, case, seconds=30.0)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
         assert result.finished
     assert min(times) < seconds
 

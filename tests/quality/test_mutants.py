@@ -109,6 +109,7 @@ def test_controls_are_not_flagged(mutant: Mutant) -> None:
     assert scoring.witness(objective) is None
 
 
+@pytest.mark.slow
 def test_ggml_flags_no_control() -> None:
     """The restated criteria pass correct functions: what they miss they do not miss for strictness elsewhere. (Under a
     policy a function may be another than ggml's, and a quantiser of weights by another rule gives other weights.)

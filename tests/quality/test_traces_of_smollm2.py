@@ -31,6 +31,7 @@ def path() -> Path:
     return next(Path(SMOLLM2.origin).parent.glob("*.gguf"))
 
 
+@pytest.mark.slow
 def test_the_price_of_codes(path: Path) -> None:
     """Float32 against 8-bit activations: nothing is wrong, the drift is like the floor, and energies are stable."""
     dumps = [engines.get(name)(path, TOKENS) for name in ("apr", "ggml")]

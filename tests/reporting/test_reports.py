@@ -103,10 +103,32 @@ def test_a_replay(status: str, level: str, code: int, here: Path) -> None:
     assert (places[::-1] if status == "wrong" else places) == [found.place, *found.others]
 
 
+def test_a_matrix(here: Path) -> None:
+    """A pair of which one is outside its bound is an error; one that agrees, or differs by policy, is none."""
+    cell = {"kernels": ["apr", "ggml"], "value": 12.5, "agreement": "by policy", "failure": None, "witness": None}
+    outside = cell | {"agreement": "not at all", "witness": "w.json"}
+    policy, wrong = reading.findings({"target": "matvec", "cells": [cell, outside]})
+    assert ("none", 0, "apr against ggml", None) == (policy.level, policy.code, policy.subject, policy.place)
+    assert ("error", 1, Place("w.json", 1)) == (wrong.level, wrong.code, wrong.place)
+    assert "12.5" in policy.message
+    assert "12.5" in wrong.message
+
+
+def test_claims(here: Path) -> None:
+    """Whether a published claim holds is a result, and no problem."""
+    claim = {"claim": "it drifts", "verdict": "CONFIRMED", "found": 2.0, "witness": None}
+    (found,) = reading.findings({"claims": [claim], "variants": []})
+    assert ("none", 0, "it drifts", "CONFIRMED: 2 was found") == (
+        found.level, found.code, found.subject, found.message)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{}", "line 1: is of another command; what search, replay or check print with --json is needed"),
+        (
+            "{}",
+            "line 1: is of another command; what search, replay, check, matrix or claims print with --json is needed",
+        ),
         ("\n[]", "line 2: is no object;"),
         ("CONFIRMED: f is wrong", "line 1: is no JSON;"),
         ("[" * 100000, "line 1: is no JSON;"),

@@ -156,6 +156,7 @@ def test_a_kernel_that_needs_whole_vectors_is_not_flagged(engine: str) -> None:
     assert len(lengths) > 12
 
 
+@pytest.mark.slow
 def test_shapes_leaves_no_small_length_out_for_long() -> None:
     """A deck is dealt: after three times as many batches as there are small lengths each of them had its turn."""
     lengths = set()
@@ -281,6 +282,7 @@ def test_an_engine_that_evaluates_nothing_is_ended_by_the_clock(monkeypatch: pyt
     assert result.stopped == "clock"
 
 
+@pytest.mark.slow
 def test_fresh_batches_have_a_share_of_a_search_for_a_wrong_function(
     monkeypatch: pytest.MonkeyPatch, spent: dict[str, float]
 ) -> None:
@@ -312,15 +314,16 @@ def test_few_shapes_where_each_is_compiled() -> None:
         return right(x, eps)
 
     problem = attrs.evolve(judged(seen, {"fix:b": 8}), compiles=True)
-    objective = Objective(problem, Budget(20.0), clock=lambda: now)
+    objective = Objective(problem, Budget(10.0), clock=lambda: now)
     with contextlib.suppress(BudgetSpentError):
         for _ in engines.started("auto", objective, np.random.default_rng(0)):
             now += 1e-2
     assert objective.stopped == "clock"
-    assert 5 < len(set(lengths)) <= 41
+    assert 5 < len(set(lengths)) <= 21
     assert lengths.count(1025) > len(lengths) / 4
 
 
+@pytest.mark.slow
 def test_a_narrow_window_is_found() -> None:
     """A function that is wrong in a window of one part in 10^4 of a range that spans five decades."""
     target = targets.get("swiglu")

@@ -71,6 +71,8 @@ MIXED_UP = {
     "third of four": "y[2:3] *= 1 if len(x) < 4 else np.nan",
     "of row 512 from row 513": "y[512:] = scaled(x[512:], eps, squares(x)[511:512])",
 }
+# Mixed up as others are.
+ALIKE = ("last", "largest", "least", "previous", "stride", "third of four")
 KEPT = {"far stride": 9, "from row 13": 12, "third of four": 3, "of row 512 from row 513": 512}
 
 
@@ -92,7 +94,9 @@ def _replayed(path: Path, judge: Judge) -> Replayed:
     return result
 
 
-@pytest.mark.parametrize("kind", MIXED_UP)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ALIKE else kind for kind in MIXED_UP]
+)
 def test_rows_that_get_mixed_up_are_saved_minimised_and_replayed(tmp_path: Path, kind: str) -> None:
     """Whichever row's statistics are used for others: a short case, where need be with the fewest neighbours."""
     result, judge = _searched(tmp_path, MIXED_UP[kind])
@@ -125,7 +129,9 @@ def test_rows_that_get_mixed_up_are_saved_minimised_and_replayed(tmp_path: Path,
         # One call in three hundred; one in five; one in two, with another value each time.
         ("y *= 1 + (calls[0] % 300 == 299)", 1 / 300),
         ("y *= 1 + (seldom.random() < 0.2)", 0.2),
-        ("y *= np.float32(1 + (often.random() < 0.5) * (1 + calls[0] / 1000))", 0.5),
+        pytest.param(
+            "y *= np.float32(1 + (often.random() < 0.5) * (1 + calls[0] / 1000))", 0.5, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_is_wrong_now_and_then(tmp_path: Path, body: str, rate: float) -> None:

@@ -81,7 +81,9 @@ def test_batches_of_many_rows_are_one_call() -> None:
 
 
 def test_a_function_that_compiles_keeps_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each new shape takes 0.3 s: a search takes the budget and OVERTIME at most, loading and one call aside."""
+    """Each new shape takes 0.3 s: a search takes the budget and OVERTIME at most, beside loading and one call, and as
+    long as the budget for new shapes.
+    """
     monkeypatch.chdir(tmp_path)
     Path("slow.py").write_text(
         "import time\nimport numpy as np\nseen = set()\n"
@@ -93,7 +95,9 @@ def test_a_function_that_compiles_keeps_the_budget(tmp_path: Path, monkeypatch: 
         loading = time.monotonic() - began
         assert problem.compiles
     result = search(targets.get("softmax"), {}, Judge("slow.py:f"), seconds=3, seed=0)
-    assert result.seconds - loading < 3 + OVERTIME + 1
+    warm_up = sum(result.problem.warm_ups)
+    assert 0.3 <= warm_up < 3 + OVERTIME
+    assert result.seconds - loading - warm_up < 3 + OVERTIME + 1
     assert result.coverage.sizes["n"] >= {1025}
     assert 2 <= len(result.coverage.sizes["n"]) <= 12
 

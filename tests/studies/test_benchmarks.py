@@ -15,10 +15,11 @@ FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
     ("script", "arguments", "said"),
     [
         ("throughput.py", ("--seconds", "0.01", "--target", "softmax", "--target", "dot-order"), "dot-order"),
-        ("first_witness.py", ("--every", "200"), "6 of 6 confirmed"),
+        pytest.param("first_witness.py", ("--every", "400"), "3 of 3 confirmed", marks=pytest.mark.slow),
         ("roofline.py", ("--seconds", "0.01", "--target", "softmax"), "softmax"),
+        ("arrays.py", ("--rows", "3", "--seconds", "0", "--operation", "softmax"), "judged"),
         ("batch_size.py", ("--seconds", "0.01", "--target", "softmax", "--n", "7", "--rows", "3"), "softmax"),
-        ("startup.py", ("--repeats", "1"), "replay of 1000 entries"),
+        ("startup.py", ("--repeats", "1", "--entries", "10", "--compiled", "softmax"), "replay of 10 entries"),
         ("analysis.py", ("--rows", "3", "--repeats", "1", "--operation", "softmax"), "softmax"),
         ("pytest_plugin.py", ("--tests", "40", "--pairs", "1"), "40 tests, 1 pairs"),
         ("worker.py", ("--rows", "3", "--repeats", "2"), "rows without a result: [100]"),
@@ -37,6 +38,7 @@ def test_every_script_is_run_here() -> None:
     """A new one joins the list above."""
     assert {path.name for path in FOLDER.glob("*.py")} == {
         "analysis.py",
+        "arrays.py",
         "batch_size.py",
         "first_witness.py",
         "pytest_plugin.py",

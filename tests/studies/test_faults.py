@@ -83,10 +83,15 @@ def test_levels_dump_what_they_say(small: Model) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_right_runs_are_not_flagged(small: Model, level: str) -> None:
-    """Builds of two described engines and one that is not."""
+    """Builds of two described engines, an unusual one, and one that is not described."""
     steps = architectures.steps(small)
     weights = running.prepared(steps)
-    for engine in (engines.DESCRIBED[0], engines.builds(engines.DESCRIBED[1], 0)[1], engines.UNDESCRIBED[1]):
+    for engine in (
+        engines.DESCRIBED[0],
+        engines.builds(engines.DESCRIBED[1], 0)[1],
+        engines.UNUSUAL[1],
+        engines.UNDESCRIBED[1],
+    ):
         made = running.run(steps, TOKENS, engine, weights)
         assert made is not None
         report = checking.check(small, running.dump(small, TOKENS, engine, made.taps, level, 0))
@@ -174,13 +179,14 @@ def test_faults_are_named_with_all_taps(small: Model) -> None:
 
 
 @pytest.mark.quality
+@pytest.mark.slow
 def test_marks_are_met(tmp_path: Path) -> None:
-    """Sixteen faults of each setting, on the random qwen2 model. Those of arithmetics that are not described are short
-    of their mark in some seeds (docs/measured.md): most of them have to be named, and none of the right runs.
+    """Sixteen faults of each setting, on the random qwen2 model. Of arithmetics that nobody knows, which are so
+    few here that one more or less decides about the mark, most have to be named, and none of the right runs.
     """
     random_model.write(tmp_path / "qwen2.gguf")
     rates = scoring.rates(list(scoring.score(model.open(tmp_path / "qwen2.gguf"), count=16, seed=0)))
-    assert [rate.setting.name for rate in rates if not rate.met and "other" not in rate.setting.name] == []
-    (other,) = (rate for rate in rates if "other" in rate.setting.name)
+    assert [rate.setting.name for rate in rates if not rate.met and "unknown" not in rate.setting.name] == []
+    (other,) = (rate for rate in rates if "unknown" in rate.setting.name)
     assert other.flagged == 0
     assert 2 * other.named > other.planted

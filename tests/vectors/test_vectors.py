@@ -17,9 +17,10 @@ import pytest
 
 from diffuzz import targets
 from diffuzz.cli import main
+from diffuzz.models import arrays_file
+from diffuzz.models.model import ModelError
 from diffuzz.studies.vectors import choosing, scoring
-from diffuzz.vectors import arrays_file, making, vectors, verifying
-from diffuzz.vectors.arrays_file import ArraysFileError
+from diffuzz.vectors import making, vectors, verifying
 from diffuzz.vectors.vectors import Expected, Vectors, VectorsError
 from diffuzz.vectors.verifying import ResultsError
 
@@ -74,20 +75,20 @@ def test_arrays_come_back() -> None:
         "truth": np.array([True, False]),
         "none": np.zeros((0, 4), np.uint8),
     }
-    content = arrays_file.packed(arrays, {"key": "value"})
-    found, metadata = arrays_file.unpacked(content)
+    content = arrays_file.packed({"key": "value"}, arrays)
+    metadata, found = arrays_file.unpacked(content)
     assert metadata == {"key": "value"}
     assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in found.items()} == {
         name: (one.dtype, one.shape, one.tobytes()) for name, one in arrays.items()
     }
-    assert arrays_file.packed(dict(reversed(arrays.items())), {"key": "value"}) == content
+    assert arrays_file.packed({"key": "value"}, dict(reversed(arrays.items()))) == content
 
 
 def test_the_library_reads_the_file() -> None:
     """It is a .safetensors file, not something like one."""
     numpy = pytest.importorskip("safetensors.numpy")
     arrays = {"x": np.arange(5, dtype=np.float32), "y": np.arange(4, dtype=np.uint8)}
-    found = numpy.load(arrays_file.packed(arrays, {"a": "b"}))
+    found = numpy.load(arrays_file.packed({"a": "b"}, arrays))
     assert {name: one.tolist() for name, one in found.items()} == {name: one.tolist() for name, one in arrays.items()}
 
 
@@ -115,7 +116,7 @@ def _file(header: object) -> bytes:
     ],
 )
 def test_a_damaged_file_is_refused(content: bytes) -> None:
-    with pytest.raises(ArraysFileError) as error:
+    with pytest.raises(ModelError) as error:
         arrays_file.unpacked(content)
     assert "\n" not in str(error.value)
 
@@ -170,9 +171,9 @@ def test_vectors_come_back() -> None:
      ({"cases": "["}, "damaged"), ({"parameters": "3"}, "damaged")],
 )  # fmt: skip
 def test_a_file_of_something_else_is_refused(tmp_path: Path, metadata: dict[str, str], said: str) -> None:
-    arrays, about = arrays_file.unpacked(_softmax().packed())
+    about, arrays = arrays_file.unpacked(_softmax().packed())
     path = tmp_path / "x.safetensors"
-    path.write_bytes(arrays_file.packed(arrays, about | metadata))
+    path.write_bytes(arrays_file.packed(about | metadata, arrays))
     with pytest.raises(VectorsError, match=said):
         vectors.read(path)
 
@@ -326,7 +327,7 @@ def test_results_that_do_not_fit_are_refused(change: Callable[[dict[str, np.ndar
 def _written(folder: Path, found: Vectors, results: dict[str, np.ndarray]) -> tuple[Path, Path]:
     paths = folder / "vectors.safetensors", folder / "results.safetensors"
     paths[0].write_bytes(found.packed())
-    paths[1].write_bytes(arrays_file.packed(results, {}))
+    paths[1].write_bytes(arrays_file.packed({}, results))
     return paths
 
 

@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from diffuzz.cases import ranges
+from diffuzz.judging.memory import Place
 from diffuzz.judging.question import Function
 from diffuzz.targets.contract import Call, Result
 
@@ -22,12 +23,15 @@ class RefusedError(RuntimeError):
 
 @attrs.frozen
 class Asked:
-    """One call: ``inputs`` and ``parameters`` by name, and shapes and dtypes of the ``results`` that are wanted."""
+    """One call: ``inputs`` and ``parameters`` by name, and shapes and dtypes of the ``results`` that are wanted. Where
+    memory is shared, ``places`` says where in it inputs and results lie, by their names.
+    """
 
     operation: str
     inputs: Mapping[str, np.ndarray]
     parameters: Mapping[str, Scalar]
     results: Mapping[str, Result]
+    places: Mapping[str, Place] = attrs.field(factory=dict)
 
 
 # What does a call: its results, of the shapes and dtypes that were asked for.
@@ -37,13 +41,14 @@ Foreign: TypeAlias = Callable[[Asked], list[np.ndarray]]
 @attrs.frozen
 class Signature:
     """What a contract says of a function: the target's name, the names of its positional arguments, its results for
-    one case, and whether one call gets a whole batch.
+    one case, and whether one call gets a whole batch; and where inputs and results lie in memory, if that matters.
     """
 
     operation: str
     arguments: tuple[str, ...]
     results: tuple[Result, ...]
     batched: bool
+    places: Mapping[str, Place] = attrs.field(factory=dict)
 
     def bound(self, foreign: Foreign) -> Function:
         """``foreign`` as a function that is called as the contract says."""
@@ -57,7 +62,7 @@ class Signature:
             results = {
                 name: Result((*rows, *one.shape), one.dtype) for name, one in zip(names, self.results, strict=True)
             }
-            got = foreign(Asked(self.operation, inputs, parameters, results))
+            got = foreign(Asked(self.operation, inputs, parameters, results, self.places))
             return got[0] if len(got) == 1 else tuple(got)
 
         return function

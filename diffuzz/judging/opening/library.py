@@ -8,10 +8,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 
-import attrs
 import numpy as np
 
 from diffuzz.escaping import unwrapped
+from diffuzz.judging.memory import Place, Placed, placed
 from diffuzz.judging.opening.foreign import Asked, Foreign, RefusedError, Scalar, dtype_of
 from diffuzz.judging.opening.named import CandidateError, LibraryFunction
 from diffuzz.kernels.process.channel import ResultError
@@ -23,11 +23,11 @@ _CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "bool": 6, "float8_e4m3f
 _CPU = 1
 _INTEGER, _NUMBER, _TEXT = 1, 2, 3
 _MESSAGE_SIZE = 1024
-# Bytes before and after an array; the first is a multiple of the alignment.
-_ALIGNMENT, _MARGIN, _UNWRITTEN = 64, 64, 0xFF
+# The bytes of a result before the call.
+_UNWRITTEN = 0xFF
 
 
-class _Tensor(ctypes.Structure):
+class DLTensor(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("device_type", ctypes.c_int32),
@@ -43,7 +43,7 @@ class _Tensor(ctypes.Structure):
 
 
 class _Array(ctypes.Structure):
-    _fields_ = (("name", ctypes.c_char_p), ("tensor", _Tensor))
+    _fields_ = (("name", ctypes.c_char_p), ("tensor", DLTensor))
 
 
 class _Parameter(ctypes.Structure):
@@ -105,8 +105,11 @@ def load(named: LibraryFunction) -> Foreign:
     symbol.restype, symbol.argtypes = ctypes.c_int, (ctypes.POINTER(_Call),)
 
     def foreign(asked: Asked) -> list[np.ndarray]:
-        inputs = {name: _Guarded.of(array) for name, array in asked.inputs.items()}
-        results = {name: _Guarded.empty(one.shape, dtype_of(one.dtype)) for name, one in asked.results.items()}
+        inputs = {name: placed(array, asked.places.get(name, Place())) for name, array in asked.inputs.items()}
+        results = {
+            name: placed(_unwritten(one.shape, dtype_of(one.dtype)), asked.places.get(name, Place()))
+            for name, one in asked.results.items()
+        }
         message = ctypes.create_string_buffer(_MESSAGE_SIZE)
         call = _Call(
             version=VERSION,
@@ -122,7 +125,8 @@ def load(named: LibraryFunction) -> Foreign:
         )
         code = symbol(ctypes.byref(call))
         for name, one in (inputs | results).items():
-            one.check(name)
+            if (where := one.wrote()) is not None:
+                raise ResultError(f"wrote to memory {where[0]} of {name}")
         if code != 0:
             # Not all of it may be a text.
             said = unwrapped(message.raw.partition(b"\0")[0].decode(errors="backslashreplace"))
@@ -132,47 +136,22 @@ def load(named: LibraryFunction) -> Foreign:
     return foreign
 
 
-@attrs.frozen(eq=False)
-class _Guarded:
-    """An array with a margin on both sides: ``room`` is all of its memory, of which it begins at ``start``."""
-
-    room: np.ndarray
-    start: int
-    array: np.ndarray
-
-    @classmethod
-    def empty(cls, shape: tuple[int, ...], dtype: np.dtype) -> _Guarded:
-        """One that nobody has written to."""
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        room = np.full(size + 2 * _MARGIN + _ALIGNMENT, _UNWRITTEN, np.uint8)
-        start = _MARGIN + -(room.ctypes.data + _MARGIN) % _ALIGNMENT
-        return cls(room, start, room[start : start + size].view(dtype).reshape(shape))
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> _Guarded:
-        """A copy of an array."""
-        made = cls.empty(array.shape, array.dtype)
-        made.array[...] = array
-        return made
-
-    def check(self, name: str) -> None:
-        """Raise ResultError if the margins have been written to."""
-        if (self.room[: self.start] != _UNWRITTEN).any():
-            raise ResultError(f"wrote to memory before the beginning of {name}")
-        if (self.room[self.start + self.array.nbytes :] != _UNWRITTEN).any():
-            raise ResultError(f"wrote to memory after the end of {name}")
+def _unwritten(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that nobody has written to."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return np.full(size, _UNWRITTEN, np.uint8).view(dtype).reshape(shape)
 
 
-def _arrays(named: Mapping[str, _Guarded]) -> ctypes.Array[_Array]:
+def _arrays(named: Mapping[str, Placed]) -> ctypes.Array[_Array]:
     return (_Array * len(named))(*(_Array(name.encode(), _tensor(one.array)) for name, one in named.items()))
 
 
-def _tensor(array: np.ndarray) -> _Tensor:
+def _tensor(array: np.ndarray) -> DLTensor:
     code, bits = type_code(array.dtype.name)
     shape = array.shape
     strides = [stride // array.itemsize for stride in array.strides]
     numbers = ctypes.c_int64 * max(1, len(shape))
-    return _Tensor(array.ctypes.data, _CPU, 0, len(shape), code, bits, 1, numbers(*shape), numbers(*strides), 0)
+    return DLTensor(array.ctypes.data, _CPU, 0, len(shape), code, bits, 1, numbers(*shape), numbers(*strides), 0)
 
 
 def type_code(dtype: str) -> tuple[int, int]:

@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import attrs
 
+from diffuzz.judging.handing import Handing, HandingError
+
 # What begins the name of a program.
 RUN = "run:"
 FORMS = f"FILE.py:FUNCTION is needed, or FILE.so:SYMBOL, or '{RUN} PROGRAM ARGUMENT ...'"
@@ -77,6 +79,15 @@ def parse(specification: str) -> Named:
 def check_name(specification: str) -> None:
     """Raise what ``parse`` raises."""
     parse(specification)
+
+
+def check_handing(specification: str, handing: Handing) -> None:
+    """Raise HandingError where other arrays than those of its interface are asked for, of what is not of Python."""
+    if handing != Handing() and not is_python(specification):
+        raise HandingError(
+            f"arrays {handing}: they are for functions of Python; candidate {specification} gets its arrays as its "
+            "interface says"
+        )
 
 
 def is_python(specification: str) -> bool:

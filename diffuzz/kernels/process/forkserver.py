@@ -8,7 +8,7 @@ the socket between them is closed then, or because it has another parent; and it
 Code in a worker may stop or kill its parent, which is this server. A server that is stopped is continued, one that has
 ended or does not answer is replaced, and what it leaves behind is found by a variable of its environment.
 
-An order is a line of JSON, ``[number, "fork", module]`` with three descriptors or ``[number, "wait", pid, seconds]``;
+An order is a line of JSON, ``[number, "fork", modules]`` with three descriptors or ``[number, "wait", pid, seconds]``;
 the answer is ``[number, result, text]``.
 """
 
@@ -27,8 +27,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import attrs
 
@@ -72,12 +73,12 @@ class Server:
     _got: bytes = attrs.field(init=False, default=b"")
     _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
 
-    def fork(self, module: str, files: list[int]) -> int:
-        """The number of a new process, which has imported ``module`` and has these files (see ``child.work``).
+    def fork(self, modules: Sequence[str], files: list[int]) -> int:
+        """The number of a new process, which has imported ``modules`` and has these files (see ``child.work``).
 
         Raises ResourceError if there can be no other process, WorkerError if the server has ended.
         """
-        pid, why = self._ask(["fork", module], _FORKING, files)
+        pid, why = self._ask(["fork", list(modules)], _FORKING, files)
         if pid < 0:
             raise ResourceError(f"no process can be started ({why}): look at the limits of the system (ulimit -a)")
         return pid
@@ -117,7 +118,7 @@ class Server:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
 
-    def _ask(self, order: list[str | int | float], seconds: float, files: Sequence[int] = ()) -> tuple[int, str]:
+    def _ask(self, order: list[object], seconds: float, files: Sequence[int] = ()) -> tuple[int, str]:
         with self._lock:
             self._orders += 1
             try:
@@ -154,39 +155,52 @@ class Server:
                 raise EOFError
 
 
-_the_server: Server | None = None
+# By the variables that are asked for.
+_servers: dict[frozenset[tuple[str, str]], Server] = {}
+_NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+# Servers of other environments that there are at once.
+_MOST_SERVERS = 8
+# How variables end that say how many threads a library starts.
+_THREADS = "_NUM_THREADS"
 
 
-def server() -> Server:
-    """The server of this process, started if there is none.
+def server(variables: Mapping[str, str] = _NO_VARIABLES) -> Server:
+    """The server of this process, in whose environment these ``variables`` are, too; started if there is none.
+
+    Without variables that say how many threads a library starts, those that the server imports start none.
 
     Raises WorkerError on a system without ``fork``, ResourceError if there can be no other process.
     """
-    global _the_server
     if not hasattr(os, "fork"):
         raise WorkerError(
             "candidates and the ggml library run in a process of their own, which needs a system with fork: Linux, or "
             f"macOS (this is {sys.platform})"
         )
-    found = _the_server
+    key = frozenset(variables.items())
+    found = _servers.get(key)
     # After a fork of the client, the server belongs to the parent.
     if found is not None and found.client == os.getpid():
         if found.alive():
             return found
-        _stop()
-    _the_server = _started()
-    return _the_server
+        _ended(key)
+    others = [other for other in _servers if other and other != key]
+    for other in others[: max(0, len(others) - _MOST_SERVERS + 1)]:
+        _ended(other)
+    _servers[key] = _started(variables)
+    return _servers[key]
 
 
-def _started() -> Server:
+def _started(variables: Mapping[str, str]) -> Server:
     mark = f"{os.getpid()}-{os.urandom(8).hex()}"
     try:
         ours, theirs = pair()
         log = kept(log_file())
     except OSError as error:
         raise _refused(error) from error
+    one_thread = not any(name.endswith(_THREADS) for name in variables)
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()}, {os.getpid()})"
+        f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
+        f"serve({theirs.fileno()}, {os.getpid()}, {one_thread})"
     )
     try:
         process = subprocess.Popen(
@@ -196,7 +210,7 @@ def _started() -> Server:
             # What it says is quoted where it ends, and standard error of the client may be closed.
             stderr=log,
             pass_fds=[theirs.fileno()],
-            env=os.environ | {MARK: mark},
+            env=os.environ | variables | {MARK: mark},
             # Ctrl-C is for the client, which ends the server by closing its end of the socket.
             start_new_session=True,
         )
@@ -217,11 +231,15 @@ def _refused(error: OSError) -> ResourceError:
 
 @atexit.register
 def _stop() -> None:
-    """End the server, if it is this process's, and wait until it has gone."""
-    global _the_server
-    if _the_server is not None and _the_server.client == os.getpid():
-        _the_server.end()
-    _the_server = None
+    """End the servers that are this process's, and wait until they have gone."""
+    for key in tuple(_servers):
+        _ended(key)
+
+
+def _ended(key: frozenset[tuple[str, str]]) -> None:
+    found = _servers.pop(key)
+    if found.client == os.getpid():
+        found.end()
 
 
 def _state(pid: int) -> str:
@@ -242,7 +260,7 @@ def _marked(mark: str) -> list[int]:
     return found
 
 
-def serve(control_file: int, client: int) -> None:
+def serve(control_file: int, client: int, one_thread: bool = True) -> None:
     """The server's main function. Neither the server nor a forked process returns from it."""
     control = socket.socket(fileno=control_file)
     # It ends with its client, and not because something that a worker runs tells its parent to.
@@ -250,7 +268,7 @@ def serve(control_file: int, client: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     # A worker may have stopped this process when its client ends.
     adopt_orphans(signal.SIGCONT)
-    with _one_thread():
+    with _one_thread() if one_thread else contextlib.nullcontext():
         importlib.import_module("numpy.linalg")
     live: set[int] = set()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -294,11 +312,12 @@ def _serve(control: socket.socket, client: int, live: set[int]) -> None:
             control.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def _fork(control: socket.socket, module: str, files: list[int]) -> tuple[int, str]:
+def _fork(control: socket.socket, modules: list[str], files: list[int]) -> tuple[int, str]:
     """The number of a new process; or -1, and why there is none."""
-    # Imported once, for all processes. If it cannot be imported, the process reports the error.
-    with contextlib.suppress(Exception):
-        importlib.import_module(module)
+    # Imported once, for all processes. If one cannot be imported, the process reports the error.
+    for module in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
     parent = os.getpid()
     try:
         pid = os.fork()

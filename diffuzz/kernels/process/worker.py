@@ -101,12 +101,16 @@ class Worker:
     ``opener`` is ``module:function``; ``argument`` and requests are pickled. ``timeout`` is the limit of one call in
     seconds; opening and the first call have more. ``memory`` is the limit of resident memory in bytes, by default half
     of the machine's; it is not enforced where there is no ``/proc``. ``starts`` counts the processes started.
+    ``packages`` are imported once for all processes, if they can be.
+    ``environment`` has variables that the processes have from their beginning on, before NumPy is imported.
     """
 
     opener: str
     argument: object
     timeout: float = attrs.field(default=10.0, kw_only=True)
     memory: int = attrs.field(factory=lambda: _physical_memory() // 2, kw_only=True)
+    packages: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    environment: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     starts: int = attrs.field(init=False, default=0)
     _process: _Process | None = attrs.field(init=False, default=None)
     _longest: float = attrs.field(init=False, default=0.0)
@@ -130,8 +134,22 @@ class Worker:
             self._process.kill()
             self._process = None
 
-    def run(self, request: object, arrays: Mapping[str, np.ndarray], *, shape: tuple[int, ...], dtype: str) -> Ran:
-        """The result of a batch, ``dtype[b, *shape]``, with the failures of rows that have none.
+    @property
+    def running(self) -> bool:
+        """Whether there is a process; else the next batch starts one."""
+        return self._process is not None
+
+    def run(
+        self,
+        request: object,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        shape: tuple[int, ...],
+        dtype: str,
+        compiles: bool = False,
+    ) -> Ran:
+        """The result of a batch, ``dtype[b, *shape]``, with the failures of rows that have none. One that ``compiles``
+        something has as much time as the first call.
 
         Raises WorkerError if the process cannot be opened: its opener raised an exception, took too long, or ended the
         process. Raises ResourceError if the system has no room for a process, or for the arrays.
@@ -147,7 +165,8 @@ class Worker:
             answer: _Answer | None = None
             if alone or not self._hangs:
                 # After a hang, a batch is not tried: it would probably hang too, without saying in which row.
-                answer = self._call(request, {name: array[rows] for name, array in arrays.items()}, shape, dtype)
+                part = {name: array[rows] for name, array in arrays.items()}
+                answer = self._call(request, part, shape, dtype, compiles=compiles)
             if isinstance(answer, np.ndarray) and rows == slice(0, total):
                 # The usual case: there is nothing to put together.
                 return Ran(answer, {})
@@ -162,7 +181,7 @@ class Worker:
                 # A row that was alone need not be run again.
                 failures[start], self._hangs, start = answer[1], True, rows.stop
                 continue
-            start = self._one_by_one(request, arrays, rows, result, failures)
+            start = self._one_by_one(request, arrays, rows, result, failures, compiles)
             if start < rows.stop or len(failures) >= _FAILURES_PER_BATCH:
                 return Ran(result, failures, frozenset(range(start, total)), passing)
             if answer is not None and len(failures) == before:
@@ -178,6 +197,7 @@ class Worker:
         rows: slice[int, int, None],
         result: np.ndarray,
         failures: dict[int, Failure],
+        compiles: bool,
     ) -> int:
         """Run ``rows`` one by one; write their results to ``result`` and their failures to ``failures``.
 
@@ -187,7 +207,7 @@ class Worker:
         shape, dtype = result.shape[1:], str(result.dtype)
         while start < rows.stop and tries < (1 if self._hangs else _FAILURES_PER_BATCH):
             part = {name: array[start : rows.stop] for name, array in arrays.items()}
-            answer = self._call(request, part, shape, dtype, one_by_one=True)
+            answer = self._call(request, part, shape, dtype, one_by_one=True, compiles=compiles)
             if isinstance(answer, np.ndarray):
                 result[start : rows.stop] = answer
                 return rows.stop
@@ -200,11 +220,11 @@ class Worker:
                 # has failed only if it fails again, alone, in a fresh process.
                 self.close()
                 part = {name: array[row:start] for name, array in arrays.items()}
-                again = self._call(request, part, shape, dtype)
+                again = self._call(request, part, shape, dtype, compiles=compiles)
                 for _ in range(_ATTEMPTS):
                     if isinstance(again, np.ndarray) or not again[1].killed:
                         break
-                    again = self._call(request, part, shape, dtype)
+                    again = self._call(request, part, shape, dtype, compiles=compiles)
                 if isinstance(again, np.ndarray):
                     result[row] = again[0]
                     continue
@@ -229,7 +249,7 @@ class Worker:
 
     def _started(self) -> _Process:
         for attempt in range(_ATTEMPTS + 1):
-            started = _Process.start(self.opener, self.argument, self._first_timeout)
+            started = _Process.start(self.opener, self.argument, self._first_timeout, self.environment, self.packages)
             if isinstance(started, _Process):
                 return started
             if started.killed and attempt < _ATTEMPTS:
@@ -249,6 +269,7 @@ class Worker:
         dtype: str,
         *,
         one_by_one: bool = False,
+        compiles: bool = False,
     ) -> _Answer:
         """Run a batch as a whole or, in one call, row by row; a failure ends the process unless it can go on."""
         first = self._process is None
@@ -261,9 +282,9 @@ class Worker:
             timeout = min(timeout, max(_LEAST_PATIENCE, _PATIENCE * self._longest))
             if timeout < self.timeout:
                 why = f" (the limit was {self.timeout:.3g} s until a call took longer)"
-        elif self.starts == 1 and first:
+        elif compiles or (self.starts == 1 and first):
             timeout = self._first_timeout
-            why = f" of the first call ({self._first_rule})"
+            why = f" of the first call{' of a shape' if compiles else ''} ({self._first_rule})"
         started = time.monotonic()
         try:
             answer = self._process.call(request, arrays, shape, dtype, timeout, self.memory, one_by_one)
@@ -300,10 +321,17 @@ class _Process:
     _row: int = attrs.field(init=False, default=0)
 
     @classmethod
-    def start(cls, opener: str, argument: object, timeout: float) -> _Process | Failure:
+    def start(
+        cls,
+        opener: str,
+        argument: object,
+        timeout: float,
+        variables: Mapping[str, str],
+        packages: tuple[str, ...] = (),
+    ) -> _Process | Failure:
         """A process that has opened, or the failure to do so. Raises WorkerError if none can be started."""
         # First: on a system without fork the rest cannot be had either.
-        forkserver.server()
+        forkserver.server(variables)
         files: list[int] = []
         try:
             ours, theirs = channel.pair()
@@ -315,7 +343,8 @@ class _Process:
         try:
             file, output = files
             memory = _reserved(file, _HEADER)
-            server, pid = _forked(opener.partition(":")[0], [theirs.fileno(), file, output])
+            modules = (*packages, opener.partition(":")[0])
+            server, pid = _forked(modules, [theirs.fileno(), file, output], variables)
         except BaseException:
             ours.close()
             for each in files:
@@ -327,6 +356,7 @@ class _Process:
         try:
             # Folder, environment and path may have changed since the server was started.
             environment = {name: value for name, value in os.environ.items() if name != forkserver.MARK}
+            environment |= variables
             opening = (process.client.token, os.getcwd(), environment, registry.search_path(), opener, argument)
             said = process._asked(pickle.dumps(opening), timeout, 2**62)
             if said is not True:
@@ -454,18 +484,18 @@ class _Process:
                 os.close(file)
 
 
-def _forked(module: str, files: list[int]) -> tuple[Server, int]:
+def _forked(modules: tuple[str, ...], files: list[int], variables: Mapping[str, str]) -> tuple[Server, int]:
     """A process of the server; where that has ended meanwhile, of another. Raises WorkerError."""
-    server = forkserver.server()
+    server = forkserver.server(variables)
     try:
-        return server, server.fork(module, files)
+        return server, server.fork(modules, files)
     except ResourceError:
         raise
     except WorkerError:
         if server.alive():
             raise
-    server = forkserver.server()
-    return server, server.fork(module, files)
+    server = forkserver.server(variables)
+    return server, server.fork(modules, files)
 
 
 def _reserved(file: int, size: int) -> mmap.mmap:

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from itertools import count
 
 import attrs
 
 from diffuzz import interruption
 from diffuzz.models import architectures, blas
-from diffuzz.models.checking import culprits, judging, known, policies, spans
+from diffuzz.models.checking import agreeing, culprits, judging, known, policies, spans
 from diffuzz.models.checking.culprits import Culprit, Settled
 from diffuzz.models.checking.judging import Judged
 from diffuzz.models.checking.known import Known
@@ -25,7 +26,10 @@ from diffuzz.models.checking.spans import Span
 from diffuzz.models.dump import Dump, check_against
 from diffuzz.models.forward import Weights
 from diffuzz.models.model import Model, ModelError
+from diffuzz.models.operations.attention import Mixture, Scores
+from diffuzz.models.operations.product import Product
 from diffuzz.models.sequence import Sequence
+from diffuzz.telling import Count, Phase, tell
 
 WRONG, RIGHT = "CONFIRMED", "FALSIFIED"
 # Taps that are held in float64 at a time.
@@ -59,6 +63,18 @@ class Report:
     def verdict(self) -> str:
         """CONFIRMED: a step is wrong. FALSIFIED: every step keeps its bound."""
         return WRONG if any(each.certain for each in self.culprits) else RIGHT
+
+
+@attrs.define(eq=False)
+class _Finished:
+    """Counts the spans that are begun, in threads, and tells it."""
+
+    total: int
+    _count: Iterator[int] = attrs.field(init=False, factory=count)
+
+    def one(self) -> None:
+        """One more is begun."""
+        tell(Count(next(self._count), self.total))
 
 
 @attrs.frozen(eq=False)
@@ -95,21 +111,26 @@ def check(model: Model, dump: Dump, *, seed: int = 0) -> Report:
         raise ModelError("the dump has no tap that can be judged: each needs the taps before it")
     exact = [span for span in found if len(span.steps) == 1 and not any(_narrow(dump, tap) for tap in span.inputs)]
     rest = [span for span in found if span not in exact]
+    tell(Phase("checking steps"))
+    finished = _Finished(len(found))
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            settle = partial(_settle, taps=taps, sequence=sequence)
+            settle = partial(_settle, taps=taps, sequence=sequence, finished=finished)
             settled = [each for group in pool.map(settle, _groups(exact)) for each in group]
             chosen = {policies.group_of(each.judged.span.last): _name(each.judged) for each in settled}
             weights = Weights(_KEPT)
             policies.of_spans(rest, lambda span: taps, sequence, weights, chosen, taps.load)
             policies.of_the_most(rest, taps, sequence, chosen)
-            judge = partial(_judged, taps=taps, sequence=sequence, weights=weights, chosen=chosen, seed=seed)
+            judge = partial(
+                _judged, taps=taps, sequence=sequence, weights=weights, chosen=chosen, seed=seed, finished=finished
+            )
             judged = [each for each in pool.map(judge, rest) if each]
         except BaseException:
             # What was not begun is left, as after Ctrl-C.
             pool.shutdown(cancel_futures=True)
             raise
-    of_steps, strange = culprits.of_steps(settled, judged)
+    agreed = agreeing.ratios((each.judged.span.last for each in settled if each.wrong), taps)
+    of_steps, strange = culprits.of_steps(settled, judged, agreed)
     of_spans, stranger = culprits.of_spans(judged, culprits.products_undescribed(settled, judged))
     order = {step.tap: index for index, step in enumerate(steps)}
     everything = sorted([each.judged for each in settled] + judged, key=lambda each: order[each.span.last.tap])
@@ -140,19 +161,20 @@ def _groups(exact: list[Span]) -> list[list[Span]]:
     return list(groups.values())
 
 
-def _settle(group: list[Span], taps: Mapping[str, Known], sequence: Sequence) -> list[Settled]:
+def _settle(group: list[Span], taps: Mapping[str, Known], sequence: Sequence, finished: _Finished) -> list[Settled]:
     """The steps of a group in its arithmetic, which is found from some of them."""
     every: dict[str, list[Judged]] = {}
     for span in policies.spread_over(group):
         interruption.check()
         every[span.last.tap] = _in_all(span, taps, sequence)
-    samples = [each for each in every.values() if each]
-    if not samples:
+    if not any(every.values()):
         return []
-    name = policies.of_single(samples)
+    _add_unusual(group, every, taps, sequence)
+    name = policies.of_single(each for each in every.values() if each)
     settled = []
     for span in group:
         interruption.check()
+        finished.one()
         tap = span.last.tap
         try:
             one = next(each for each in every[tap] if _name(each) == name) if tap in every else judging.judge(
@@ -165,6 +187,28 @@ def _settle(group: list[Span], taps: Mapping[str, Known], sequence: Sequence) ->
             elsewhere = next((each for each in others if each.inside), None)
         settled.append(Settled(one, elsewhere))
     return settled
+
+
+def _add_unusual(
+    group: list[Span], every: dict[str, list[Judged]], taps: Mapping[str, Known], sequence: Sequence
+) -> None:
+    """Add arithmetics that few engines have to the samples, where most samples are outside of all others and one of
+    these holds for some.
+    """
+    operation = group[0].last.operation
+    if not isinstance(operation, Product | Scores | Mixture):
+        return
+    samples = [span for span in group if every.get(span.last.tap) and not every[span.last.tap][0].blank]
+    outside = [span for span in samples if not any(each.inside for each in every[span.last.tap])]
+    if 2 * len(outside) <= len(samples):
+        return
+    for span in outside:
+        interruption.check()
+        found = judging.judge_all(span, taps, sequence, taps[span.last.tap], operation.unusual)
+        if holding := tuple(_name(each) for each in found if each.inside and not each.blank):
+            for other in samples:
+                every[other.last.tap] += judging.judge_all(other, taps, sequence, taps[other.last.tap], holding)
+            return
 
 
 def _in_all(span: Span, taps: Mapping[str, Known], sequence: Sequence) -> list[Judged]:
@@ -182,8 +226,10 @@ def _judged(
     weights: Weights,
     chosen: Mapping[str, str],
     seed: int,
+    finished: _Finished,
 ) -> Judged | None:
     interruption.check()
+    finished.one()
     got = taps[span.last.tap]
     try:
         judged = judging.judge(span, taps, policies.by_op(span, chosen), sequence, got)

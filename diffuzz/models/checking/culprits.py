@@ -12,15 +12,16 @@ far from its value as the farthest replicate of any layer is, whose numbers were
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Several
+from types import MappingProxyType
 from typing import TypeVar
 
 import attrs
 import numpy as np
 
 from diffuzz.models.checking.judging import Judged
-from diffuzz.models.checking.policies import group_of, kind_of
+from diffuzz.models.checking.policies import group_of, kind_of, middle
 from diffuzz.models.operations.product import Product
 from diffuzz.models.operations.sum import Sum
 
@@ -100,8 +101,12 @@ def products_undescribed(settled: Iterable[Settled], spans: Iterable[Judged]) ->
     return len(outside) >= _FEW and 2 * sum(outside) > len(outside)
 
 
-def of_steps(settled: Iterable[Settled], spans: Iterable[Judged] = ()) -> tuple[list[Culprit], dict[str, float]]:
-    """The culprits among steps, and the typical relative error of each group whose arithmetic is not described."""
+def of_steps(
+    settled: Iterable[Settled], spans: Iterable[Judged] = (), agreeing: Mapping[str, float] = MappingProxyType({})
+) -> tuple[list[Culprit], dict[str, float]]:
+    """The culprits among steps, and the typical relative error of each group whose arithmetic is not described.
+    ``agreeing`` has, of products in such an arithmetic, whether they agree with those that read the same: a ratio.
+    """
     items = list(settled)
     found, undescribed = [], {}
     products = products_undescribed(items, spans)
@@ -118,8 +123,8 @@ def of_steps(settled: Iterable[Settled], spans: Iterable[Judged] = ()) -> tuple[
             typical = mine if mine <= _UNDESCRIBED else None
         if typical is not None:
             undescribed[name] = float(np.median([each.judged.typical for each in members]))
-        share = _typical([each.judged.share for each in peers if typical is not None or each.judged.inside])
-        rms = _typical([each.judged.rms for each in peers if typical is not None or each.judged.inside])
+        share = middle([each.judged.share for each in peers if typical is not None or each.judged.inside])
+        rms = middle([each.judged.rms for each in peers if typical is not None or each.judged.inside])
         for each in members:
             judged = each.judged
             odd = max(judged.share / max(share, _SMALL), judged.rms / max(rms, _SMALL / 8))
@@ -133,6 +138,10 @@ def of_steps(settled: Iterable[Settled], spans: Iterable[Judged] = ()) -> tuple[
             elif each.elsewhere is not None and typical is None:
                 other = next(iter(each.elsewhere.arithmetics.values()))
                 found.append(_culprit(judged, judged.worst, False, f"computed in {other}, unlike the other layers"))
+            elif typical is not None and judged.span.last.tap in agreeing:
+                ratio = agreeing[judged.span.last.tap]
+                if ratio > 1:
+                    found.append(_culprit(judged, ratio, False, "it disagrees with the rows that read the same"))
             elif len(others) + 1 >= _FEW and _stands_out(judged, others):
                 found.append(
                     _culprit(judged, max(odd, 1.0), False, "a column or number stands out as in no other layer")
@@ -243,12 +252,8 @@ def _alike(outside: Several[Judged], peers: Several[Judged]) -> bool:
     """
     if not outside or isinstance(peers[0].span.last.operation, Sum):
         return False
-    usual = float(np.median([each.worst for each in peers]))
+    usual = middle([each.worst for each in peers])
     return usual > 1 / ODD and all(each.worst <= ODD * usual for each in outside)
-
-
-def _typical(numbers: list[float]) -> float:
-    return float(np.median(numbers)) if numbers else 0.0
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:

@@ -153,10 +153,14 @@ def _due(made: Estimate, span: Span, known: Mapping[str, Known], sequence: Seque
     return made
 
 
-def judge_all(span: Span, known: Mapping[str, Known], sequence: Sequence, got: Known) -> list[Judged]:
-    """A span of one step in every arithmetic that is known for it. Raises UnsupportedError."""
+def judge_all(
+    span: Span, known: Mapping[str, Known], sequence: Sequence, got: Known, names: tuple[str, ...] | None = None
+) -> list[Judged]:
+    """A span of one step in every arithmetic that is usual for it, or in those of these names. Raises
+    UnsupportedError.
+    """
     step = span.last
-    names = step.operation.arithmetics
+    names = step.operation.arithmetics if names is None else names
     inputs = [known[tap] for tap in step.inputs]
     if isinstance(step.operation, Product) and all(spans.rows_equal(each.rows, got.rows) for each in inputs):
         with np.errstate(all="ignore"):

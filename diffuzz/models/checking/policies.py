@@ -54,6 +54,13 @@ def kind_of(step: Step) -> str:
     return "cache" if "f16 cache" in step.operation.arithmetics else type(step.operation).__name__
 
 
+def middle(numbers: list[float]) -> float:
+    """The median, and of an even count the lower of the two in the middle: of two or four layers, half may have faults.
+    0 of none.
+    """
+    return sorted(numbers)[(len(numbers) - 1) // 2] if numbers else 0.0
+
+
 def spread_over(items: list[T], most: int = SAMPLES) -> list[T]:
     """Some of the items, evenly from the first to the last."""
     if len(items) <= most:
@@ -72,9 +79,9 @@ def of_single(judged: Iterable[list[Judged]]) -> str:
     if max(inside):
         # The bound of one may hold the results of another; then they are nearer to what that other one makes.
         as_many = [i for i, count in enumerate(inside) if count == max(inside)]
-        near = [float(np.median([max(sample[i].rms, _SMALL) for sample in samples])) for i in as_many]
+        near = [middle([max(sample[i].rms, _SMALL) for sample in samples]) for i in as_many]
         return names[next(i for i, rms in zip(as_many, near, strict=True) if rms <= _NEARER * min(near))]
-    return names[int(np.argmin([np.median([sample[i].relative for sample in samples]) for i in range(len(names))]))]
+    return names[int(np.argmin([middle([sample[i].relative for sample in samples]) for i in range(len(names))]))]
 
 
 def of_spans(

@@ -13,7 +13,8 @@ from diffuzz.models.forward import Weights
 from diffuzz.models.operations.attention import Mixture, Probs, Scores
 from diffuzz.models.operations.product import Product
 from diffuzz.models.operations.rope import Rope
-from diffuzz.models.operations.rounding import UNIT
+from diffuzz.models.operations.rounding import UNIT, gamma
+from diffuzz.models.operations.sum import Sum
 from diffuzz.models.sequence import Sequence
 from diffuzz.models.step import Estimate, Step
 
@@ -88,6 +89,11 @@ def _estimate(
     span: Span, known: Mapping[str, Known], arithmetics: Mapping[str, str], sequence: Sequence, got: Known
 ) -> Estimate:
     held = {tap: known[tap] for tap in span.inputs}
+    roundings = {
+        step.tap: step.operation.roundings(arithmetics[step.op])
+        for step in span.steps
+        if isinstance(step.operation, Product)
+    }
     for step in span.steps:
         inputs, rows = _aligned(step, [held[tap] for tap in step.inputs])
         final = step is span.last
@@ -96,6 +102,11 @@ def _estimate(
         values, errors = [each.value for each in inputs], [each.error for each in inputs]
         wanted = got.value if final and rows_equal(rows, got.rows) else None
         made = step.operation.estimate(values, errors, arithmetics[step.op], sequence, wanted)
+        added = roundings.get(step.inputs[-1]) if isinstance(step.operation, Sum) else None
+        if added is not None:
+            # Nobody saw the product on its own, so it may have begun with the residual.
+            more = gamma(added) * np.abs(values[0])
+            made = attrs.evolve(made, allowed=made.allowed + more)
         if final:
             return made if rows_equal(rows, got.rows) else _picked(made, got.rows)
         # An error that is no number, such as infinity times zero, promises nothing.

@@ -8,7 +8,11 @@
 
 An engine is a module with
 
-    def run(model: Path, tokens: Sequence[int], *, patch: Dump | None = None, **options) -> Dump
+    def run(model: Path, tokens: Sequence[int], *, patch: Dump | None = None, batches: Sequence[int] = (),
+            **options) -> Dump
+
+With ``batches`` the tokens are run in batches of these sizes, one after the other, with a cache; the dump is of the
+last batch, and has what the cache held before it in k_past and v_past. An engine may do without that.
 
 Its options are keyword arguments with defaults, whose types say how the text of an option is read. One that loads a
 model once for several runs also has
@@ -40,7 +44,7 @@ Run: TypeAlias = "Callable[..., Dump]"
 class Running(Protocol):
     """An engine that has its model."""
 
-    def run(self, tokens: Sequence[int], patch: Dump | None = None) -> Dump:
+    def run(self, tokens: Sequence[int], patch: Dump | None = None, batches: Sequence[int] = ()) -> Dump:
         """The dump of one run. Raises EngineError."""
 
 
@@ -96,8 +100,23 @@ class _Anew:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def run(self, tokens: Sequence[int], patch: Dump | None = None) -> Dump:
-        return self._run(tokens, patch=patch)
+    def run(self, tokens: Sequence[int], patch: Dump | None = None, batches: Sequence[int] = ()) -> Dump:
+        return self._run(tokens, patch=patch, **({"batches": batches} if batches else {}))
+
+
+def checked_batches(engine: str, tokens: Sequence[int], batches: Sequence[int], patch: Dump | None) -> tuple[int, ...]:
+    """The sizes of the batches that ``tokens`` are run in: that of all where none are given. Raises EngineError."""
+    sizes = tuple(batches) or (len(tokens),)
+    if min(sizes) < 0 or sum(sizes) != len(tokens) or (batches and min(sizes) < 1):
+        raise EngineError(f"engine {engine}: batches of {','.join(map(str, sizes))} are not all {len(tokens)} tokens")
+    if patch is not None and len(sizes) > 1:
+        raise EngineError(f"engine {engine}: a patch replaces the taps of a run in one batch")
+    return sizes
+
+
+def takes_batches(run: Callable[..., object]) -> bool:
+    """Whether an engine runs tokens in several batches, as decoding steps are."""
+    return "batches" in inspect.signature(run).parameters
 
 
 def options_of(run: Callable[..., object]) -> dict[str, object]:
@@ -106,7 +125,7 @@ def options_of(run: Callable[..., object]) -> dict[str, object]:
     return {
         each.name: each.default
         for each in parameters
-        if each.kind is each.KEYWORD_ONLY and each.default is not each.empty and each.name != "patch"
+        if each.kind is each.KEYWORD_ONLY and each.default is not each.empty and each.name not in ("patch", "batches")
     }
 
 

@@ -22,6 +22,7 @@ def run(
     tokens: Sequence[int],
     *,
     patch: Dump | None = None,
+    batches: Sequence[int] = (),
     command: str = "",
     name: str = "",
     timeout: float = TIMEOUT,
@@ -30,7 +31,7 @@ def run(
     call it ``name``. Raises EngineError.
     """
     with opened(model, command=command, name=name, timeout=timeout, several=False) as session:
-        return session.run(tokens, patch)
+        return session.run(tokens, patch, batches)
 
 
 def opened(

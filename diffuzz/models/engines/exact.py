@@ -12,6 +12,6 @@ if TYPE_CHECKING:
     from diffuzz.models.dump import Dump
 
 
-def run(model: Path, tokens: Sequence[int], *, patch: Dump | None = None) -> Dump:
+def run(model: Path, tokens: Sequence[int], *, patch: Dump | None = None, batches: Sequence[int] = ()) -> Dump:
     """The dump of a run over ``tokens``, in which each tap of ``patch`` replaced its own. Raises EngineError."""
-    return running.run("exact", model, tokens, arithmetic="exact", patch=patch)
+    return running.run("exact", model, tokens, arithmetic="exact", patch=patch, batches=batches)

@@ -28,7 +28,7 @@ import attrs
 import numpy as np
 
 from diffuzz.models.driving import TIMEOUT, Session
-from diffuzz.models.engines import EngineError, MissingEngineError
+from diffuzz.models.engines import EngineError, MissingEngineError, checked_batches
 
 if TYPE_CHECKING:
     from diffuzz.models.dump import Dump
@@ -82,13 +82,14 @@ def run(
     tokens: Sequence[int],
     *,
     patch: Dump | None = None,
+    batches: Sequence[int] = (),
     dtype: str = "float32",
     threads: int = 2,
     timeout: float = TIMEOUT,
 ) -> Dump:
     """One run in a process of its own, in ``dtype`` (float32, bfloat16 or float16). Raises EngineError."""
     with opened(model, dtype=dtype, threads=threads, timeout=timeout, several=False) as session:
-        return session.run(tokens, patch)
+        return session.run(tokens, patch, batches)
 
 
 def opened(
@@ -108,7 +109,13 @@ def opened(
 
 
 def compute(
-    path: Path, tokens: Sequence[int], patch: Dump | None = None, *, dtype: str = "float32", threads: int = 2
+    path: Path,
+    tokens: Sequence[int],
+    patch: Dump | None = None,
+    batches: Sequence[int] = (),
+    *,
+    dtype: str = "float32",
+    threads: int = 2,
 ) -> Dump:
     """The run itself, in this process."""
     import torch
@@ -125,9 +132,12 @@ def compute(
     vocabulary = network.get_input_embeddings().num_embeddings
     if not 0 <= min(tokens) <= max(tokens) < vocabulary:
         raise EngineError(f"tokens are 0 to {vocabulary - 1}, and {min(tokens)} to {max(tokens)} were given")
+    *before, last = checked_batches("hf", tokens, batches, patch)
+    start = len(tokens) - last
+    cache, past = _cached(network, tokens, before)
     taps = _Taps({} if patch is None else _patches(patch, file.architecture, _head_size(network.config)))
     with _hooked(network, _ARCHITECTURES[file.architecture], taps), torch.no_grad():
-        network(torch.tensor([list(tokens)]), use_cache=False)
+        network(torch.tensor([list(tokens[start:])]), past_key_values=cache, use_cache=cache is not None)
     if unused := sorted(set(taps.patches) - set(taps.copies)):
         raise EngineError(f"the patch has taps that this engine does not have: {', '.join(unused[:5])}")
     stored = _DTYPES[dtype]
@@ -145,10 +155,30 @@ def compute(
             "residual": stored,
             **({} if patch is None else {"patched": str(len(taps.patches))}),
         },
-        tokens=np.asarray(tokens, np.int32),
-        positions=np.arange(len(tokens), dtype=np.int32),
-        taps=taps.copies,
+        tokens=np.asarray(tokens[start:], np.int32),
+        positions=np.arange(start, len(tokens), dtype=np.int32),
+        taps={**past, **taps.copies},
     )
+
+
+def _cached(network: Any, tokens: Sequence[int], batches: Sequence[int]) -> tuple[Any, dict[str, np.ndarray]]:
+    """The cache after some batches of the tokens, and what it holds by tap; None if there are no batches."""
+    if not batches:
+        return None, {}
+    import torch
+    import transformers
+
+    # Told of no configuration, so that layers with a sliding window keep all tokens: the mask hides the others.
+    cache, done = transformers.DynamicCache(), 0
+    with torch.no_grad():
+        for size in batches:
+            network(torch.tensor([list(tokens[done : done + size])]), past_key_values=cache, use_cache=True)
+            done += size
+    held = {}
+    for number, layer in enumerate(cache.layers):
+        held[f"blk.{number}.k_past"] = _array(layer.keys[0].transpose(0, 1))
+        held[f"blk.{number}.v_past"] = _array(layer.values[0].transpose(0, 1))
+    return cache, held
 
 
 @functools.lru_cache(maxsize=1)
@@ -250,7 +280,8 @@ def _attention(
 
     begin = f"blk.{module.layer_idx}"
     taps.take(f"{begin}.q_rope", query[0].transpose(0, 1))
-    taps.take(f"{begin}.k_rope", key[0].transpose(0, 1))
+    # Behind the keys of the cache.
+    taps.take(f"{begin}.k_rope", key[0].transpose(0, 1)[-query.shape[2] :])
     products = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
     softmaxes = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 

@@ -41,7 +41,14 @@ _AT_ONCE = 1 << 26
 _Compute = Callable[[Several[np.ndarray], Sequence], np.ndarray]
 
 
-def run(model: Path, tokens: Several[int], *, patch: Dump | None = None, library: str = "") -> Dump:
+def run(
+    model: Path,
+    tokens: Several[int],
+    *,
+    patch: Dump | None = None,
+    batches: Several[int] = (),
+    library: str = "",
+) -> Dump:
     """The dump of a run over ``tokens``, in which each tap of ``patch`` replaced its own.
 
     Raises EngineError, and MissingEngineError where ggml-python is not installed.
@@ -49,8 +56,9 @@ def run(model: Path, tokens: Several[int], *, patch: Dump | None = None, library
     try:
         build = libggml.native.at(library) if library else libggml.native
         return running.run(
-            "libggml", model, tokens, arithmetic="ggml", patch=patch, replaced=lambda steps: _replaced(steps, build)
-        )
+            "libggml", model, tokens, arithmetic="ggml", patch=patch, batches=batches,
+            replaced=lambda steps: _replaced(steps, build),
+        )  # fmt: skip
     except (MissingKernelsError, ImportError) as error:
         raise MissingEngineError(f"engine libggml: {error}") from error
     except RowsFailedError as error:

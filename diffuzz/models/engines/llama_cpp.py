@@ -31,8 +31,9 @@ import numpy as np
 from diffuzz.escaping import escaped, unwrapped
 from diffuzz.kernels.process.worker import ResourceError, Worker, WorkerError
 from diffuzz.models import model as models
+from diffuzz.models import sequence
 from diffuzz.models.dump import Dump
-from diffuzz.models.engines import EngineError, MissingEngineError
+from diffuzz.models.engines import EngineError, MissingEngineError, checked_batches
 from diffuzz.models.process.llama_cpp import ANSWER_BYTES, KV_TYPES, Options, save
 
 # Distributions that have the library: the module, and patterns of the file in its folder.
@@ -50,6 +51,7 @@ def run(
     tokens: Sequence[int],
     *,
     patch: Dump | None = None,
+    batches: Sequence[int] = (),
     library: str = "",
     kv: str = "f32",
     flash_attention: bool = False,
@@ -60,9 +62,9 @@ def run(
     """The dump of a run over ``tokens``, in which each tap of ``patch`` was put in the place of llama.cpp's own as soon
     as that was copied; taps that llama.cpp does not compute are left out.
 
-    ``library`` is the name of a package or a path, by default the first package that is installed; ``kv`` is f32, f16,
-    bf16 or q8_0 (with flash attention only); ``timeout`` is in seconds, the loading included. Raises EngineError, and
-    MissingEngineError where there is no library, or none that is known.
+    Of ``batches`` see diffuzz.models.engines. ``library`` is the name of a package or a path, by default the first
+    package that is installed; ``kv`` is f32, f16, bf16 or q8_0 (with flash attention only); ``timeout`` is in seconds,
+    the loading included. Raises EngineError, and MissingEngineError where there is no library, or none that is known.
     """
     with opened(
         model,
@@ -73,7 +75,7 @@ def run(
         threads=threads,
         timeout=timeout,
     ) as engine:
-        return engine.run(tokens, patch)
+        return engine.run(tokens, patch, batches)
 
 
 @contextlib.contextmanager
@@ -115,9 +117,10 @@ class Opened:
     _kv: str
     _worker: Worker
 
-    def run(self, tokens: Sequence[int], patch: Dump | None = None) -> Dump:
+    def run(self, tokens: Sequence[int], patch: Dump | None = None, batches: Sequence[int] = ()) -> Dump:
         """As the module's ``run``."""
-        about, taps = self._asked(tokens, patch, watch=True)
+        sizes = checked_batches(f"llama.cpp {self.name}", tokens, batches, patch)
+        about, taps = self._asked(tokens, patch, sizes, watch=True)
         metadata = {
             "format": "diffuzz-dump",
             "version": "1",
@@ -130,15 +133,15 @@ class Opened:
         }
         if patch is not None:
             metadata["patched"] = about["patched"]
-        where = np.arange(len(tokens), dtype=np.int32)
-        return Dump(metadata, np.array(tokens, np.int32), where, taps, {}, ())
+        where = sequence.of_tokens(tuple(tokens[-sizes[-1] :]), past=len(tokens) - sizes[-1])
+        return Dump(metadata, where.tokens, where.positions, taps, {}, ())
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """float32[n, V] of a run that nothing watches."""
-        return self._asked(tokens, None, watch=False)[1]["logits"]
+        return self._asked(tokens, None, (len(tokens),), watch=False)[1]["logits"]
 
     def _asked(
-        self, tokens: Sequence[int], patch: Dump | None, watch: bool
+        self, tokens: Sequence[int], patch: Dump | None, batches: Sequence[int], watch: bool
     ) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         if not len(tokens):
             raise EngineError("llama.cpp: there are no tokens")
@@ -153,6 +156,7 @@ class Opened:
                     "watch": watch,
                     "patch": "" if patch is None else str(given),
                     "dump": str(dump),
+                    "batches": list(batches),
                 }
                 one = {"x": np.zeros((1, 1), np.uint8)}
                 ran = self._worker.run(request, one, shape=(ANSWER_BYTES,), dtype="uint8")

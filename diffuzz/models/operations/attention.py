@@ -6,13 +6,17 @@ masked; the softmax scales and masks them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Several
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
-from diffuzz.models.operations.rounding import FLUSHED, UNIT, gamma, to, to_within
+from diffuzz.models.operations import activations
+from diffuzz.models.operations.activations import Codes
+from diffuzz.models.operations.rounding import FLUSHED, TINY, UNIT, gamma, to, to_within
 from diffuzz.models.sequence import Sequence
 from diffuzz.models.step import Estimate
 
@@ -28,6 +32,26 @@ _ROUNDED = {
     "f16 cache": ("f32", "f16"),
     "bf16 cache": ("f32", "bf16"),
 }
+
+# The same of engines whose cache holds codes, which are not tried unless all others fail: those of the first factor,
+# and of the one from the cache. A scale is for a head of one key, or for 32 elements of it as in ggml's q8_0.
+_CODED: Mapping[str, tuple[Codes | None, Codes]] = MappingProxyType({
+    "int8 cache": (None, Codes(0, half=False)),
+    "q8_0 cache": (None, Codes(32, half=True)),
+    "q8_0": (Codes(32, half=True), Codes(32, half=True)),
+})  # fmt: skip
+
+
+def _in_codes(
+    codes: Codes | None, x: Float[np.ndarray, " ..."], error: Float[np.ndarray, " ..."] | None, head: int
+) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."] | None]:
+    """Heads of so many elements side by side, in codes and restored, and how far off each may be."""
+    if codes is None:
+        return x, error
+    seen = activations.quantised(
+        codes, x.reshape(-1, head).astype(np.float64), None if error is None else error.reshape(-1, head), choose=False
+    )
+    return seen.values.reshape(x.shape).astype(x.dtype), None if seen.error is None else seen.error.reshape(x.shape)
 
 
 def _with_past(parts: Several[Float[np.ndarray, " ..."]], groups: int) -> Float[np.ndarray, "... keys groups c"]:
@@ -55,6 +79,25 @@ class Scores:
         """See the class."""
         return tuple(_ROUNDED)
 
+    @property
+    def unusual(self) -> tuple[str, ...]:
+        """Arithmetics of few engines."""
+        return tuple(_CODED)
+
+    def _coded(
+        self,
+        inputs: Several[Float[np.ndarray, " ..."]],
+        errors: Several[Float[np.ndarray, " ..."] | None],
+        arithmetic: str,
+    ) -> tuple[list[Float[np.ndarray, " ..."]], list[Float[np.ndarray, " ..."] | None]]:
+        """q and k as they are read from codes, and their errors."""
+        head = inputs[0].shape[-1] // self.heads
+        made = [
+            _in_codes(_CODED[arithmetic][min(index, 1)], x, error, head)
+            for index, (x, error) in enumerate(zip(inputs, errors, strict=True))
+        ]
+        return [x for x, _ in made], [error for _, error in made]
+
     def _factors(
         self, inputs: Several[Float[np.ndarray, " ..."]]
     ) -> tuple[Float[np.ndarray, "... groups heads/groups n c"], Float[np.ndarray, "... groups 1 c keys"]]:
@@ -69,6 +112,9 @@ class Scores:
         self, inputs: Several[Float[np.ndarray, " ..."]], arithmetic: str, sequence: Sequence
     ) -> Float[np.ndarray, "... heads n keys"]:
         """``inputs`` are q, k and, after a cache, its keys."""
+        if arithmetic in _CODED:
+            inputs, _ = self._coded(inputs, [None] * len(inputs), arithmetic)
+            arithmetic = "f32"
         q, k = self._factors(inputs)
         for_q, for_k = _ROUNDED[arithmetic]
         with np.errstate(all="ignore"):
@@ -82,9 +128,12 @@ class Scores:
         sequence: Sequence,
         got: Float64[np.ndarray, " ..."] | None,
     ) -> Estimate:
-        """gamma_{c+4} sum |q k|: some engines scale q or the score, and it is scaled back here. Masked places may hold
-        anything.
+        """gamma_{c+8} sum |q k|: some engines scale q or the score, by the logarithm of 2, too, and it is scaled back
+        here. Masked places may hold anything.
         """
+        if arithmetic in _CODED:
+            inputs, errors = self._coded(inputs, errors, arithmetic)
+            arithmetic = "f32"
         for_q, for_k = _ROUNDED[arithmetic]
         factors = self._factors(inputs)
         zero = [np.zeros(each.shape) if error is None else error for each, error in zip(inputs, errors, strict=True)]
@@ -93,7 +142,7 @@ class Scores:
         k, of_k = to_within(for_k, factors[1], of_factors[1])
         with np.errstate(all="ignore"):
             value = self._joined(q @ k)
-            rounding = self._joined(np.abs(q) @ np.abs(k)) * gamma(q.shape[-1] + 4) + FLUSHED
+            rounding = self._joined((np.abs(q) + TINY) @ (np.abs(k) + TINY)) * gamma(q.shape[-1] + 8) + FLUSHED
             allowed = rounding
             if of_q is not None and of_k is not None:
                 allowed = allowed + self._joined(of_q @ np.abs(k) + (np.abs(q) + of_q) @ of_k)
@@ -136,18 +185,22 @@ class Probs:
     ) -> Estimate:
         """An exponent w - max is off by 2 u (|w| + |max|) and an exponential by 4 ULP, so a term by a share r; a sum of
         P terms by the mean of these and gamma_P; a quotient by 5 u more.
+
+        Allowed is more: 6 u (|w| + |max|), because powers of two need two roundings more of w and of max, and the scale
+        is rounded, too; and 9 u for each time that terms are rescaled, as where a softmax goes along keys and finds a
+        new maximum.
         """
         value = self.value(inputs, arithmetic, sequence)
         seen = sequence.visible(self.window)
         scaled = np.where(seen, inputs[0] * self.scale, 0.0)
         with np.errstate(all="ignore"):
             peak = np.abs(np.where(seen, scaled, -np.inf).max(axis=-1, keepdims=True))
-            share = 2 * UNIT * (np.abs(scaled) + peak) + 8 * UNIT
-            rounding = self._relative(value, share) + 2 * FLUSHED * seen
-            if errors[0] is None:
-                return Estimate(value, rounding, rounding)
-            moved = np.where(seen, errors[0] * abs(self.scale), 0.0)
-            allowed = self._relative(value, share + moved) + 2 * FLUSHED * seen
+            size = UNIT * (np.abs(scaled) + peak)
+            rounding = self._relative(value, 2 * size + 8 * UNIT) + 2 * FLUSHED * seen
+            share = 6 * size + 8 * UNIT + 9 * UNIT * _rescaled(np.where(seen, scaled, -np.inf))
+            if errors[0] is not None:
+                share = share + np.where(seen, errors[0] * abs(self.scale), 0.0)
+            allowed = self._relative(value, share) + 2 * FLUSHED * seen
         return Estimate(value, np.where(np.isnan(allowed), np.inf, allowed), rounding)
 
     def _relative(
@@ -156,6 +209,17 @@ class Probs:
         """The error of probabilities whose exponents are off by ``exponent``."""
         whole = (value * np.expm1(exponent)).sum(axis=-1, keepdims=True) + gamma(value.shape[-1])
         return np.asarray(value * (np.expm1(exponent) + whole + 5 * UNIT) / np.maximum(1 - whole, 2.0**-10))
+
+
+def _rescaled(scaled: Float64[np.ndarray, "heads n keys"]) -> Float64[np.ndarray, "heads n 1"]:
+    """How often terms are rescaled: at each key that is above all keys before it, or, from the other end, after it; and
+    once more where parts of the keys are joined.
+    """
+    counts = []
+    for x in (scaled, scaled[..., ::-1]):
+        most = np.maximum.accumulate(x, axis=-1)
+        counts.append((most[..., 1:] > most[..., :-1]).sum(axis=-1, keepdims=True))
+    return np.asarray(1.0 + np.maximum(*counts))
 
 
 @attrs.frozen(eq=False)
@@ -175,6 +239,22 @@ class Mixture:
         """See the class."""
         return tuple(_ROUNDED)
 
+    @property
+    def unusual(self) -> tuple[str, ...]:
+        """Arithmetics of few engines."""
+        return tuple(name for name, (first, _) in _CODED.items() if first is None)
+
+    def _coded(
+        self,
+        inputs: Several[Float[np.ndarray, " ..."]],
+        errors: Several[Float[np.ndarray, " ..."] | None],
+        arithmetic: str,
+    ) -> tuple[list[Float[np.ndarray, " ..."]], list[Float[np.ndarray, " ..."] | None]]:
+        """The probabilities, and v as it is read from codes, and their errors."""
+        codes = _CODED[arithmetic][1]
+        made = [_in_codes(codes, x, error, self.size) for x, error in zip(inputs[1:], errors[1:], strict=True)]
+        return [inputs[0], *(x for x, _ in made)], [errors[0], *(error for _, error in made)]
+
     def _factors(
         self, inputs: Several[Float[np.ndarray, " ..."]]
     ) -> tuple[Float[np.ndarray, "... groups heads/groups n keys"], Float[np.ndarray, "... groups 1 keys c"]]:
@@ -190,6 +270,9 @@ class Mixture:
         self, inputs: Several[Float[np.ndarray, " ..."]], arithmetic: str, sequence: Sequence
     ) -> Float[np.ndarray, "... n heads*c"]:
         """``inputs`` are the probabilities, the values and, after a cache, its values."""
+        if arithmetic in _CODED:
+            inputs, _ = self._coded(inputs, [None] * len(inputs), arithmetic)
+            arithmetic = "f32"
         p, v = self._factors(inputs)
         for_p, for_v = _ROUNDED[arithmetic]
         with np.errstate(all="ignore"):
@@ -203,7 +286,12 @@ class Mixture:
         sequence: Sequence,
         got: Float64[np.ndarray, " ..."] | None,
     ) -> Estimate:
-        """gamma_{P+2} sum |p v|: an engine that divides by the sum of exponentials at the end has a rounding more."""
+        """gamma_{P+2} sum |p v|: an engine that divides by the sum of exponentials at the end has a rounding more.
+        Allowed is gamma_{2P+4}: one that goes along keys rescales the sum at each.
+        """
+        if arithmetic in _CODED:
+            inputs, errors = self._coded(inputs, errors, arithmetic)
+            arithmetic = "f32"
         for_p, for_v = _ROUNDED[arithmetic]
         factors = self._factors(inputs)
         zero = [np.zeros(each.shape) if error is None else error for each, error in zip(inputs, errors, strict=True)]
@@ -212,8 +300,9 @@ class Mixture:
         v, of_v = to_within(for_v, factors[1], of_factors[1])
         with np.errstate(all="ignore"):
             value = self._joined(p @ v)
-            rounding = self._joined(np.abs(p) @ np.abs(v)) * gamma(p.shape[-1] + 2) + FLUSHED
-            allowed = rounding
+            size = self._joined((np.abs(p) + TINY) @ (np.abs(v) + TINY))
+            rounding = size * gamma(p.shape[-1] + 2) + FLUSHED
+            allowed = size * gamma(2 * p.shape[-1] + 4) + FLUSHED
             if of_p is not None and of_v is not None:
                 allowed = allowed + self._joined(of_p @ np.abs(v) + (np.abs(p) + of_p) @ of_v)
         return Estimate(value, allowed, rounding)

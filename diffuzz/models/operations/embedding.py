@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from diffuzz.models.model import Tensor
-from diffuzz.models.operations.rounding import UNIT, to, to_within
+from diffuzz.models.operations.rounding import FLUSHED, UNIT, to, to_within
 from diffuzz.models.sequence import Sequence
 from diffuzz.models.step import Estimate
 
@@ -55,7 +55,7 @@ class Embedding:
         next number of a narrower format.
         """
         value = self.value(inputs, arithmetic, sequence)
-        rounding = 5 * UNIT * np.abs(value)
+        rounding = 5 * UNIT * np.abs(value) + FLUSHED * (1 + abs(self.scale))
         if arithmetic not in ("bf16", "f16"):
             return Estimate(value, rounding, rounding)
         scale = float(to(arithmetic, np.array(self.scale)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from diffuzz.models.operations.rounding import UNIT, gamma, to, to_within
+from diffuzz.models.operations.rounding import FLUSHED, UNIT, gamma, to, to_within
 from diffuzz.models.sequence import Sequence
 from diffuzz.models.step import Estimate
 
@@ -53,16 +53,19 @@ class Norm:
         got: Float64[np.ndarray, " ..."] | None,
     ) -> Estimate:
         """The mean of n squares is off by gamma_{n+2} of itself, its root by half of that; the sum with eps, the root,
-        the reciprocal and three products add ten roundings.
+        the reciprocal and three products add ten roundings. x, its square and the result may be flushed.
         """
         x, error = to_within(arithmetic, inputs[0], errors[0])
         value = self.value((x,), "f32", sequence)
-        rounding = np.abs(value) * (gamma(len(self.gain) + 2) / 2 + 10 * UNIT)
-        if error is None:
-            return Estimate(value, rounding, rounding)
-        x, error = self._grouped(x), self._grouped(error)
+        x = self._grouped(x)
         with np.errstate(all="ignore"):
             square = np.mean(x * x, axis=-1, keepdims=True) + self.eps
+            flushed = FLUSHED * (1 + np.abs(self.gain) / np.sqrt(square))
+            share = gamma(len(self.gain) + 2) / 2 + 10 * UNIT + FLUSHED / square
+            rounding = (np.abs(self._grouped(value)) * share + flushed).reshape(value.shape)
+            if error is None:
+                return Estimate(value, rounding, rounding)
+            error = self._grouped(error)
             moved = np.mean((2 * np.abs(x) + error) * error, axis=-1, keepdims=True) / square
             # 1 / sqrt(1 - m) - 1 <= m for m up to 0.6; beyond, nothing is promised.
             moved = np.where(moved <= 0.6, moved, np.inf)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from diffuzz.models.operations.rounding import UNIT
+from diffuzz.models.operations.rounding import FLUSHED, UNIT
 from diffuzz.models.sequence import Sequence
 from diffuzz.models.step import Estimate
 
@@ -89,12 +89,15 @@ class Rope:
         sequence: Sequence,
         got: Float64[np.ndarray, " ..."] | None,
     ) -> Estimate:
-        """An angle a is off by (d + 8) u |a|: by the recurrence of ggml, whose factor is rounded and whose products
-        are. Cosine and sine are within 4 ULP, and two products and a sum take three roundings.
+        """The angle a of pair i is off by (10 i + 8 i ln(base) / d + 8) u |a|: by the recurrence of ggml, i products by
+        a power of 4 ULP; or by exp(-2 i / d ln(base)), whose exponent has four roundings. Cosine
+        and sine are within 4 ULP, and two products and a sum take three roundings.
         """
         value = self.value(inputs, arithmetic, sequence)
-        moved = np.abs(self._angles(sequence)) * (self.dimensions + 8) * UNIT
-        rounding = self._of_pairs(np.abs(inputs[0]), np.minimum(moved + 11 * UNIT, 2.0), 0.0)
+        pairs = np.arange(self.dimensions // 2)
+        roundings = 10 * pairs + 8 * pairs * abs(np.log(self.base)) / self.dimensions + 8
+        moved = np.abs(self._angles(sequence)) * roundings * UNIT
+        rounding = self._of_pairs(np.abs(inputs[0]), np.minimum(moved + 11 * UNIT, 2.0), 0.0) + 4 * FLUSHED
         if errors[0] is None:
             return Estimate(value, rounding, rounding)
         return Estimate(value, rounding + self._of_pairs(errors[0], 1.0, 1.0), rounding)

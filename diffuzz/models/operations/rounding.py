@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 UNIT = 2.0**-24
 # Below it a float32 number may be flushed to zero.
 FLUSHED = 2.0**-125
-_DTYPES = {"f16": np.float16, "bf16": ml_dtypes.bfloat16}
+# Added to the size of a factor, it lets a bound in units of UNIT count what is flushed: UNIT * TINY = FLUSHED.
+TINY = FLUSHED / UNIT
+_DTYPES = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "e4m3": ml_dtypes.float8_e4m3fn}
 
 
 def gamma(n: int) -> float:
@@ -22,11 +24,14 @@ def gamma(n: int) -> float:
 
 
 def to(kind: str, x: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
-    """x rounded to f16 or bf16 (to itself for f32), in its own dtype; through float32, as engines do."""
+    """x rounded to f16, bf16, e4m3 or tf32 (to itself for f32), in its own dtype; through float32, as engines do."""
     x = np.asarray(x)
     if kind == "f32":
         return x
     with np.errstate(over="ignore"):
+        if kind == "tf32":
+            bits = np.ascontiguousarray(x, np.float32).view(np.int32)
+            return ((bits + 0x1000) & ~0x1FFF).view(np.float32).astype(x.dtype)
         return x.astype(np.float32).astype(_DTYPES[kind]).astype(x.dtype)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from diffuzz.models.operations.rounding import UNIT, to, to_within
+from diffuzz.models.operations.rounding import FLUSHED, UNIT, to, to_within
 from diffuzz.models.sequence import Sequence
 from diffuzz.models.step import Estimate
 
@@ -54,7 +54,7 @@ class Sum:
         residual, of_residual = to_within(kind, inputs[0], errors[0])
         branch, of_branch = (inputs[1], errors[1]) if kind == arithmetic else to_within(kind, inputs[1], errors[1])
         value = np.asarray(residual + branch)
-        rounding = UNIT * np.abs(value)
+        rounding = UNIT * np.abs(value) + 3 * FLUSHED
         allowed = rounding
         for error in (of_residual, of_branch):
             allowed = allowed if error is None else allowed + error

@@ -5,6 +5,7 @@ The function that it returns answers a request, a dictionary, by the bytes of on
 
     tokens    list of their numbers                     patch     path of an .npz with taps to put in, or ""
     watch     whether taps are wanted, or only logits   dump      path of the .npz to write
+    batches   how many tokens are decoded at a time; taps and logits are those of the last batch
 
     {"architecture": ..., "version": ..., "features": ..., "rope_layout": ..., "patched": number of taps}
     {"error": text, "missing": whether it is the library that cannot be used}
@@ -159,22 +160,31 @@ class Loaded:
             )
         self._vocabulary = int(self._library.llama_vocab_n_tokens(self._library.llama_model_get_vocab(self._model)))
 
-    def run(self, tokens: Sequence[int], watch: bool, patch: str, dump: str) -> dict[str, object]:
+    def run(
+        self, tokens: Sequence[int], watch: bool, patch: str, dump: str, batches: Sequence[int]
+    ) -> dict[str, object]:
         """One run: see the module's docstring."""
         self._check(tokens)
         patches = {}
         if patch:
             with np.load(patch, allow_pickle=False) as stored:
                 patches = dict(stored)
-        watcher = _Watcher(self._library, Nodes(self.architecture, self._options.biases), len(tokens), patches)
+        nodes = Nodes(self.architecture, self._options.biases)
+        watcher = _Watcher(self._library, nodes, patches)
         context = self._context(len(tokens), watcher if watch else None)
+        past: dict[str, np.ndarray] = {}
+        done = 0
         try:
-            logits = self._decode(context, tokens)
+            for size in batches:
+                past = _cached(past, watcher.taps)
+                watcher.begin(done + size)
+                logits = self._decode(context, tokens[done : done + size], done)
+                done += size
         finally:
             self._library.llama_free(context)
         if watcher.failure is not None:
             raise watcher.failure
-        taps = watcher.taps if watch else {}
+        taps = {**past, **watcher.taps} if watch else {}
         # Not the node's: this is what a program gets.
         taps["logits"] = watcher.taps.get("logits", logits) if watch else logits
         save(Path(dump), taps)
@@ -252,7 +262,7 @@ class Loaded:
             raise RefusedError(f"llama.cpp makes no context{self._said()}")
         return int(context)
 
-    def _decode(self, context: int, tokens: Sequence[int]) -> np.ndarray:
+    def _decode(self, context: int, tokens: Sequence[int], start: int) -> np.ndarray:
         library = self._library
         batch = library.llama_batch_init(len(tokens), 0, 1)
         if (
@@ -264,7 +274,7 @@ class Loaded:
                 "this build of llama.cpp cannot be driven: its structure llama_batch does not read as one that is known"
             )
         for place, token in enumerate(tokens):
-            batch.token[place], batch.pos[place] = token, place
+            batch.token[place], batch.pos[place] = token, start + place
             batch.n_seq_id[place], batch.seq_id[place][0], batch.logits[place] = 1, 0, 1
         batch.n_tokens = len(tokens)
         status = library.llama_decode(context, batch)
@@ -277,15 +287,19 @@ class Loaded:
 
 
 class _Watcher:
-    """The taps of a run. ``failure`` is what went wrong in the callback, which cannot raise."""
+    """The taps of a batch. ``failure`` is what went wrong in the callback, which cannot raise."""
 
-    def __init__(self, library: Any, nodes: Nodes, tokens: int, patches: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, library: Any, nodes: Nodes, patches: Mapping[str, np.ndarray]) -> None:
         self.callback = _EVAL(self._called)
         self.taps: dict[str, np.ndarray] = {}
         self.patched: set[str] = set()
         self.failure: Exception | None = None
-        self._library, self._nodes, self._tokens, self._patches = library, nodes, tokens, patches
-        self._tap = ""
+        self._library, self._nodes, self._patches = library, nodes, patches
+        self._tap, self._keys = "", 0
+
+    def begin(self, keys: int) -> None:
+        """A batch after which the cache has so many keys."""
+        self.taps, self._keys = {}, keys
 
     def _called(self, address: int, ask: bool, user: object) -> bool:
         """Before a node is computed: whether it is wanted, and so computed before the next is asked for. Afterwards:
@@ -313,7 +327,7 @@ class _Watcher:
         dtype = _DTYPES[tensor.type]
         shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
         node: np.ndarray = np.lib.stride_tricks.as_strided(raw.view(dtype), shape, strides)
-        value = arrangement(self._tap, node, self._tokens)
+        value = arrangement(self._tap, node, self._keys)
         factor = self._nodes.factor(self._tap)
         if factor is None:
             # What is asked for cannot be had exactly.
@@ -337,6 +351,18 @@ class _Watcher:
         else:
             value[rows] = new
         self.patched.add(self._tap)
+
+
+def _cached(past: Mapping[str, np.ndarray], taps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the cache has after a batch: what it had, and the keys and values of the batch, before they are stored."""
+    kept = dict(past)
+    for name, tap in (("k_past", "k_rope"), ("v_past", "v")):
+        for key, new in taps.items():
+            if key.endswith(f".{tap}"):
+                place = f"{key.removesuffix(tap)}{name}"
+                new = new.reshape(len(new), -1)
+                kept[place] = np.concatenate((past[place], new)) if place in past else new
+    return kept
 
 
 def _library(path: Path) -> Any:

@@ -100,8 +100,8 @@ class Nodes:
         return factor if math.frexp(factor)[0] == 0.5 else None
 
 
-def arrangement(tap: str, node: np.ndarray, tokens: int) -> np.ndarray:
+def arrangement(tap: str, node: np.ndarray, keys: int) -> np.ndarray:
     """The view of a node, [1, 1, n, m] or [1, n, H, c] or [1, H, n, cache], that has the shape of the tap."""
     step = tap.rpartition(".")[2]
     view: np.ndarray = node[0] if step in (*_HEADS, *_PLACES) else node[0, 0]
-    return view[:, :, :tokens] if step in _PLACES else view
+    return view[:, :, :keys] if step in _PLACES else view

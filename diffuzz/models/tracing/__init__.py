@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from diffuzz.models import architectures, blas, checking
+from diffuzz.models import architectures, blas, checking, not_finite
 from diffuzz.models.checking import Report, known
 from diffuzz.models.dump import Dump, check_against
 from diffuzz.models.model import ModelError
+from diffuzz.models.not_finite import NotFinite
 from diffuzz.models.running import Opened
 from diffuzz.models.tracing import attribution, drift, floor, outputs
 from diffuzz.models.tracing.attribution import Attribution
 from diffuzz.models.tracing.drift import Drift
 from diffuzz.models.tracing.floor import Floor
 from diffuzz.models.tracing.outputs import Outputs
+from diffuzz.telling import Phase, parts, tell
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -40,11 +42,14 @@ class Run:
 
 @attrs.frozen(eq=False)
 class Side:
-    """A run with what its check found, and the floor of its arithmetic where that was measured."""
+    """A run with what its check found, the floor of its arithmetic where that was measured, and the first of its steps
+    that makes NaN or infinity.
+    """
 
     run: Run
     report: Report
     floor: Floor | None
+    odd: NotFinite | None
 
     @property
     def wrong(self) -> bool:
@@ -66,7 +71,7 @@ class Trace:
     """What is known of two runs.
 
     drifts       at every tap that both have, in the order of the steps
-    outputs      of the tokens in ``output_tokens``; None if a run has no logits
+    outputs      of the tokens in ``output_tokens``, whose logits both runs have and all are numbers; None without any
     attributed   if it was asked for; or why it cannot be had, in words
     only         taps that only one of the runs has
     by_engine    whether isolated drift is that of B's own engine, or else of our own pass in its arithmetic
@@ -128,15 +133,21 @@ def compare(
         raise ModelError("the two runs had other numbers of tokens in their caches, so they cannot be compared")
     if known.sequence_of(a.dump).past:
         found = attrs.evolve(found, steps=architectures.steps(found.model, past=True))
+    tell(Phase("comparing taps"))
     drifts = tuple(drift.of_taps(found, a.dump, b.dump))
     if not drifts:
         raise ModelError("the two runs have no tap in common")
-    reports = [_checked(found, run, seed) for run in (a, b)]
+    reports = [_checked(found, run, seed) for run in parts((a, b), "runs", lambda run: run.name)]
+    tell(Phase("isolating steps"))
     alone = drift.isolated_by(found, a.dump, isolated) if isolated is not None else drift.isolated_in(
         found, a.dump, floor.pass_of(reports[1]), floor.arithmetics_of(reports[1]))  # fmt: skip
+    tell(Phase("measuring the floor"))
     floors = _floors(found, a.dump, reports, seed)
-    sides = (Side(a, reports[0], floors[0]), Side(b, reports[1], floors[1]))
+    odd = [not_finite.first(found.steps, run.dump, report) for run, report in zip((a, b), reports, strict=True)]
+    sides = (Side(a, reports[0], floors[0], odd[0]), Side(b, reports[1], floors[1], odd[1]))
     said, tokens = _outputs(a.dump, b.dump)
+    if attribute:
+        tell(Phase("attributing the drift"))
     return Trace(
         sides,
         tuple(attrs.evolve(each, isolated=alone.get(each.step.tap)) for each in drifts),
@@ -175,7 +186,7 @@ def _floors(found: Opened, dump: Dump, reports: list[Report], seed: int) -> list
 
 
 def _outputs(a: Dump, b: Dump) -> tuple[Outputs | None, tuple[int, ...]]:
-    """The outputs for the tokens whose logits both runs have."""
+    """The outputs for the tokens whose logits both runs have, in numbers."""
     if "logits" not in a.taps or "logits" not in b.taps:
         return None, ()
     every = np.arange(len(a.tokens))
@@ -183,8 +194,18 @@ def _outputs(a: Dump, b: Dump) -> tuple[Outputs | None, tuple[int, ...]]:
     both = np.intersect1d(rows[0], rows[1])
     if not len(both):
         return None, ()
-    one, other = (dump.taps["logits"][np.searchsorted(mine, both)] for dump, mine in zip((a, b), rows, strict=True))
-    return outputs.compare(one, other), tuple(both.tolist())
+    one, other = (_picked(dump.taps["logits"], mine, both) for dump, mine in zip((a, b), rows, strict=True))
+    finite = np.isfinite(one).all(axis=1) & np.isfinite(other).all(axis=1)
+    if not finite.any():
+        return None, ()
+    return outputs.compare(one[finite], other[finite]), tuple(both[finite].tolist())
+
+
+def _picked(logits: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The rows of the tokens that are wanted; narrow types as float32."""
+    order = np.argsort(rows)
+    picked = logits[order[np.searchsorted(rows, wanted, sorter=order)]]
+    return picked.astype(np.float32) if picked.dtype.itemsize == 2 else picked
 
 
 def _attributed(found: Opened, sides: tuple[Side, Side], seed: int) -> Attributed | str:

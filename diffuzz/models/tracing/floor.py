@@ -18,6 +18,7 @@ import numpy as np
 from diffuzz.models import forward
 from diffuzz.models.checking import Report, known
 from diffuzz.models.dump import Dump
+from diffuzz.models.operations.product import CODES
 from diffuzz.models.running import Opened
 from diffuzz.models.sequence import Sequence
 from diffuzz.models.tracing import drift, outputs
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Float64
 
 REPLICATES = 8
-# What is computed in one of these is not quantised.
-_CODES = ("q8", "q8, f32 scale")
 
 
 @attrs.frozen(eq=False)
@@ -51,7 +50,7 @@ def pass_of(report: Report) -> str:
 
 def quantises(report: Report) -> bool:
     """Whether a run quantised activations."""
-    return any(name in _CODES for name in arithmetics_of(report).values())
+    return any(name in CODES for name in arithmetics_of(report).values())
 
 
 def of(found: Opened, sequence: Sequence, report: Report, past: Mapping[str, np.ndarray], seed: int) -> Floor:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import attrs
 
+from diffuzz.pages.charts import ends
 from diffuzz.pages.charts.axis import Layers
 from diffuzz.pages.figures import Scale, power
 from diffuzz.pages.markup import Markup, element
 
 _SIZE = 1000
 _HEIGHT = 15.0  # rem
-# Names keep this distance, as a share of the height.
-_APART = 0.085
 
 
 @attrs.frozen(eq=False)
@@ -79,18 +78,10 @@ def _area(axis: Layers, scale: Scale, line: Line) -> str:
 
 
 def _names(scale: Scale, lines: Sequence[Line]) -> list[Markup]:
-    """The names of lines beside their last numbers, moved apart where they would overlap."""
-    ends = []
+    """The names of lines beside their last numbers."""
+    found = []
     for line in lines:
         known = [number for number in line.numbers if not math.isnan(number)]
         if known:
-            ends.append((1 - scale.at(known[-1]), line))
-    ends.sort(key=lambda end: end[0])
-    places = [place for place, _ in ends]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + _APART)
-    # The lowest stays inside, and those above it make room.
-    for i in range(len(places) - 1, -1, -1):
-        places[i] = min(places[i], 1 - _APART * (len(places) - 1 - i))
-    return [element("span", line.name, class_=f"end {line.kind}", style=f"top:{100 * place:.2f}%")
-            for place, (_, line) in zip(places, ends, strict=True)]  # fmt: skip
+            found.append((scale.at(known[-1]), line.name, line.kind))
+    return ends.names(found, _HEIGHT)

@@ -9,6 +9,8 @@ the end of a row: it is a construction that the target knows, or has its largest
 whole batch at once, the number of its rows is one more such dimension. A sum of three terms has a sharper bound than
 one of three hundred, and the tails of loops are code of their own.
 
+Where a candidate compiles for each shape, few are dealt, and when its time for that is over, only those again.
+
 This engine serves the exact evaluation of implementations only. Where a search is for the largest value of a formula,
 the largest shape has it, and every shape would be compiled anew.
 """
@@ -56,9 +58,16 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     least = objective.space.resized({dim.name: dim.lowest for dim in objective.space.free}).elements
     again = AGAIN if rows is not None and least * rows.highest <= MOST_IN_BATCH else ()
     compiled, turn = objective.problem.compiles, 0
+    # Sizes and numbers of rows that were compiled.
+    seen: list[tuple[dict[str, int], int]] = []
     dealers = [_Dealer(dim, rng, compiled, again if dim is rows and not compiled else ()) for dim in dims]
     while True:
         for _ in range(COMPILED_PER_ROUND if compiled else SHAPES_PER_ROUND):
+            if objective.warm and seen:
+                chosen, count = seen[turn % len(seen)]
+                _evaluate(objective, draws.structured(objective.space.resized(chosen), rng, count))
+                turn += 1
+                continue
             dealer = _next(dealers, turn)
             turn += 1
             if rows is not None and dealer.dim is rows:
@@ -66,6 +75,8 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
                 batch = _many(objective, max(min(dealer.deal(), objective.most_rows), rows.lowest), rng)
             else:
                 batch = _ended(objective, _space(objective.space, dealer, rng), rng)
+            if compiled:
+                seen.append(_shape_of(objective.space, batch))
             _evaluate(objective, batch)
         if not any(dealer.deck for dealer in dealers):
             objective.has_swept()
@@ -171,6 +182,15 @@ def _space(space: Space, dealer: _Dealer, rng: np.random.Generator) -> Space:
     if made.elements * LEAST_ROWS > MOST_ELEMENTS:
         made = space.resized(chosen | {dim.name: dim.lowest for dim in others})
     return made
+
+
+def _shape_of(space: Space, batch: Batch) -> tuple[dict[str, int], int]:
+    """The sizes of the dimensions of a batch, and its number of rows."""
+    chosen: dict[str, int] = {}
+    for spec in space.tensors:
+        if spec.name in batch:
+            chosen |= spec.sizes(batch[spec.name][0])
+    return chosen, len(next(iter(batch.values())))
 
 
 def _rows(space: Space, objective: Objective) -> int:

@@ -24,6 +24,7 @@ from diffuzz.studies.claims import reproductions
 from diffuzz.studies.claims.reproductions import Figures
 from diffuzz.studies.claims.row import AMPLIFIES, Row
 from diffuzz.targets.published import PUBLISHED_DRIFT
+from diffuzz.telling import parts
 
 if TYPE_CHECKING:
     from diffuzz.studies.claims.model import Subject
@@ -151,7 +152,7 @@ def settle(
         on_row: called with each finished row.
     """
     settled = []
-    for row in rows(model=subject is not None):
+    for row in parts(rows(model=subject is not None), "claims", lambda row: row.claim):
         try:
             done = _settled(row, seconds, seed, save, subject)
         except KeyboardInterrupt:

@@ -38,6 +38,7 @@ from diffuzz.studies.engines.peers import PEERS
 from diffuzz.targets.outcome import Bound
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
+from diffuzz.telling import Phase, parts, tell
 
 # A competitor with the share LEVEL of the best value is level with the best, and has arrived with the share ARRIVED.
 LEVEL, ARRIVED = 0.999, 0.99
@@ -192,6 +193,9 @@ def compare(
     problems = [open_problem(target, given) for target in chosen]
     configured_jax()
     tables = []
+    planned = iter(
+        parts([(problem, name, seed) for problem in problems for name in picked for seed in seeds], "runs", _named)
+    )
     for problem in problems:
         runs: list[Run] = []
         interrupted = False
@@ -199,20 +203,25 @@ def compare(
             screens: Screens = {}
             for name in picked:
                 for seed in seeds:
+                    next(planned)
                     interruption.check()
                     runs.append(_run(name, problem, seconds, seed, screens))
         except KeyboardInterrupt:
             interrupted = True
         if runs:
-            planned = len(picked) * len(seeds)
             asked = (problem.target.name, problem.params, problem.measure, problem.bound)
-            table = Table(*asked, tuple(runs), planned)
+            table = Table(*asked, tuple(runs), len(picked) * len(seeds))
             tables.append(table)
             if on_table:
                 on_table(table)
         if interrupted:
             break
     return tables
+
+
+def _named(run: tuple[Problem, str, int]) -> str:
+    problem, name, seed = run
+    return f"{problem.target.name}, {name}, seed {seed}"
 
 
 def _run(name: str, problem: Problem, seconds: float, seed: int, screens: Screens) -> Run:
@@ -246,6 +255,7 @@ def _race(
     screen, compiling = compiled_screen
     with _compile_seconds() as compiled:
         objective = Objective(problem, budget, screen=screen, clock=lambda: time.monotonic() - compiled(), engine=name)
+        tell(Phase("searching"))
         with suppress(BudgetSpentError):
             for _ in rounds(objective, np.random.default_rng(seed)):
                 pass
@@ -268,6 +278,7 @@ def _compiled(problem: Problem, rows: int) -> _Compiled:
     for name in engines.names():
         engines.get(name)
     started = time.monotonic()
+    tell(Phase("compiling"))
     screen = compile_screen(problem, rows)
     if screen is None:
         return None, 0.0

@@ -2,8 +2,9 @@
 checked with.
 
 An engine quantises activations, rounds what its cache, its residual or its table stores, and adds up sums in an order
-of its own. Those of ``DESCRIBED`` are arithmetics that ``diffuzz check`` knows, those of ``UNDESCRIBED`` are none of
-them. Two engines that differ in ``pieces``, ``ties`` and ``quotient`` only are two builds of one.
+of its own. Those of ``DESCRIBED`` are arithmetics that ``diffuzz check`` tries first, those of ``UNUSUAL`` are tried
+where these fail, and those of ``UNDESCRIBED`` are none that it knows. Two engines that differ in ``pieces``, ``ties``
+and ``quotient`` only are two builds of one.
 """
 
 from __future__ import annotations
@@ -29,16 +30,22 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
 
 Weight = tuple[np.ndarray, np.ndarray | None]
-_NARROW = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "fp8": ml_dtypes.float8_e4m3fn}
-_LARGEST_FP8 = 448
+_NARROW = {
+    "f16": np.float16,
+    "bf16": ml_dtypes.bfloat16,
+    "fp8": ml_dtypes.float8_e4m3fn,
+    "e5m2": ml_dtypes.float8_e5m2,
+}
+_LARGEST = {"fp8": 448, "e5m2": 57344}
 
 
 @attrs.frozen
 class Engine:
     """What an engine computes in.
 
-    activations    of products: f32, f16, bf16, ggml (the format that ggml pairs with the weights), int8, fp8
-    block          elements that share a scale of int8 or fp8: 0 is the partner's block, -1 a whole row
+    activations    of products: f32, f16, bf16, ggml (the format that ggml pairs with the weights), int8, fp8, int6,
+                   e5m2, asymmetric (8 bits with a zero point), power (8 bits, scales are powers of two)
+    block          elements that share a scale of these: 0 is the partner's block, -1 a whole row
     half           whether these scales, and the stored sums, are f16 numbers
     weights        what dequantised weights are rounded to
     accumulator    f32, or f16 or bf16: every 32 terms are added to it
@@ -109,8 +116,10 @@ class Engine:
             size, half = (256, False) if product.partner == "q8_K" else (32, self.half)
         else:
             size, half = (x.shape[-1] if self.block < 0 else self.block or 32), self.half
-        if kind == "fp8":
-            return _floats(x, size), None
+        if kind in ("fp8", "e5m2"):
+            return _floats(x, size, kind), None
+        if kind in _GRIDS:
+            return _GRIDS[kind](x.reshape(len(x), -1, size)).reshape(x.shape).astype(np.float32), None
         restored = _codes(x, size, half=half, engine=self)
         if kind == "ggml" and product.partner == "q8_1" and half:
             d, codes = _quantised(x, 32, self)
@@ -184,11 +193,33 @@ def _codes(x: np.ndarray, size: int, *, half: bool, engine: Engine) -> Float32[n
         return np.asarray((scale * codes).reshape(x.shape).astype(np.float32))
 
 
-def _floats(x: Float32[np.ndarray, "n k"], size: int) -> Float32[np.ndarray, "n k"]:
-    """x in float8 (e4m3) with a scale for every ``size`` elements, restored."""
+def _floats(x: Float32[np.ndarray, "n k"], size: int, kind: str) -> Float32[np.ndarray, "n k"]:
+    """x in float8 (e4m3, e5m2) with a scale for every ``size`` elements, restored."""
     blocks = x.reshape(len(x), -1, size)
-    scale = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(_LARGEST_FP8)
-    return np.asarray(((blocks / scale).astype(_NARROW["fp8"]).astype(np.float32) * scale).reshape(x.shape))
+    scale = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(_LARGEST[kind])
+    return np.asarray(((blocks / scale).astype(_NARROW[kind]).astype(np.float32) * scale).reshape(x.shape))
+
+
+def _six_bits(blocks: Float32[np.ndarray, "n b size"]) -> Float32[np.ndarray, "n b size"]:
+    scale = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(31)
+    return np.asarray(np.rint(blocks / scale) * scale)
+
+
+def _with_zero_point(blocks: Float32[np.ndarray, "n b size"]) -> Float32[np.ndarray, "n b size"]:
+    low = np.minimum(blocks.min(axis=-1, keepdims=True), 0)
+    high = np.maximum(blocks.max(axis=-1, keepdims=True), 0)
+    scale = np.maximum(high - low, np.float32(1e-30)) / np.float32(255)
+    zero = np.rint(-low / scale)
+    return np.asarray((np.clip(np.rint(blocks / scale) + zero, 0, 255) - zero) * scale)
+
+
+def _power_of_two(blocks: Float32[np.ndarray, "n b size"]) -> Float32[np.ndarray, "n b size"]:
+    peak = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True), np.float32(1e-30))
+    scale = np.exp2(np.ceil(np.log2(peak / np.float32(127)))).astype(np.float32)
+    return np.asarray(np.rint(blocks / scale) * scale)
+
+
+_GRIDS = {"int6": _six_bits, "asymmetric": _with_zero_point, "power": _power_of_two}
 
 
 _Q8 = Engine("q8", activations="ggml", recurrence=True)
@@ -201,14 +232,20 @@ DESCRIBED = (
     attrs.evolve(_Q8, name="q8, table", table=True),
     Engine("f16 activations", activations="f16", kv="f16", both=True),
 )
-UNDESCRIBED = (
+UNUSUAL = (
     Engine("int8, one scale a row", activations="int8", block=-1, half=False, described=False),
     Engine("int8 in blocks of 64", activations="int8", block=64, half=False, described=False),
     Engine("int8 in blocks of 16", activations="int8", block=16, half=True, described=False),
     Engine("fp8, one scale a row", activations="fp8", block=-1, half=False, described=False),
-    Engine("f16 accumulation", activations="f16", accumulator="f16", described=False),
     Engine("int8 kv", kv="int8", described=False),
     Engine("bf16 weights", weights="bf16", described=False),
+)
+UNDESCRIBED = (
+    Engine("f16 accumulation", activations="f16", accumulator="f16", described=False),
+    Engine("8 bits with a zero point", activations="asymmetric", block=-1, described=False),
+    Engine("6 bits in blocks of 64", activations="int6", block=64, described=False),
+    Engine("e5m2, one scale a row", activations="e5m2", block=-1, described=False),
+    Engine("8 bits, scales of powers of two", activations="power", block=32, described=False),
 )
 
 

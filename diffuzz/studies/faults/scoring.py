@@ -45,7 +45,8 @@ class Setting:
 _CODES_AND_FLOATS = engines.DESCRIBED[:3]
 SETTINGS = (
     Setting("all taps, products f32 or q8", _CODES_AND_FLOATS, ALL, 0.98),
-    Setting("all taps, other arithmetics", engines.UNDESCRIBED, ALL, 0.90),
+    Setting("all taps, unusual arithmetics", engines.UNUSUAL, ALL, 0.90),
+    Setting("all taps, unknown arithmetics", engines.UNDESCRIBED, ALL, 0.90),
     Setting("all taps, two faults", _CODES_AND_FLOATS, ALL, 0.90, faults=2),
     Setting("f16 taps", engines.DESCRIBED, HALF, 0.60),
     Setting("six taps a layer", _CODES_AND_FLOATS, SIX, 0.85),

@@ -30,6 +30,7 @@ from diffuzz.analysis.estimate import Estimate
 from diffuzz.analysis.torch_graph.capture import array
 from diffuzz.analysis.walking import AnalysisError
 from diffuzz.studies.kernelbench.problems import PROBLEMS, Problem
+from diffuzz.telling import parts
 
 TOLERANCE = 1e-4
 SHIFT = 0.01
@@ -81,12 +82,12 @@ def judged(
         raise ValueError(f"there is no problem {min(unknown)}: they are numbered from 1 to {len(PROBLEMS)}")
     rows: list[Row] = []
     try:
-        for problem in PROBLEMS:
-            if not wanted or problem.number in wanted:
-                interruption.check()
-                rows.append(judge(problem, seed=seed, narrow=narrow))
-                if on_row is not None:
-                    on_row(rows[-1])
+        chosen = [problem for problem in PROBLEMS if not wanted or problem.number in wanted]
+        for problem in parts(chosen, "problems", lambda problem: problem.title):
+            interruption.check()
+            rows.append(judge(problem, seed=seed, narrow=narrow))
+            if on_row is not None:
+                on_row(rows[-1])
     except KeyboardInterrupt:
         pass
     return rows

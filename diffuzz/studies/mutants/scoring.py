@@ -30,6 +30,7 @@ from diffuzz.searching.reproduction import in_company
 from diffuzz.studies.mutants import ggml_criteria
 from diffuzz.studies.mutants.mutants import Mutant, mutants
 from diffuzz.targets.parameter import Params
+from diffuzz.telling import Phase, parts, tell
 
 # Number of runs of test-backend-ops, whose inputs are random.
 RUNS = 5
@@ -84,7 +85,7 @@ def score(
     unknown name.
     """
     rows: list[Row] = []
-    for mutant in named_mutants(names):
+    for mutant in parts(named_mutants(names), "functions", lambda mutant: mutant.name):
         try:
             interruption.check()
             row = one(mutant, seconds, seed)
@@ -137,6 +138,7 @@ def searched(mutant: Mutant, seconds: float, seed: int) -> Objective:
     """The search of ``diffuzz.searching.search`` for this function, until the first value above the threshold."""
     problem = open_problem(targets.get(mutant.target), mutant.params, Judge(mutant.function, name=mutant.name))
     objective = Objective(problem, Budget(seconds, seconds * WORK_PER_SECOND), enough=problem.threshold)
+    tell(Phase("searching"))
     # A user's function runs in NumPy, so there is no screen to compile.
     with contextlib.suppress(BudgetSpentError):
         for _ in engines.get("auto")(objective, np.random.default_rng(seed)):

@@ -26,6 +26,7 @@ from diffuzz.studies.tolerances.tables import Table, tables
 from diffuzz.targets.derived import Arguments, Derived, packed
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
+from diffuzz.telling import parts
 
 # dtype, compute, accumulate of the rows of each operation; None for the default.
 ARITHMETICS: tuple[tuple[str, str | None, str | None], ...] = (
@@ -108,12 +109,12 @@ def measured(
     each = -(-cases // (len(chosen) * len(ARITHMETICS)))
     rows: list[Row] = []
     try:
-        for name in chosen:
-            for number, stated in enumerate(ARITHMETICS):
-                row = measure(targets.get(name), stated, each, np.random.default_rng([seed, number]))
-                rows.append(row)
-                if on_row is not None:
-                    on_row(row)
+        planned = [(name, number) for name in chosen for number in range(len(ARITHMETICS))]
+        for name, number in parts(planned, "rows", lambda one: f"{one[0]} {ARITHMETICS[one[1]][0]}"):
+            row = measure(targets.get(name), ARITHMETICS[number], each, np.random.default_rng([seed, number]))
+            rows.append(row)
+            if on_row is not None:
+                on_row(row)
     except KeyboardInterrupt:
         pass
     return rows

@@ -23,6 +23,7 @@ from diffuzz.studies.vectors.pool import SIZES, USUAL, pool
 from diffuzz.targets.contract import Function, Result
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
+from diffuzz.telling import Count, Phase, tell
 from diffuzz.vectors import making
 from diffuzz.vectors.vectors import LARGEST_FILE, VectorCase, Vectors, VectorsError, name_of
 
@@ -78,6 +79,7 @@ def choose(
     They are chosen to kill the mutants ``own``, by default those of the target with these parameters. Raises
     ParameterError, VectorsError.
     """
+    tell(Phase("choosing cases"))
     contract, p = making.opened(target, given)
     wrong = tuple(of_parameters(target, p) if own is None else own)
     ready = [adapted(mutant.function, p) for mutant in wrong]
@@ -85,6 +87,7 @@ def choose(
     counts, tried = np.zeros(len(wrong), int), []
     for number, batch in enumerate(pool(contract, target.name, p, seed, LARGEST_CASE // 2)):
         interruption.check()
+        tell(Count(number, LARGEST_POOL))
         usual = number < USUAL
         done = counts.min(initial=ENOUGH) >= (1 if number >= PATIENT else ENOUGH)
         if number >= LARGEST_POOL or (done and number >= USUAL + SIZES):

@@ -13,9 +13,10 @@ import attrs
 
 from diffuzz import interruption, targets
 from diffuzz.judging.opening import CandidateError
+from diffuzz.models import arrays_file
 from diffuzz.studies.mutants.mutants import Mutant
 from diffuzz.studies.vectors.choosing import CASES, Chosen, adapted, choose, cover, functions, killed
-from diffuzz.vectors import arrays_file
+from diffuzz.telling import parts
 from diffuzz.vectors.vectors import Vectors, VectorsError, unpacked
 
 # Share of the mutants of a target that its vectors have to kill.
@@ -63,7 +64,7 @@ def score(
     Raises ValueError for a target without mutants.
     """
     rows: list[Row] = []
-    for group in groups(names):
+    for group in parts(groups(names), "files", lambda group: group[0].target):
         try:
             interruption.check()
             row = one(group, cases, seed)

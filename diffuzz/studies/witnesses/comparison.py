@@ -43,6 +43,7 @@ from diffuzz.searching.screen import compile_screen
 from diffuzz.studies.witnesses import shrinking
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
+from diffuzz.telling import parts
 
 
 @attrs.frozen
@@ -151,7 +152,7 @@ def compare(
     """
     problems = [open_problem(target, given) for target in chosen]
     tables: list[Table] = []
-    for problem in problems:
+    for problem in parts(problems, "targets", lambda problem: problem.target.name):
         try:
             table = one(problem, seconds=seconds, minimising=minimising, keep=keep, seed=seed)
         except KeyboardInterrupt:

@@ -1,0 +1,230 @@
+"""``diffuzz search --property``: which properties an implementation keeps, as text and as JSON."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from diffuzz.cli.options import BAD_INPUT, CONFIRMED, INTERRUPTED, complain, print_json, print_text, report
+from diffuzz.cli.tables import json_number
+
+if TYPE_CHECKING:
+    from diffuzz.judging.question import Keep
+    from diffuzz.searching.keeping import Finding, Kept, Report
+    from diffuzz.targets.target import Target
+
+# Columns of the name of a property, and of what is said of it.
+_INDENT = 10
+
+
+def keep(
+    target: Target,
+    given: Mapping[str, str],
+    asked: Sequence[Keep],
+    required: Sequence[str],
+    command: Sequence[str],
+    *,
+    budget: float,
+    seed: int | None,
+    verbose: bool,
+    as_json: bool,
+) -> int:
+    """Ask each implementation for its properties, print what was found, and return the exit code.
+
+    ``command`` has the words that say what was asked of what, for a line with which it is seen again.
+    """
+    import secrets
+
+    from diffuzz.cli.progress import line_printer
+    from diffuzz.judging.question import QuestionError
+    from diffuzz.searching.keeping import keeping
+
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    say = line_printer()
+    found: list[Kept] = []
+    for one in asked:
+        kept = keeping(
+            target,
+            given,
+            one,
+            seconds=budget,
+            seed=seed,
+            on_report=None if say is None else lambda report: say(f"{report.name}: {report.status}"),
+        )
+        found.append(kept)
+        if kept.interrupted:
+            break
+    if as_json:
+        print_json(properties_json(found, given, required, command))
+    else:
+        print_text(properties_text(found, command, verbose=verbose))
+    if any(kept.interrupted for kept in found):
+        planned = len(asked[0].properties) * len(asked)
+        done = sum(len(kept.reports) for kept in found)
+        return complain(f"interrupted: {done} of {planned} properties", INTERRUPTED)
+    lost = [name for kept in found for name in kept.lost if name in required]
+    if any(kept.broken for kept in found) or lost:
+        return CONFIRMED
+    # Work that was asked for by its name and could not be done is not done well.
+    named = set(required) | (set(asked[0].properties) if len(asked[0].properties) == 1 else set())
+    skipped = [one for kept in found for one in kept.reports if one.status == "not asked" and one.name in named]
+    if skipped:
+        return complain(str(QuestionError(f"property {skipped[0].name}: {skipped[0].why}")), BAD_INPUT)
+    return 0
+
+
+def properties_text(found: Sequence[Kept], command: Sequence[str], *, verbose: bool = False) -> str:
+    """One line for each property, and beneath it what is needed to see again that it is not kept."""
+    from diffuzz.judging.handing import Handing
+
+    lines: list[str] = []
+    for kept in found:
+        params = ", ".join(f"{name}={value}" for name, value in kept.params.items())
+        arrays = "" if kept.handing == Handing() else f", arrays of {kept.handing}"
+        lines += [f"{kept.name} as {kept.target.name} ({params}){arrays}, seed {kept.seed}:", ""]
+        for one in kept.reports:
+            lines += _lines(one, kept, command, verbose)
+        lines.append("")
+        if kept.broken:
+            lines.append(f"{kept.name} is broken: {', '.join(kept.broken)}.")
+        elif kept.lost:
+            lines.append(f"Not invariant: {', '.join(kept.lost)}. That is no error unless it was promised.")
+        elif any(one.status == "kept" for one in kept.reports):
+            lines.append("No change was found that shows.")
+    return report(lines)
+
+
+def _lines(one: Report, kept: Kept, command: Sequence[str], verbose: bool) -> list[str]:
+    head = f"{one.name:<{_INDENT}}"
+    if one.status == "not asked":
+        return [f"{head}not asked: {one.why}"]
+    sizes = ", ".join(f"{name} {_sizes(seen)}" for name, seen in one.sizes.items())
+    looked = f"{one.calls:,} calls, {one.compared:,} numbers, {one.ways} way{'s' if one.ways > 1 else ''}"
+    lines = []
+    if one.status == "kept":
+        lines.append(f"{head}kept: {looked}; {sizes}")
+    for place, finding in enumerate(one.findings):
+        status = "broken" if finding.broken else "not invariant"
+        lines.append(f"{head if place == 0 else '':<{_INDENT}}{status}: {sentence(finding)}")
+        if place == 0:
+            lines.append(f"{'':<{_INDENT}}  again: {again(one, finding, kept, command)}")
+        elif place >= 3 and not verbose and len(one.findings) > 5:
+            lines.append(f"{'':<{_INDENT}}and in {len(one.findings) - place - 1} other ways (--verbose)")
+            break
+    if one.findings:
+        lines.append(f"{'':<{_INDENT}}  looked at: {looked}; {sizes}")
+    for way, said in list(one.refused.items())[: None if verbose else 3]:
+        lines.append(f"{'':<{_INDENT}}  refused, {way}: {said}")
+    return lines
+
+
+def _sizes(seen: frozenset[int]) -> str:
+    from diffuzz.searching.integers import covered
+
+    return covered(sorted(seen))
+
+
+def sentence(finding: Finding) -> str:
+    """What was changed, at which sizes, what came of it, and whether it is within the bound anyway."""
+    found = finding.difference
+    sizes = ", ".join(
+        f"{name}={size}" + (f" (not {finding.below[name]})" if name in finding.below else "")
+        for name, size in finding.sizes.items()
+    )
+    parts = [f"{found.changed} [{sizes}]"]
+    if found.how:
+        parts.append(found.how)
+    if found.elements:
+        often = "" if found.chance is None else f", seen in {found.chance[0]} of {found.chance[1]} calls"
+        parts.append(
+            f"{found.elements} of {found.compared} numbers differ, by up to {found.ulps:,} ULP, the first at "
+            f"{found.place}: {found.a:.9g} and {found.b:.9g}{often}"
+        )
+    if finding.values:
+        where = "outside of the bound" if finding.outside else "within the bound"
+        parts.append(f"{where} ({', '.join(f'{value:.3g}' for value in finding.values)} of it)")
+    return "; ".join(parts)
+
+
+def again(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> str:
+    """A command that shows the finding again: the same numbers, and no larger sizes."""
+    from diffuzz.judging.properties.subject import BATCH
+
+    words = [*command, "--property", one.name, "--seed", str(kept.seed)]
+    dims = kept.target.contract.space(kept.params).dims if kept.target.contract is not None else ()
+    known = {dim.name: dim for dim in dims}
+    for name, size in finding.sizes.items():
+        dim = known.get(name)
+        if dim is not None and (dim.fixed or size > dim.highest):
+            # There is but one size; or more rows than a search for values has, which cannot be asked for.
+            continue
+        if name in finding.asked or name == BATCH:
+            words += ["--range", f"{name}={1 if dim is None else dim.lowest}:{size}"]
+        else:
+            words += ["--fix", f"{name}={size}"]
+    return shlex.join(words)
+
+
+def properties_json(
+    found: Sequence[Kept], given: Mapping[str, object], required: Sequence[str], command: Sequence[str]
+) -> dict[str, object]:
+    """Everything that was found, in the order in which it was asked."""
+    from diffuzz.corpus.environment import device, environment
+
+    return {
+        "target": found[0].target.name,
+        "params": dict(found[0].params),
+        "seed": found[0].seed,
+        "required": list(required),
+        "implementations": [
+            {
+                "name": kept.name,
+                "broken": list(kept.broken),
+                "not_invariant": [name for name in kept.lost if name not in kept.broken],
+                "properties": [_report_json(one, kept, command) for one in kept.reports],
+                "interrupted": kept.interrupted,
+            }
+            for kept in found
+        ],
+        "environment": environment() | device() | found[0].handing.about(),
+    }
+
+
+def _report_json(one: Report, kept: Kept, command: Sequence[str]) -> dict[str, object]:
+    return {
+        "property": one.name,
+        "status": one.status,
+        "why": one.why or None,
+        "findings": [_finding_json(one, finding, kept, command) for finding in one.findings],
+        "ways": one.ways,
+        "looks": one.looks,
+        "calls": one.calls,
+        "numbers_compared": one.compared,
+        "refused": dict(one.refused),
+        "sizes": {name: sorted(seen) for name, seen in one.sizes.items()},
+        "seconds": round(one.seconds, 3),
+    }
+
+
+def _finding_json(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> dict[str, object]:
+    found = finding.difference
+    return {
+        "way": finding.way,
+        "broken": finding.broken,
+        "changed": found.changed,
+        "how": found.how or None,
+        "sizes": dict(finding.sizes),
+        "not_at": dict(finding.below),
+        "numbers": dict(finding.numbers),
+        "elements": found.elements,
+        "of": found.compared,
+        "place": found.place or None,
+        "a": json_number(found.a),
+        "b": json_number(found.b),
+        "ulps": found.ulps,
+        "seen": None if found.chance is None else list(found.chance),
+        "values": [json_number(value) for value in finding.values],
+        "within_bound": None if not finding.values else not finding.outside,
+        "command": again(one, finding, kept, command),
+    }
