@@ -96,7 +96,8 @@ def test_a_function_that_compiles_keeps_the_budget(tmp_path: Path, monkeypatch: 
         assert problem.compiles
     result = search(targets.get("softmax"), {}, Judge("slow.py:f"), seconds=3, seed=0)
     warm_up = sum(result.problem.warm_ups)
-    assert 0.3 <= warm_up < 3 + OVERTIME
+    # Ten shapes in the search's 3 s, and as many again while the case is minimised and measured in a fresh process.
+    assert 1 <= sum(taken >= 0.3 for taken in result.problem.warm_ups) <= 2 * 10 + 2
     assert result.seconds - loading - warm_up < 3 + OVERTIME + 1
     assert result.coverage.sizes["n"] >= {1025}
     assert 2 <= len(result.coverage.sizes["n"]) <= 12
