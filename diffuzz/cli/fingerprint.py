@@ -182,6 +182,7 @@ def fingerprint_text(found: Fingerprint, params: Mapping[str, object], seconds: 
         lines.append(f"This is the order of {used} of the {of} rows of a call; the others have another one.")
     ratio = None if found.sum is None else sharper(found.sum)
     if ratio is not None:
-        lines.append(f"The error bound of this order is {ratio:.3g} times sharper than that of any order.")
+        times = f"{ratio:.3g} times sharper than" if ratio >= 1 else f"{1 / ratio:.3g} times"
+        lines.append(f"The error bound of this order is {times} that of any order.")
     lines.append(f"{seconds:.1f} s.")
     return report(lines)

@@ -32,7 +32,7 @@ from diffuzz.cli.options import (
     target_named,
     unfinished,
 )
-from diffuzz.cli.saving import HTML, check_writable, command_line, written
+from diffuzz.cli.saving import HTML, check_writable, command_line, files_named, written
 from diffuzz.cli.tables import at_most, json_number, libraries_text, table
 from diffuzz.escaping import escaped
 
@@ -93,7 +93,8 @@ def command(
     from diffuzz.searching import matrix
 
     if html is not None:
-        check_writable("--html", html)
+        said = (target_name, candidate, library, *(value for _, value in settings))
+        check_writable("--html", html, *files_named(*said))
     target, given = target_named(target_name), given_parameters(settings)
     named = [] if chosen is None else [name.strip() for name in chosen.split(",")]
     if not all(named):

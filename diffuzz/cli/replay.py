@@ -30,7 +30,7 @@ from diffuzz.cli.options import (
     print_text,
     report,
 )
-from diffuzz.cli.saving import check_writable, written
+from diffuzz.cli.saving import check_writable, files_named, written
 from diffuzz.cli.tables import json_number
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def command(
     from diffuzz.corpus.replay import exit_code, replay
 
     if junit is not None:
-        check_writable("--junit", junit)
+        given_files = (path for path in paths if path.is_file())
+        check_writable("--junit", junit, *given_files, *files_named(*candidates, library))
     check_arrays(candidates, arrays, device)
     judged = named.parse(candidates, timeout, arrays, device)
     results = replay(paths or (DEFAULT_CORPUS,), judged, library, longest=longest, judge=judge)

@@ -31,7 +31,7 @@ from diffuzz.cli.options import (
     print_text,
     report,
 )
-from diffuzz.cli.saving import HTML, check_writable, written
+from diffuzz.cli.saving import HTML, check_writable, files_named, written
 
 if TYPE_CHECKING:
     from diffuzz.cli.report_page import Given
@@ -86,7 +86,8 @@ def command(
 
     for option, file in (("--sarif", sarif), ("--summary", summary), ("--html", html)):
         if file is not None:
-            check_writable(option, file, *(path for path in results if path != _STDIN and path.is_file()))
+            given_files = (path for path in results if path != _STDIN and path.is_file())
+            check_writable(option, file, *given_files, *files_named(*candidates, library))
     check_arrays(candidates, arrays, device)
     judged = named.parse(candidates, timeout, arrays, device)
     replayed = [path for path in results if path != _STDIN and _is_corpus(path)] if results else [DEFAULT_CORPUS]

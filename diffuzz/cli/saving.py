@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from pathlib import Path
@@ -19,6 +20,20 @@ HTML = click.option(
 def command_line(*words: object) -> str:
     """A command of diffuzz as it is typed into a shell."""
     return shlex.join(("python", "-m", "diffuzz", *map(str, words)))
+
+
+def files_named(*texts: str | None) -> list[Path]:
+    """The files that arguments such as FILE.py:NAME, ENTRY=FILE.so:NAME and 'run: PROGRAM ARGUMENT' name, if there are
+    any: what a command reads, and must not write.
+    """
+    words = [word for text in texts if text for word in (text, *text.split())]
+    found = []
+    for word in dict.fromkeys(part for each in words for part in (each, each.partition("=")[2])):
+        for name in (word, word.rpartition(":")[0], word.partition(":")[0]):
+            with contextlib.suppress(OSError, ValueError):
+                if name and Path(name).is_file():
+                    found.append(Path(name))
+    return found
 
 
 def check_writable(option: str, file: Path, *inputs: Path) -> None:

@@ -38,7 +38,7 @@ from diffuzz.cli.options import (
     print_text,
     target_named,
 )
-from diffuzz.cli.saving import HTML, check_writable, written
+from diffuzz.cli.saving import HTML, check_writable, files_named, written
 from diffuzz.cli.search_json import search_json
 from diffuzz.cli.search_text import search_text
 from diffuzz.cli.tables import json_number
@@ -167,7 +167,8 @@ def command(
     if first and largest:
         raise click.UsageError("--first and --largest: give one of them")
     if html is not None:
-        check_writable("--html", html)
+        said = (target_name, candidate, library, held, *(value for _, value in settings))
+        check_writable("--html", html, *files_named(*said))
     target, given = target_named(target_name), given_parameters(settings)
     check_arrays(candidate, arrays, device)
     if properties or required:

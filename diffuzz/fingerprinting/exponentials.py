@@ -90,6 +90,11 @@ def matched(results: Float32[np.ndarray, " q"], of: Callable[[Exponential], np.n
     return tuple(found)
 
 
+def named(names: tuple[str, ...]) -> list[Exponential]:
+    """The known exponentials that have one of these names."""
+    return [function for name, function in known() if name in names]
+
+
 def profile(
     x: Float32[np.ndarray, " q"],
     results: Float32[np.ndarray, " q"],

@@ -38,6 +38,8 @@ _ANY_DTYPE = ("sum", "cumsum", "matmul", "batched_matmul")
 _LONG = 1024
 # Of positive numbers, no result shows in which order they are added in a wider format.
 _WIDE = "in float64, in an order that does not show"
+# Inputs of a softmax of which no exponential has to be known.
+_FAR = "of logits that are the largest or far below it"
 
 
 @attrs.frozen
@@ -201,8 +203,16 @@ def _of_positive(box: Box, sizes: Sizes, read: Reader | None, seed: int) -> Fing
     if tree is not None and found.sum is None and read is not None and box.target.name != "softmax":
         found = verifying.shown(read, tree, seed)
     profile = _profile(box, sizes.n) if box.target.name == "softmax" else None
+    scaled = False
+    if profile is not None and found.sum is not None:
+        if profile.names:
+            seen = verifying.ordinary(box, sizes.n, found, profile.names, seed)
+            scaled = not seen.all
+        else:
+            seen = attrs.evolve(found.verified, inputs=_FAR)
+        found = attrs.evolve(found, verified=seen)
     details: dict[str, str] = {}
-    if found.sum is not None:
+    if found.sum is not None and not scaled:
         details = {"accumulator": accumulator(found.sum.tree, found.sum.bits)}
         if found.sum.fused is not None:
             details["products"] = _products(found.sum.tree, found.sum.fused)
@@ -210,6 +220,11 @@ def _of_positive(box: Box, sizes: Sizes, read: Reader | None, seed: int) -> Fing
         details["finish"] = found.finish or "none of the known ones"
     if profile is not None:
         details["exp"] = profile.words
+    if found.sum is not None and scaled:
+        reason = "its sums are scaled anew where a logit is larger (online), or their order depends on the numbers"
+        why = f"far below the largest logit it is {words(found.sum.tree).replace('at once', _WIDE)}"
+        order = f"{NONE}: {reason}; {why}"
+        return Fingerprint(box.target.name, box.name, sizes, order, details, None, found.verified, profile)
     if found.sum is None:
         shown = (
             f" ({words(tree).replace('at once', _WIDE)}, as masks show)"
@@ -246,6 +261,8 @@ def _of_silu(box: Box, sizes: Sizes, seed: int) -> Fingerprint:
     rng = np.random.default_rng(seed)
     x = np.sort(rng.uniform(-87, 87, 4096)).astype(np.float32)
     got = box({"x": x[None, None]}).reshape(-1).astype(np.float32)
+    if not np.isfinite(got).all():
+        raise BoxError(f"{box.name}: its result of ordinary numbers is not finite, so there is no fingerprint")
     one = np.float32(1)
     forms = {
         "x / (1 + e^-x)": lambda e: x / (one + e(-x)),

@@ -206,7 +206,13 @@ def _rmsnorm(box: Box, sizes: Sizes) -> Reader:
         got = box({"x": given, "eps_exponent": zeros}, eps=-1.0 / sizes.n).reshape(len(given), -1)
         return np.asarray(got[np.arange(len(given)), given.argmax(axis=1)].reshape(x.shape[:2]))
 
-    return Reader(sizes, True, False, read, excess=lambda results: sizes.n / results**2)
+    return Reader(sizes, True, False, read, excess=lambda results: _over(sizes.n, results**2))
+
+
+def _over(number: float, results: np.ndarray) -> np.ndarray:
+    """A number over results, which may be 0 of a function that is wrong."""
+    with np.errstate(all="ignore"):
+        return np.asarray(number / results)
 
 
 def _softmax(box: Box, sizes: Sizes) -> Reader:
@@ -221,7 +227,7 @@ def _softmax(box: Box, sizes: Sizes) -> Reader:
         got = box({"z": z}).reshape(len(z), -1)
         return np.asarray(got[np.arange(len(z)), z.argmax(axis=1)].reshape(x.shape[:2]))
 
-    return Reader(sizes, True, False, read, excess=lambda results: 1 / results - 1)
+    return Reader(sizes, True, False, read, excess=lambda results: _over(1, results) - 1)
 
 
 _READERS: dict[str, Callable[[Box, Sizes], Reader]] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
+from diffuzz.fingerprinting import exponentials
 from diffuzz.fingerprinting import tree as trees
 from diffuzz.fingerprinting.box import Box
 from diffuzz.fingerprinting.finishing import FINISHES
@@ -27,11 +28,13 @@ _LEAST, _MOST, _NUMBERS = 64, 1024, 2**19
 class Verified:
     """On how many of how many random inputs the simulation has the bits of the box; or, where what the box does with a
     sum is not known, whether its results are a ``function`` of the simulated sums, and each that of one sum only.
+    ``inputs`` says which inputs they were, where they were not of all kinds.
     """
 
     agree: int
     of: int
     function: bool = False
+    inputs: str = ""
 
     @property
     def all(self) -> bool:
@@ -44,7 +47,7 @@ class Verified:
         if self.all and self.function:
             return f"verified on {self.of} random inputs: results are one function of the simulated sums"
         if self.all:
-            return f"verified on {self.of} random inputs to the bit"
+            return f"verified on {self.of} random inputs{f' {self.inputs},' if self.inputs else ''} to the bit"
         return f"agrees to the bit on {self.agree} of {self.of} random inputs only"
 
 
@@ -145,6 +148,24 @@ def positive(box: Box, n: int, tree: Tree | None, seed: int) -> Simulated:
     return best
 
 
+def ordinary(box: Box, n: int, found: Simulated, names: tuple[str, ...], seed: int) -> Verified:
+    """A softmax of ordinary logits, where its exponentials are those of known functions with these ``names``. Sums that
+    are scaled anew at each larger logit (online) have other bits here, which do not show far below the largest one.
+    """
+    assert found.sum is not None
+    rng = np.random.default_rng([seed, n])
+    rows = rows_for(n)
+    z = (rng.standard_normal((rows, n)) * 2.0 ** rng.integers(-1, 3, (rows, 1))).astype(np.float32)
+    got = box({"z": z}).reshape(rows, n)
+    best = Verified(0, rows)
+    for exp in exponentials.named(names):
+        with np.errstate(all="ignore"):
+            terms = np.asarray(exp(z - z.max(axis=1, keepdims=True)), np.float64)
+            mine = np.asarray(FINISHES["softmax"][found.finish](found.sum(terms), terms, 0.0), np.float64)
+        best = max(best, Verified(int((mine == got).all(axis=1).sum()), rows), key=lambda one: one.agree)
+    return best
+
+
 def shown(read: Reader, tree: Tree, seed: int) -> Simulated:
     """A sum whose finish is not known: whether results are a function of the simulated sum, and no two sums of one
     result. The inputs are such that there are few sums: 1, and numbers of which only whole hundreds make an ULP of it.
@@ -159,6 +180,9 @@ def shown(read: Reader, tree: Tree, seed: int) -> Simulated:
     for one in _sums(tree, tree.n, products=True):
         total = rounded(one(x, x), BITS["float32"])
         pairs, counts = np.unique(np.stack([total, got]), axis=1, return_counts=True)
+        if len(np.unique(total)) < 2:
+            # Anything is a function of a single sum.
+            continue
         # Of each sum, and of each result, there is one pair only.
         alone = [(pairs == pairs[:, place : place + 1]).any(axis=0).sum() == 1 for place in range(pairs.shape[1])]
         agree = int(counts[np.array(alone)].sum())

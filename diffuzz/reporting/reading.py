@@ -240,4 +240,8 @@ def _short(value: object) -> str:
 def _number(holder: Mapping[str, Any], name: str) -> str:
     """A number as people read it; infinities are text in JSON."""
     value = holder.get(name)
-    return f"{value:.7g}" if isinstance(value, (int, float)) else _short("unknown" if value is None else value)
+    try:
+        return f"{value:.7g}" if isinstance(value, (int, float)) else _short("unknown" if value is None else value)
+    except OverflowError:
+        # JSON has integers of any length.
+        raise ResultError(f"{name}: is too large for a number") from None

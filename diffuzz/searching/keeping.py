@@ -194,11 +194,13 @@ class _Asking:
     def _findings(self, ways: list[Way], until: float) -> list[Finding]:
         states = {way.name: _State(way, self._drawn(way), self._rng(way, "numbers")) for way in ways}
         found: list[Finding] = []
-        while states and (self.subject.clock < until or any(one.waits for one in states.values())):
+        while states:
             interruption.check()
-            state = min(states.values(), key=lambda one: (one.seconds, one.looks))
-            if self.subject.clock >= until:
-                state = next(one for one in states.values() if one.waits)
+            # The clock is read once: time may be up at any moment, with nothing that waits.
+            asked = [*states.values()] if self.subject.clock < until else [one for one in states.values() if one.waits]
+            if not asked:
+                break
+            state = min(asked, key=lambda one: (one.seconds, one.looks))
             began = self._clock(state.way)
             difference, at = self._one_look(state)
             state.looks += 1

@@ -125,6 +125,39 @@ def test_softmax_shows_its_sum_and_its_exponential(of):
     odd = of("softmax", softmax(lambda x: np.exp(x) * np.where(x < 0, F32(1 + 2.0**-22), F32(1))), 21)
     assert odd.exp.names == ()
     assert odd.exp.largest > 1.5
+    assert "of logits that are the largest or far below it, to the bit" in odd.verified.words
+
+
+def test_a_softmax_that_scales_its_sums_anew_has_no_order(of):
+    """Far below the largest logit an online softmax adds up in sequence, and elsewhere it does not."""
+
+    def online(z: np.ndarray) -> np.ndarray:
+        top, sums = z[..., 0], np.ones_like(z[..., 0])
+        for place in range(1, z.shape[-1]):
+            above = np.maximum(top, z[..., place])
+            sums, top = sums * np.exp(top - above) + np.exp(z[..., place] - above), above
+        return np.exp(z - top[..., None]) / sums[..., None]
+
+    found = of("softmax", online, 32)
+    assert found.order.startswith("none: its sums are scaled anew")
+    assert found.tree is None
+    assert not found.verified.all
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.filterwarnings("error")
+def test_a_constant_has_no_order(of, n, number):
+    """It is a function of any sum, which shows nothing where there is one sum only."""
+    found = of("rmsnorm", lambda x, eps: np.full_like(x, number), n)
+    assert found.order.startswith("none: ")
+    assert found.tree is None
+
+
+def test_a_silu_without_numbers_is_one_line(of):
+    """NaN has no fingerprint, of whatever target."""
+    with pytest.raises(BoxError, match="is not finite"):
+        of("silu", lambda x: x * np.nan, 16)
 
 
 def test_ggml_and_the_paths_of_aprender(of):

@@ -369,6 +369,30 @@ def test_a_page_is_no_input(made: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "that is an input" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["kernels.py:silu", "x=kernels.py:silu"])
+def test_files_that_arguments_name_are_inputs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a page nor a report takes the place of a file with the function that is tested."""
+    monkeypatch.chdir(tmp_path)
+    kernels = tmp_path / "kernels.py"
+    kernels.write_text("def silu(x): return x\n")
+    asked = ["--candidate", name, "--html", "kernels.py"]
+    named = ["--candidate", name, "--junit", "kernels.py"]
+    program = ["--candidate", "run: ./kernels.py 1", "--html", "./kernels.py"]
+    for words in (
+        ["search", "--target", "silu", *asked],
+        ["search", "--target", "silu", *program],
+        ["search", "--target", name, "--html", "kernels.py"],
+        ["matrix", "--target", "silu", *asked],
+        ["report", *asked],
+        ["replay", *named],
+    ):
+        assert main._run(words) == 2
+        assert "that is an input" in capsys.readouterr().err
+    assert kernels.read_text() == "def silu(x): return x\n"
+
+
 _SEARCH = ("search", "--target", "softmax", "--seed", "0", "--no-save", "--json")
 
 

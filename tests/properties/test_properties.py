@@ -113,3 +113,17 @@ def test_one_that_there_is_not() -> None:
     """Is a line with those that there are."""
     with pytest.raises(UnknownNameError, match="no property 'batches'; did you mean batch"):
         asked("fixed", "batches")
+
+
+def test_time_may_be_up_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on while nothing is done: a property ends with what it has, wherever time is up."""
+
+    def ticking(subject: Subject, ticks: dict[int, int] = {}) -> float:  # noqa: B006
+        ticks[id(subject)] = ticks.get(id(subject), 0) + 1
+        return 0.01 * ticks[id(subject)]
+
+    monkeypatch.setattr(Subject, "clock", property(ticking))
+    for seconds in (0.2, 0.21, 0.22, 0.23):
+        target = targets.get("softmax")
+        found = keeping(target, {}, Keep(f"{KERNELS}:fixed", properties=("pure",)), seconds=seconds, seed=0)
+        assert [report.status for report in found.reports] == ["kept"]

@@ -311,3 +311,10 @@ def test_replay_and_search_annotate_in_a_workflow(
     assert annotated("replay", "--no-annotations") == ""
     search = ["search", "--target", "softmax", "--budget", "0.2s", "--seed", "0", "--engine", "random", "--first"]
     assert "::error file=corpus/softmax/" in annotated(*search, "--corpus", "corpus")
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_numbers_that_are_too_large_are_one_line(value: int) -> None:
+    """JSON has integers that no float64 holds."""
+    with pytest.raises(reading.ResultError, match="value: is too large"):
+        reading.findings({**SEARCHED, "verdict": "UNRESOLVED", "value": value})
