@@ -101,9 +101,10 @@ def _lines(one: Report, kept: Kept, command: Sequence[str], verbose: bool) -> li
         return [f"{head}not asked: {one.why}"]
     sizes = ", ".join(f"{name} {_sizes(seen)}" for name, seen in one.sizes.items())
     looked = f"{one.calls:,} calls, {one.compared:,} numbers, {one.ways} way{'s' if one.ways > 1 else ''}"
+    looked += f"; {sizes}" if sizes else ""
     lines = []
     if one.status == "kept":
-        lines.append(f"{head}kept: {looked}; {sizes}")
+        lines.append(f"{head}kept: {looked}")
     for place, finding in enumerate(one.findings):
         status = "broken" if finding.broken else "not invariant"
         lines.append(f"{head if place == 0 else '':<{_INDENT}}{status}: {sentence(finding)}")
@@ -113,7 +114,7 @@ def _lines(one: Report, kept: Kept, command: Sequence[str], verbose: bool) -> li
             lines.append(f"{'':<{_INDENT}}and in {len(one.findings) - place - 1} other ways (--verbose)")
             break
     if one.findings:
-        lines.append(f"{'':<{_INDENT}}  looked at: {looked}; {sizes}")
+        lines.append(f"{'':<{_INDENT}}  looked at: {looked}")
     for way, said in list(one.refused.items())[: None if verbose else 3]:
         lines.append(f"{'':<{_INDENT}}  refused, {way}: {said}")
     return lines

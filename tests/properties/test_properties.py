@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from diffuzz import targets
+from diffuzz.cases.space import Dim
 from diffuzz.judging import properties
 from diffuzz.judging.memory import Place, placed
 from diffuzz.judging.properties.cuts import cuts
-from diffuzz.judging.properties.property import held_against
+from diffuzz.judging.properties.property import NOTHING, Property, Way, held_against
 from diffuzz.judging.properties.subject import Subject
 from diffuzz.judging.question import Keep
 from diffuzz.registry import UnknownNameError
-from diffuzz.searching.keeping import Report, keeping
+from diffuzz.searching.keeping import Report, _Asking, keeping
 
 KERNELS = Path(__file__).with_name("kernels_for_properties.py")
 
@@ -115,15 +116,24 @@ def test_one_that_there_is_not() -> None:
         asked("fixed", "batches")
 
 
-def test_time_may_be_up_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on while nothing is done: a property ends with what it has, wherever time is up."""
+class _Ticking:
+    """A subject without dimensions, whose clock goes on each time that it is read."""
 
-    def ticking(subject: Subject, ticks: dict[int, int] = {}) -> float:  # noqa: B006
-        ticks[id(subject)] = ticks.get(id(subject), 0) + 1
-        return 0.01 * ticks[id(subject)]
+    dims: dict[str, Dim] = {}  # noqa: RUF012
+    all_calls = 0
+    ticks = 0
 
-    monkeypatch.setattr(Subject, "clock", property(ticking))
-    for seconds in (0.2, 0.21, 0.22, 0.23):
-        target = targets.get("softmax")
-        found = keeping(target, {}, Keep(f"{KERNELS}:fixed", properties=("pure",)), seconds=seconds, seed=0)
-        assert [report.status for report in found.reports] == ["kept"]
+    @property
+    def clock(self) -> float:
+        """So many times it was read."""
+        self.ticks += 1
+        return float(self.ticks)
+
+
+@pytest.mark.parametrize("seconds", range(1, 20))
+def test_time_may_be_up_at_any_moment(seconds: int) -> None:
+    """A property ends with what it has, wherever between two looks time is up."""
+    way = Way("nothing", lambda sizes: None, lambda sizes, numbers: NOTHING)
+    one = Property("none", "", lambda subject: [way])
+    asking = _Asking(_Ticking(), one, float(seconds), 0, None)  # type: ignore[arg-type]
+    assert asking.report().status == "kept"
