@@ -17,6 +17,7 @@ from diffuzz.cli.options import (
     TARGET,
     TIMEOUT,
     VERBOSITY,
+    answer_of,
     check_arrays,
     given_parameters,
     print_json,
@@ -89,7 +90,8 @@ def command(
     if as_json:
         print_json(fingerprint_json(found, params, seed, seconds))
     else:
-        print_text(fingerprint_text(found, params, seconds))
+        text = fingerprint_text(found, params, seconds, target_name=_DOT if dot else found.target)
+        print_text(answer_of(text, quiet=False))
     return 0
 
 
@@ -164,8 +166,8 @@ def fingerprint_json(found: Fingerprint, params: Mapping[str, object], seed: int
     }
 
 
-def fingerprint_text(found: Fingerprint, params: Mapping[str, object], seconds: float) -> str:
-    """The fingerprint, a property a line."""
+def fingerprint_text(found: Fingerprint, params: Mapping[str, object], seconds: float, *, target_name: str) -> str:
+    """The fingerprint, a property a line. ``target_name`` is what the user called the target."""
     from diffuzz.fingerprinting.sharpness import sharper
 
     rows = [("order", found.order)]
@@ -173,7 +175,7 @@ def fingerprint_text(found: Fingerprint, params: Mapping[str, object], seconds: 
         rows.append(("tree", found.tree.text()))
     rows += list(found.details.items())
     width = max(len(name) for name, _ in rows)
-    lines = [f"{found.name}, {found.target} with n = {found.sizes.n} ({params_text(dict(params))})", ""]
+    lines = [f"{found.name}, {target_name} with n = {found.sizes.n} ({params_text(dict(params))})", ""]
     lines += [f"  {name:{width}}  {text}" for name, text in rows]
     lines.append("")
     lines.append("Nothing was verified." if found.verified is None else f"{found.verified.words.capitalize()}.")

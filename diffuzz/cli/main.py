@@ -37,10 +37,10 @@ COMMANDS = {
     "completion": "Print the script by which bash, zsh or fish completes commands and their options.",
     "doctor": "Say what is installed, which kernels work, what JAX and torch see, and what is missing.",
     "dump": "Run a model in an engine, and save all that it computed.",
+    "export": "Write conformance vectors of an operation, for tests in any language.",
     "fingerprint": "Recover the arithmetic of a black box: the order of its sums, precision, fused products, exp.",
     "include": "Print the folder of diffuzz.h, for candidates in C, C++ and Rust.",
     "init": "Write a workflow, a corpus and a sample test into a repository.",
-    "export": "Write conformance vectors of an operation, for tests in any language.",
     "matrix": "Search every pair of implementations, and say how each pair agrees.",
     "measure": "Measure one case: a corpus entry (.json), or named arrays (.npz, .safetensors).",
     "minimise": "Make the witness of a corpus entry simpler, and save it as another entry.",
@@ -75,6 +75,19 @@ class _Commands(click.Group):
             return None
         found: click.Command = importlib.import_module(f"diffuzz.cli.{cmd_name}").command
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, and the command that a mistyped name is like."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            if close := difflib.get_close_matches(args[0], COMMANDS, 1):
+                raise click.UsageError(f"{error.message.rstrip('.')}; did you mean {close[0]}?", ctx) from error
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -22,6 +22,7 @@ from diffuzz.cli.options import (
     TARGET,
     TIMEOUT,
     VERBOSITY,
+    answer_of,
     check_arrays,
     complain,
     completed,
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from diffuzz.judging.question import Judge
     from diffuzz.searching.matrix import Cell
     from diffuzz.targets.target import Target
+
+# Columns of the triangle, at most.
+_WIDTH = 200
 
 
 @click.command("matrix")
@@ -134,7 +138,8 @@ def command(
     if as_json:
         print_json(matrix_json(target, given, cells, absent, interrupted=interrupted) | again)
     elif cells:
-        print_text(matrix_text(cells, absent) + (report(["", *reasons]) if reasons else ""))
+        text = matrix_text(cells, absent) + (report(["", *reasons]) if reasons else "")
+        print_text(answer_of(text, quiet=False))
     if html is not None:
         from diffuzz.pages import matrix as pages
 
@@ -235,7 +240,13 @@ def matrix_text(cells: Sequence[Cell], absent: Sequence[str]) -> str:
     found = {(cell.a, cell.b): cell for cell in cells}
     names = list(dict.fromkeys(name for pair in found for name in pair))
     rows = [[escaped(a), *(_cell_text(found.get((a, b))) for b in names[1:])] for a in names[:-1]]
-    lines = table(["", *map(escaped, names[1:])], rows, width=at_most(200))
+    headings = ["", *map(escaped, names[1:])]
+    lines = table(headings, rows, width=_WIDTH, wraps=False)
+    if max(map(len, lines)) > at_most(_WIDTH):
+        # Its words would be broken: each pair has a line of its own instead.
+        pairs = [(report([f"{cell.a}, {cell.b}"]).rstrip(), _cell_text(cell)) for cell in cells]
+        wide = max((len(pair) for pair, _ in pairs), default=0)
+        lines = [f"  {pair:{wide}}  {text}" for pair, text in pairs]
     if cells:
         lines += ["", f"Values: {cells[0].result.measurement.measure}. How they agree is as far as was seen."]
     for cell in cells:

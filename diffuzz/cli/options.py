@@ -77,7 +77,7 @@ class _Kernels(click.ParamType):  # type: ignore[type-arg]
             return value
         names = [name.strip() for name in str(value).split(",")]
         if len(names) != 2 or not all(names):
-            self.fail(f"{value!r} are not two names, such as ggml,libggml", param, ctx)
+            self.fail(f"{value!r} is not two names with a comma between them, such as ggml,libggml", param, ctx)
         return names[0], names[1]
 
 
@@ -255,8 +255,11 @@ def _label(target: object) -> str:
 
 
 def answer_of(text: str, quiet: bool) -> str:
-    """A report, or of one that is to be ``quiet`` its first line, which is the answer."""
-    return f"{text.partition(chr(10))[0]}\n" if quiet else text
+    """A report, no wider than its terminal, or of one that is to be ``quiet`` its first line, whole: the answer."""
+    from diffuzz.cli.tables import folded
+
+    lines = text.removesuffix("\n").split("\n")
+    return "\n".join(lines[:1] if quiet else folded(lines)) + "\n"
 
 
 def PARAMS(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802, a decorator like its neighbours

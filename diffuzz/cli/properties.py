@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from diffuzz.cli.options import BAD_INPUT, CONFIRMED, INTERRUPTED, complain, print_json, print_text, report
-from diffuzz.cli.tables import json_number
+from diffuzz.cli.options import BAD_INPUT, CONFIRMED, INTERRUPTED, answer_of, complain, print_json, print_text, report
+from diffuzz.cli.tables import json_number, params_text
 
 if TYPE_CHECKING:
     from diffuzz.judging.question import Keep
@@ -58,7 +58,7 @@ def keep(
     if as_json:
         print_json(properties_json(found, given, required, command))
     else:
-        print_text(properties_text(found, command, verbose=verbose))
+        print_text(answer_of(properties_text(found, command, verbose=verbose), quiet=False))
     if any(kept.interrupted for kept in found):
         planned = len(asked[0].properties) * len(asked)
         done = sum(len(kept.reports) for kept in found)
@@ -80,9 +80,8 @@ def properties_text(found: Sequence[Kept], command: Sequence[str], *, verbose: b
 
     lines: list[str] = []
     for kept in found:
-        params = ", ".join(f"{name}={value}" for name, value in kept.params.items())
         arrays = "" if kept.handing == Handing() else f", arrays of {kept.handing}"
-        lines += [f"{kept.name} as {kept.target.name} ({params}){arrays}, seed {kept.seed}:", ""]
+        lines += [f"{kept.name} as {kept.target.name} ({params_text(kept.params)}){arrays}, seed {kept.seed}:", ""]
         for one in kept.reports:
             lines += _lines(one, kept, command, verbose)
         lines.append("")

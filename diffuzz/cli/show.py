@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from diffuzz.cli.options import (
     CANDIDATE,
     JSON,
     PLACE,
+    answer_of,
     completed,
     files,
     print_text,
@@ -51,7 +53,7 @@ def command(entry: Path, as_program: bool, candidates: tuple[str, ...], as_json:
         given = by_name(parse(candidates), (loaded.candidate,))
         print_text(snippet(loaded, function_for(given, loaded.candidate)))
         return 0
-    print_text(dumps(loaded, indent=None) + "\n" if as_json else entry_text(loaded, entry))
+    print_text(dumps(loaded, indent=None) + "\n" if as_json else answer_of(entry_text(loaded, entry), quiet=False))
     return 0
 
 
@@ -77,7 +79,7 @@ def entry_text(entry: Counterexample, path: Path) -> str:
         "",
         f"{entry.verdict.value}: {entry.target}, value > {entry.threshold:.7g}",
         "",
-        f"  value         {entry.value:.9g}  ({entry.value.hex()})",
+        f"  value         {entry.value:.9g}" + (f"  ({entry.value.hex()})" if math.isfinite(entry.value) else ""),
         f"  proven bound  {bound}",
         f"  measure       {entry.measure}",
         f"  {'parameters' if judged else 'domain    '}    {params_text(entry.params)}",

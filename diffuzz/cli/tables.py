@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Number = float | str
 # Columns of a table where no terminal says how many there are, and the fewest that one is laid out for.
 _WIDTH, _NARROW = 160, 40
+# How the commands begin that a report tells to run.
+_COMMANDS = ("python -m diffuzz ", "pip install ")
 
 
 def table(
@@ -88,14 +90,18 @@ def columns() -> int:
 
 
 def folded(lines: Iterable[str]) -> list[str]:
-    """Lines of text, those that are too long for a terminal over several; what follows a label stays in its column."""
+    """Lines of text, those that are too long for a terminal over several; what follows a label stays in its column. A
+    command stays one line, which the terminal itself breaks: it is there to be copied.
+    """
     if not sys.stdout.isatty():
         return list(lines)
     width = columns()
-    return [part for line in lines for part in (_folded(line, width) if len(line) > width else [line])]
+    return [part for line in lines for part in _folded(line, width)]
 
 
 def _folded(line: str, width: int) -> list[str]:
+    if len(line) <= width or any(command in line for command in _COMMANDS):
+        return [line]
     label = re.match(r"\s*\S.*?\s{2,}(?=\S)", line) or re.match(r"\s*", line)
     indent = label.end() if label is not None and label.end() <= width // 2 else 4
     return textwrap.wrap(

@@ -10,6 +10,7 @@ import click
 from diffuzz.cli.options import (
     BAD_INPUT,
     JSON,
+    answer_of,
     complain,
     completed,
     print_json,
@@ -43,7 +44,7 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         print_json({"targets": [target_json(target) for target in listed], "broken": broken})
     else:
-        print_text(targets_text(listed))
+        print_text(answer_of(targets_text(listed), quiet=False))
     return max((complain(line, BAD_INPUT) for line in broken), default=0)
 
 

@@ -105,10 +105,13 @@ def open_regular(path: Path) -> BinaryIO:
     would write to it.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if stat.S_ISREG(os.fstat(handle).st_mode):
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
         return os.fdopen(handle, "rb")
     os.close(handle)
-    raise CorpusError(f"{path}: is no regular file; name a corpus entry (.json) or a file of arrays")
+    if stat.S_ISDIR(mode):
+        raise CorpusError(f"{path}: is a folder, and no regular file; name a file in it")
+    raise CorpusError(f"{path}: is no regular file")
 
 
 def check_writable(directory: Path) -> None:

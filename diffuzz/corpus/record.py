@@ -207,11 +207,12 @@ def minimised(
         evaluate = in_company(problem, entry.company, entry.chance) if own else None
         alike = failing_alike(problem, entry.case, evaluate) if math.isinf(entry.value) else evaluate
         case = minimise(problem, entry.case, keep=keep, seconds=seconds, evaluate=alike, apart=own).case
-        if case == entry.case:
+        written = problem.space.written(case)
+        if entry.case in (case, written):
             return entry
         company = None if entry.company is None else entry.company.fitted(case, problem.scalars)
         where = environment() | arrays_of(problem.judge) | problem.environment()
-        simpler = attrs.evolve(entry, case=problem.space.written(case), company=company, environment=where)
+        simpler = attrs.evolve(entry, case=written, company=company, environment=where)
         if entry.chance is not None:
             found = counted(problem, case, company, CALLS, lambda: True)
             if found.chance is None:

@@ -119,7 +119,7 @@ def test_functions_of_numpy_have_a_name(capsys):
     """``dot`` of NumPy, in its process."""
     code, out, _ = _run(capsys, "--target", "dot", "--kernels", "numpy", "--n", "64")
     assert code == 0
-    assert out.startswith("numpy, matmul with n = 64")
+    assert out.startswith("numpy, dot with n = 64")
     assert "Verified on 1024 random inputs to the bit." in out
 
 

@@ -93,7 +93,7 @@ def test_a_candidate_may_be_one_of_them(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--target", "softmax", "--kernels", "ggml"), 2, "'ggml' are not two names"),
+        (("--target", "softmax", "--kernels", "ggml"), 2, "'ggml' is not two names"),
         (("--target", "softmax", "--kernels", "ggml,nobody"), 2, "has no kernels 'nobody'"),
         (("--target", "softmax", "--kernels", "ggml,candidate"), 2, "give --candidate"),
         (("--target", "dot-order", "--kernels", "ggml,apr"), 2, "compares no kernels"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from diffuzz.judging.handing import KINDS
 from diffuzz.kernels.names import MissingKernelsError
 
 _FOLDER = Path(__file__).parent
@@ -23,7 +24,7 @@ def candidate(name: str, target: str) -> str | None:
         return None
     file = _FOLDER / f"of_{name}.py"
     if importlib.util.find_spec(name) is None:
-        raise MissingKernelsError(f"kernels {name} need the package {name}: pip install {name}")
+        raise MissingKernelsError(f"kernels {name} need the package {name}: {KINDS[name] or f'pip install {name}'}")
     if f"\ndef {target}(" not in file.read_text(encoding="utf-8"):
         raise MissingKernelsError(f"kernels {name}: diffuzz calls no function of {name} for the target {target}")
     return f"{file}:{target}"
