@@ -51,6 +51,12 @@ def is_domain(key: str) -> bool:
     return key.partition(":")[0] in KINDS and ":" in key
 
 
+def option(key: str, value: object) -> list[str]:
+    """The words of a command line that give a parameter, be it a restriction or not."""
+    kind, _, name = key.partition(":")
+    return [f"--{kind}", f"{name}={value}"] if is_domain(key) else ["--param", f"{key}={value}"]
+
+
 def parsed(key: str, value: object) -> int | float | str:
     """The value of the restriction ``key``, as it is kept. Raises DomainError."""
     kind, _, name = key.partition(":")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import FILE, JSON, SECONDS, SEED, VERBOSITY, print_json, print_text
-from diffuzz.cli.tables import at_most, json_number, table
+from diffuzz.cli.tables import json_number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.faults.scoring import Rate, Row
@@ -106,4 +106,4 @@ def faults_text(rates: list[Rate], rows: list[Row]) -> str:
         for row in rows
         if not row.named
     ]
-    return "\n".join([*table(headings, cells, width=at_most(170)), *([""] if missed else []), *missed]) + "\n"
+    return "\n".join([*table(headings, cells, width=170), *([""] if missed else []), *missed]) + "\n"

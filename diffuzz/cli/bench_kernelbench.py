@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import JSON, SEED, VERBOSITY, print_json, print_text, unfinished
-from diffuzz.cli.tables import at_most, json_number, table
+from diffuzz.cli.tables import json_number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.kernelbench.judging import Row, Seen
@@ -79,7 +79,7 @@ def kernelbench_text(rows: list[Row]) -> str:
         "visible",
     )
     cells = [(str(row.number), row.title, *_cells(row)) for row in rows]
-    return "\n".join([*table(headings, cells, width=at_most(140)), "", *_summary(rows)]) + "\n"
+    return "\n".join([*table(headings, cells, width=140), "", *_summary(rows)]) + "\n"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import JSON, SECONDS, SEED, VERBOSITY, print_json, print_text, unfinished
-from diffuzz.cli.tables import at_most, json_number, table
+from diffuzz.cli.tables import json_number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.mutants.scoring import Row
@@ -75,7 +75,7 @@ def mutants_text(rows: list[Row]) -> str:
         )
         for row in rows
     ]
-    return "\n".join([*table(headings, cells, width=at_most(170)), "", *_summary(rows)]) + "\n"
+    return "\n".join([*table(headings, cells, width=170), "", *_summary(rows)]) + "\n"
 
 
 def _ops_runs() -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import JSON, SEED, VERBOSITY, print_json, print_text, unfinished
-from diffuzz.cli.tables import at_most, json_number, table
+from diffuzz.cli.tables import json_number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.tolerances.measuring import Row, Tabled
@@ -91,7 +91,7 @@ def tolerances_text(rows: list[Row]) -> str:
         for row in rows
     ]
     lines = [
-        *table(headings, cells, width=at_most(150)),
+        *table(headings, cells, width=150),
         "",
         f"{sum(row.cases for row in rows):,} simulated results ({sum(row.numbers for row in rows):,} numbers), "
         f"{sum(row.outside for row in rows)} outside the derived bound",

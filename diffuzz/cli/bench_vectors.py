@@ -16,7 +16,7 @@ from diffuzz.cli.options import (
     print_text,
     unfinished,
 )
-from diffuzz.cli.tables import at_most, table
+from diffuzz.cli.tables import table
 
 if TYPE_CHECKING:
     from diffuzz.studies.vectors.scoring import Row
@@ -112,7 +112,7 @@ def vectors_text(rows: list[Row]) -> str:
     total = _counts([one for one in rows if not one.refused])
     refused = [row for row in rows if row.refused]
     lines = [
-        *table(headings, cells, width=at_most(150)),
+        *table(headings, cells, width=150),
         "",
         f"{total['killed']} of {total['mutants']} mutants killed ({_share(total['held_out'], total['mutants'])} by "
         f"cases chosen for others), {total['flagged']} of {total['controls']} controls flagged",

@@ -24,7 +24,7 @@ from diffuzz.cli.options import (
     unfinished,
 )
 from diffuzz.cli.saving import HTML, check_writable, command_line, written
-from diffuzz.cli.tables import at_most, columns, folded, json_number, number, table
+from diffuzz.cli.tables import columns, folded, json_number, number, table
 
 if TYPE_CHECKING:
     from diffuzz.studies.claims.model import Subject
@@ -177,9 +177,7 @@ def claims_text(settled: list[Settled], subject: Subject | None = None) -> str:
         for one in settled
     ]
     headings = ("claim", "published", "reproduced", "largest found", "bound", "verdict")
-    lines = (
-        table(headings, rows, width=at_most(_WIDTH)) if columns() >= _NARROWEST else folded(_one_by_one(headings, rows))
-    )
+    lines = table(headings, rows, width=_WIDTH) if columns() >= _NARROWEST else folded(_one_by_one(headings, rows))
     if subject is not None:
         tokens = ",".join(map(str, subject.tokens.tokens.tolist()))
         lines += folded([

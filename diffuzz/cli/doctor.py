@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import click
 
 from diffuzz import __version__
 from diffuzz.cli.options import BAD_INPUT, JSON, MISSING, SECONDS, VERBOSITY, answer_of, print_json, print_text
+from diffuzz.cli.tables import at_most
 from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from diffuzz.installation.places import Cache, Compiler
     from diffuzz.installation.probes import Probe
 
-# The width of a report that is not for a terminal, and the least one.
-_WIDTH, _LEAST_WIDTH = 100, 40
+# The width of a report, at most.
+_WIDTH = 100
 _WORDS = {True: "ok", False: "fails", None: "missing"}
 _COLOURS = {"ok": "32", "fails": "31", "missing": "33", "": "0"}
 
@@ -76,8 +76,7 @@ def command(timeout: float, quiet: bool, as_json: bool) -> int:
         print_json(doctor_json(found))
     else:
         colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
-        text = answer_of(doctor_text(found, max(width, _LEAST_WIDTH)), quiet)
+        text = answer_of(doctor_text(found, at_most(_WIDTH)), quiet)
         print_text(text, mark=_marked if colours else str)
     return found.code
 

@@ -33,7 +33,7 @@ from diffuzz.cli.options import (
     target_named,
     unfinished,
 )
-from diffuzz.cli.saving import HTML, check_writable, command_line, files_named, written
+from diffuzz.cli.saving import HTML, check_writable, command_line, files_named, given_words, written
 from diffuzz.cli.tables import at_most, json_number, libraries_text, table
 from diffuzz.escaping import escaped
 
@@ -133,7 +133,8 @@ def command(
         raise MissingKernelsError(absent[-1])
     interrupted = len(cells) < planned
     reasons = _reasons(target, given, cells, library, judged) if why and not interrupted else []
-    again: dict[str, object] = {"command": _command(target_name, given, chosen, candidate, library, budget, seed)}
+    others = {"kernels": chosen, "candidate": candidate, "arrays": arrays, "device": device, "library": library}
+    again: dict[str, object] = {"command": _command(target_name, settings, others, budget, seed)}
     again |= {"why": reasons} if why else {}
     if as_json:
         print_json(matrix_json(target, given, cells, absent, interrupted=interrupted) | again)
@@ -170,21 +171,10 @@ def _reasons(
 
 
 def _command(
-    target: str,
-    given: Mapping[str, str],
-    chosen: str | None,
-    candidate: str | None,
-    library: str | None,
-    budget: float,
-    seed: int,
+    target: str, settings: tuple[tuple[str, str], ...], others: Mapping[str, str | None], budget: float, seed: int
 ) -> str:
-    """The command line that makes this matrix again."""
-    words: list[object] = ["matrix", "--target", target]
-    for name, value in given.items():
-        kind, colon, what = name.partition(":")
-        words += [f"--{kind}", f"{what}={value}"] if colon else ["--param", f"{name}={value}"]
-    for option, word in (("--kernels", chosen), ("--candidate", candidate), ("--library", library)):
-        words += [] if word is None else [option, word]
+    """The command line that makes this matrix again, with ``others`` of its options."""
+    words = ["matrix", "--target", target, *given_words(settings, others)]
     return command_line(*words, "--budget", f"{budget:g}s", "--seed", seed)
 
 

@@ -133,8 +133,6 @@ class _Shown:
                     if not done.is_set():
                         self._draw()
 
-        # Loaded here, where nothing that takes long has begun.
-
         thread = threading.Thread(target=draw, daemon=True)
         thread.start()
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from diffuzz.cli.options import BAD_INPUT, CONFIRMED, INTERRUPTED, answer_of, complain, print_json, print_text, report
+from diffuzz.cli.saving import command_line
 from diffuzz.cli.tables import json_number, params_text
 
 if TYPE_CHECKING:
@@ -149,21 +149,28 @@ def sentence(finding: Finding) -> str:
 
 def again(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> str:
     """A command that shows the finding again: the same numbers, and no larger sizes."""
-    from diffuzz.judging.properties.subject import BATCH
+    from diffuzz.cases import domain
 
-    words = [*command, "--property", one.name, "--seed", str(kept.seed)]
+    words: list[object] = [*command, "--property", one.name, "--seed", kept.seed]
     dims = kept.target.contract.space(kept.params).dims if kept.target.contract is not None else ()
     known = {dim.name: dim for dim in dims}
+    said = set()
     for name, size in finding.sizes.items():
         dim = known.get(name)
         if dim is not None and (dim.fixed or size > dim.highest):
             # There is but one size; or more rows than a search for values has, which cannot be asked for.
             continue
-        if name in finding.asked or name == BATCH:
-            words += ["--range", f"{name}={1 if dim is None else dim.lowest}:{size}"]
+        said.add(name)
+        if name in finding.asked or name == domain.BATCH:
+            words += domain.option(f"range:{name}", f"{1 if dim is None else dim.lowest}:{size}")
         else:
-            words += ["--fix", f"{name}={size}"]
-    return shlex.join(words)
+            words += domain.option(f"fix:{name}", size)
+    for key, value in kept.params.items():
+        kind, _, name = key.partition(":")
+        # Multiples narrow a range further; another range or size would contradict those of the finding.
+        if domain.is_domain(key) and (kind == "multiple" or name not in said):
+            words += domain.option(key, value)
+    return command_line(*words)
 
 
 def properties_json(

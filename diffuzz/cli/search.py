@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ from diffuzz.cli.options import (
     print_text,
     target_named,
 )
-from diffuzz.cli.saving import HTML, check_writable, files_named, written
+from diffuzz.cli.saving import HTML, check_writable, files_named, given_words, written
 from diffuzz.cli.search_json import search_json
 from diffuzz.cli.search_text import search_text
 from diffuzz.cli.tables import json_number
@@ -157,6 +157,7 @@ def command(
     as_json: bool,
 ) -> int:
     """Search for the largest value, minimise the case that has it, judge the claim, save the witness."""
+    from diffuzz.cases import domain
     from diffuzz.corpus import files as store
     from diffuzz.corpus.record import Keeper
     from diffuzz.judging.verdict import Verdict
@@ -174,8 +175,13 @@ def command(
     if properties or required:
         if html is not None or shown:
             raise click.UsageError("--html and --open: they show a value, and properties have none")
+        named = {"candidate": candidate, "arrays": arrays, "device": device, "library": library}
+        named |= {"kernels": None if kernels is None else ",".join(kernels)}
+        # What narrows the domain is said of each finding, with the sizes that it needs.
+        plain = [(key, value) for key, value in settings if not domain.is_domain(key)]
+        asked = ["search", "--target", target_name, *given_words(plain, named)]
         return _keep(
-            target, given, properties, required, candidate, timeout, kernels, library, arrays, device,
+            target, given, asked, properties, required, candidate, timeout, kernels, library, arrays, device,
             budget=budget, seed=seed, verbose=verbose, as_json=as_json,
         )  # fmt: skip
     question = _question(candidate, timeout, kernels, library, arrays, device)
@@ -251,6 +257,7 @@ def _page(result: SearchResult, witness: Path | None, html: Path | None, *, show
 def _keep(
     target: Target,
     given: Mapping[str, str],
+    command: Sequence[str],
     properties: tuple[str, ...],
     required: tuple[str, ...],
     candidate: str | None,
@@ -275,17 +282,11 @@ def _keep(
     wanted |= set(known.names()) if known.ALL in (*properties, *required) else set()
     needed = known.names() if known.ALL in required else tuple(name for name in known.names() if name in required)
     chosen = tuple(name for name in known.names() if name in wanted)
-    command = ["python", "-m", "diffuzz", "search", "--target", target.name]
-    command += [word for key, value in given.items() if ":" not in key for word in ("--param", f"{key}={value}")]
     asked = []
     if candidate is not None:
         asked.append(Keep(candidate, properties=chosen, timeout=timeout, arrays=arrays, device=device))
-        command += ["--candidate", candidate]
-        for option, value in (("--arrays", arrays), ("--device", device)):
-            command += [option, value] if value is not None else []
     if names is not None:
         asked += [Keep(kernels=kernels.located(kernels.load(name), library), properties=chosen) for name in names]
-        command += ["--kernels", ",".join(names)]
     if not asked:
         raise click.UsageError("--property and --require: give --candidate or --kernels, whose properties they are")
     return keep(target, given, asked, needed, command, budget=budget, seed=seed, verbose=verbose, as_json=as_json)

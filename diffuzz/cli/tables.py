@@ -26,14 +26,14 @@ def table(
     headings: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
-    width: int | None = None,
+    width: int = _WIDTH,
     justify: Literal["left", "right"] = "left",
     first: int = 0,
     wraps: bool = True,
 ) -> list[str]:
     """The lines of a table. The first column, at least ``first`` wide, is justified to the left; an unnamed last one
-    is, too. It is ``width`` wide at most, by default no wider than the terminal. Cells that are too wide are folded if
-    it ``wraps``. What a cell says is text, and no markup of rich.
+    is, too. It is ``width`` wide at most. If it ``wraps``, it is no wider than the terminal either, and cells that are
+    too wide are folded. What a cell says is text, and no markup of rich.
     """
     from rich import box
     from rich.console import Console
@@ -53,13 +53,13 @@ def table(
     for row in rows:
         grid.add_row(*map(Text, row))
     written = io.StringIO()
-    Console(width=at_most(_WIDTH) if width is None else width, file=written, color_system=None).print(grid)
+    Console(width=at_most(width) if wraps else width, file=written, color_system=None).print(grid)
     return [line.rstrip() for line in written.getvalue().splitlines()]
 
 
 def bare_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, wraps: bool = True) -> list[str]:
     """The same without the empty lines before and after it."""
-    return [line for line in table(headings, rows, width=None if wraps else _WIDTH, wraps=wraps) if line]
+    return [line for line in table(headings, rows, wraps=wraps) if line]
 
 
 def fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]) -> list[str]:

@@ -198,7 +198,7 @@ class Counterexample:
             candidate = None
         elif candidate is None:
             raise NeedsCandidateError(f"found with a candidate: give --candidate {shlex.quote(self.candidate)}")
-        elif is_python(candidate.implementation if isinstance(candidate.implementation, str) else ".py:"):
+        elif not isinstance(candidate.implementation, str) or is_python(candidate.implementation):
             candidate = candidate.as_recorded(Handing.recorded(self.environment))
         if self.kernels is None:
             return candidate or Claim()

@@ -118,8 +118,7 @@ def command_of(result: SearchResult) -> str:
     words = ["python", "-m", "diffuzz", "search", "--target", files.get("target", result.target.name)]
     for name, value in result.params.items():
         if domain.is_domain(name):
-            kind, _, what = name.partition(":")
-            words += [f"--{kind}", f"{what}={value}"]
+            words += domain.option(name, value)
         elif value != _default(result.target, name):
             shown = str(value).lower() if isinstance(value, bool) else value
             if _names(result.target, name):
@@ -127,7 +126,7 @@ def command_of(result: SearchResult) -> str:
                 from diffuzz.models.named import file_of
 
                 shown = file_of(str(value))
-            words += ["--param", f"{name}={files.get('format', shown) if name == 'format' else shown}"]
+            words += domain.option(name, files.get("format", shown) if name == "format" else shown)
     if result.problem.weights is not None:
         words += ["--weights", result.problem.weights.given]
     budget = np.format_float_positional(result.budget_s, trim="-")

@@ -380,10 +380,10 @@ def verify(row: _Row, found: Found, seen: str, seed: int) -> tuple[Sum | None, d
 
 def _codes_of(fmt: formats.Format) -> tuple[int, int]:
     """The least and the largest code, less that of 0."""
-    zero, *_ = matvec.plain_codes(fmt.name)
-    width = {"q8_0": 8, "q6_K": 6, "q5_K": 5, "q5_0": 5, "q5_1": 5, "q3_K": 3, "q2_K": 2}.get(fmt.name, 4)
     if fmt.name == "q8_0":
         return -127, 127
+    zero, *_ = matvec.plain_codes(fmt.name)
+    width = {"q6_K": 6, "q5_K": 5, "q5_0": 5, "q5_1": 5, "q3_K": 3, "q2_K": 2}.get(fmt.name, 4)
     return -zero, (1 << width) - 1 - zero
 
 

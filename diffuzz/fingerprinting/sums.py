@@ -6,6 +6,7 @@ without having been rounded. What is rounded to 53 bits is the sum that float64 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import attrs
 import numpy as np
 
 from diffuzz.fingerprinting.tree import Tree
+from diffuzz.kernels.fma import odd_sum
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int64
@@ -132,19 +134,6 @@ def rounded(values: Float64[np.ndarray, " ..."], bits: int, how: str = NEAREST) 
     return np.asarray(np.ldexp(np.rint(scaled) if how == NEAREST else np.trunc(scaled), exponent - bits))
 
 
-def odd_sum(a: Float64[np.ndarray, " ..."], b: Float64[np.ndarray, " ..."]) -> Float64[np.ndarray, " ..."]:
-    """``a + b`` rounded to odd, so that it can be rounded once more to fewer bits (see diffuzz.kernels.fma)."""
-    total = np.asarray(a + b)
-    virtual = total - a
-    error = (a - (total - virtual)) + (b - virtual)
-    above = error > 0
-    inexact = above | (error < 0)
-    number = total.view(np.int64)
-    number -= inexact & (above == (total < 0))
-    number |= inexact
-    return total
-
-
 def kahan(x: Float64[np.ndarray, "rows n"]) -> Float64[np.ndarray, " rows"]:
     """Kahan's sum in float32: what an addition loses is subtracted from the next summand."""
     x = np.asarray(x, np.float32)
@@ -174,8 +163,6 @@ def neumaier(x: Float64[np.ndarray, "rows n"]) -> Float64[np.ndarray, " rows"]:
 
 def exact(x: Float64[np.ndarray, "rows n"]) -> Float64[np.ndarray, " rows"]:
     """The exact sum, rounded once."""
-    import math
-
     return np.array([math.fsum(row) for row in np.asarray(x, np.float64)])
 
 

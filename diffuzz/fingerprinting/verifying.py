@@ -209,10 +209,10 @@ def _softmax_inputs(
     z[:, 0] = 0
     shown = np.zeros((len(pool), n))
     # An exponential may be another at another place of a row: in a vector, or in the rest of it.
-    for place in range(1, n):
+    for place in _looked_at(n):
         alone = z.copy()
         alone[:, place] = pool
-        shown[:, place] = box({"z": alone}).reshape(len(pool), n)[:, place] if place in _looked_at(n) else np.nan
+        shown[:, place] = box({"z": alone}).reshape(len(pool), n)[:, place]
     chosen = rng.integers(0, len(pool), (rows, n))
     # One of the largest logits makes every bit of the sum show; several make a sum by which division differs from a
     # product with its reciprocal.
@@ -233,8 +233,7 @@ def _filled(shown: Float64[np.ndarray, "pool n"], n: int) -> Float64[np.ndarray,
     places = _looked_at(n)
     if not len(places):
         return np.ones_like(shown)
-    first = shown[:, places[0]]
-    return np.where(np.isnan(shown) | (np.arange(n) < places[0]), first[:, None], shown)
+    return np.where(np.arange(n) < places[0], shown[:, places[0], None], shown)
 
 
 def _sums(tree: Tree | None, n: int, *, products: bool) -> Iterator[Sum]:

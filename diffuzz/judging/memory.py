@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import attrs
@@ -106,11 +107,13 @@ def placed(array: np.ndarray, place: Place = Place()) -> Placed:
     return Placed.of(np.ndarray(shape, dtype, room.data, start), room)
 
 
-def _copied(array: np.ndarray, whole: tuple[int, ...], place: Place, view: object) -> Placed:
+def _copied(
+    array: np.ndarray, whole: tuple[int, ...], place: Place, view: Callable[[np.ndarray], np.ndarray]
+) -> Placed:
     size = int(np.prod(whole, dtype=np.int64)) * array.itemsize
     room, start = _room(size, 0, place.poison)
     base = np.ndarray(whole, array.dtype, room.data, start)
-    seen = view(base)  # type: ignore[operator]
+    seen = view(base)
     seen[...] = array
     return Placed.of(seen, room)
 

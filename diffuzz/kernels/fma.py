@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Float32, Float64
 
 
 def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Float32[np.ndarray, " ..."]:
@@ -28,16 +28,20 @@ def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Float32[np.ndarray, " ..."]
     """
     with np.errstate(all="ignore"):
         product = np.asarray(np.multiply(a, b, dtype=np.float64))
-        addend = np.asarray(c, np.float64)
-        total = np.asarray(product + addend)
-        # Knuth's two-sum: total + error is the exact sum. Where total is infinite or NaN, error is NaN.
-        virtual = total - product
-        error = (product - (total - virtual)) + (addend - virtual)
-        above = error > 0
-        inexact = above | (error < 0)
-        bits = total.view(np.int64)
-        # Towards zero where the rounding went away from it (one step of the bits is one ULP), then to the odd one of
-        # the two neighbours.
-        bits -= inexact & (above == (total < 0))
-        bits |= inexact
-        return total.astype(np.float32)
+        return odd_sum(product, np.asarray(c, np.float64)).astype(np.float32)
+
+
+def odd_sum(a: Float64[np.ndarray, " ..."], b: Float64[np.ndarray, " ..."]) -> Float64[np.ndarray, " ..."]:
+    """``a + b`` in float64 rounded to odd, so that it can be rounded once more to fewer bits."""
+    total = np.asarray(a + b)
+    # Knuth's two-sum: total + error is the exact sum. Where total is infinite or NaN, error is NaN.
+    virtual = total - a
+    error = (a - (total - virtual)) + (b - virtual)
+    above = error > 0
+    inexact = above | (error < 0)
+    bits = total.view(np.int64)
+    # Towards zero where the rounding went away from it (one step of the bits is one ULP), then to the odd one of the
+    # two neighbours.
+    bits -= inexact & (above == (total < 0))
+    bits |= inexact
+    return total

@@ -61,7 +61,6 @@ _AGREEMENT, _NOISES = 1e-6, 4.0
 _AGREEING = 0.75
 # What minimising must keep of the value, and how long it may take, in seconds of work.
 _KEEP, _SECONDS = 0.9, 0.1
-# The range of tolerances that an entry of the corpus may have (see diffuzz.corpus.entry).
 
 
 class Law(Protocol):

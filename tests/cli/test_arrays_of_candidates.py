@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import click
 
 # Loaded here for good: what only a run within a test has loaded is unloaded with it, which jax does not survive.
 import jax.numpy  # noqa: F401
 import pytest
 
-from diffuzz.cli import main
+from diffuzz.cli import main, search
+from diffuzz.corpus import pytest_plugin
+from diffuzz.judging.handing import KINDS
 
 KERNELS = """
 def no_maximum(z):
@@ -157,3 +162,25 @@ def test_in_pytest(pytester: pytest.Pytester) -> None:
     other.stdout.fnmatch_lines(["*device cuda:4321: jax * has none of this name here*"])
     nothing = pytester.runpytest_inprocess("--diffuzz-candidate", "kernels.so:f", "--diffuzz-arrays", "jax")
     assert nothing.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_the_options_take_all_kinds() -> None:
+    """The command line and the plugin of pytest write them out, so that --help loads no NumPy."""
+    (option,) = [one for one in search.command.params if one.name == "arrays"]
+    assert isinstance(option.type, click.Choice)
+    assert list(option.type.choices) == list(KINDS)
+    parser = pytest.Parser(_ispytest=True)
+    pytest_plugin.pytest_addoption(parser)
+    group = parser.getgroup("diffuzz")
+    (choices,) = [one.attrs()["choices"] for one in group.options if "--diffuzz-arrays" in one.names()]
+    assert list(choices) == list(KINDS)
+
+
+def test_a_matrix_says_the_arrays(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the command that makes it again, with everything else that was given."""
+    words = ["matrix", "--target", "softmax", "--fix", "n=4", "--kernels", "exact", "--candidate", "k.py:no_maximum"]
+    words += ["--arrays", "dlpack", "--device", "cpu", "--budget", "0.2s", "--seed", "3"]
+    main._run([*words, "--json"])
+    again = shlex.split(json.loads(capsys.readouterr().out)["command"])
+    assert again[:3] == ["python", "-m", "diffuzz"]
+    assert sorted(again[3:]) == sorted(words)

@@ -55,6 +55,14 @@ def test_each_is_lost(function: str, name: str, status: str, said: str) -> None:
     assert any(said in f"{one.difference.changed}; {one.difference.how}" for one in report.findings)
 
 
+@pytest.mark.parametrize("name", ["repeat", "batch", "layout"])
+def test_a_result_of_another_shape_breaks_any(name: str) -> None:
+    """At one size only, and in the same way each time: two wrong results with the same bits keep nothing."""
+    report = asked("short_at_nine", name, looks=30, **{"range:n": "8:10"})[name]
+    assert report.status == "broken"
+    assert any("8], where float32[" in one.difference.how and one.sizes["n"] == 9 for one in report.findings)
+
+
 def test_a_threshold_is_found() -> None:
     """To the unit, although nobody has said that there is one: 37 rows have the bits of one."""
     (finding,) = asked("by_count", "batch")["batch"].findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from pathlib import Path
@@ -35,6 +36,24 @@ def test_what_is_found_is_seen_again(capsys: pytest.CaptureFixture[str]) -> None
     assert one["not_invariant"] == ["batch"]
     finding = one["properties"][0]["findings"][0]
     assert (finding["sizes"]["b"], finding["not_at"]["b"], finding["within_bound"]) == (38, 37, True)
+
+
+def test_the_command_keeps_what_was_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file of the target, and what narrows the domain, unless the finding says it more narrowly."""
+    here = tmp_path / "mine.py"
+    here.write_text(
+        "import attrs\nfrom diffuzz import targets\nTARGET = attrs.evolve(targets.get('softmax'), name='mine')\n"
+    )
+    narrow = ["--range", "z=-2:2", "--multiple", "n=2", "--range", "b=1:60", "--fix", "n=70"]
+    words = ["--target", f"{here}:TARGET", "--candidate", f"{KERNELS}:by_count", "--property", "batch", *narrow]
+    assert main._run(["search", *words, "--seed", "0", "--budget", "2s"]) == 0
+    text = capsys.readouterr().out
+    again = shlex.split(next(line for line in text.splitlines() if "again:" in line).partition("again:")[2])
+    assert again[:6] == ["python", "-m", "diffuzz", "search", "--target", f"{here}:TARGET"]
+    given = [(one, other) for one, other in itertools.pairwise(again) if one.startswith("--")]
+    narrowed = [one for one in given if one[0] in ("--range", "--multiple", "--fix")]
+    wanted = [("--range", "b=1:38"), ("--fix", "n=70"), ("--multiple", "n=2"), ("--range", "z=-2:2")]
+    assert sorted(narrowed) == sorted(wanted)
 
 
 def test_what_is_broken_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ both     for the first part of two dimensions at once: causal attention of a sho
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
@@ -114,7 +114,7 @@ def _axes(
             for axis in range(result.ndim)
             for outer in (True, False)
             if all(
-                part is not None and _same(Axis(axis, outer).cut(result, sizes[names[0]], *window), part[number])
+                part is not None and close(Axis(axis, outer).cut(result, sizes[names[0]], *window), part[number])
                 for part, window in zip(parts, windows, strict=True)
             )
         ]
@@ -132,13 +132,9 @@ def _exact(subject: Subject, arrays: Arrays) -> list[np.ndarray] | None:
         return None
 
 
-def _same(one: np.ndarray | None, other: np.ndarray) -> bool:
+def close(one: np.ndarray | None, other: np.ndarray) -> bool:
+    """Whether both are results of the reference for the same numbers."""
     if one is None or one.shape != other.shape:
         return False
     scale = float(np.abs(other[np.isfinite(other)]).max(initial=0.0))
     return bool(np.allclose(one, other, rtol=_CLOSE, atol=_CLOSE * scale, equal_nan=True))
-
-
-def windows(cut: Cut, begin: int, end: int) -> Mapping[str, tuple[int, int]]:
-    """The windows of all dimensions of a cut."""
-    return dict.fromkeys(cut.dims, (begin, end))

@@ -22,7 +22,7 @@ from diffuzz.kernels.process.worker import Failure
 Numbers: TypeAlias = Mapping[str, int]
 Ranges: TypeAlias = Mapping[str, tuple[int, int]]
 # Failures that are one of the function whatever it promises.
-_BREAKS = ("crashed", "hung", "out of memory")
+_BREAKS = ("crashed", "hung", "out of memory", "garbage")
 # Numbers of a call from which on it may be slow without being wrong.
 _LARGE = 2**16
 

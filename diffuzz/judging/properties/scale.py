@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 
 from diffuzz.cases.ranges import float32_range, held
-from diffuzz.judging.properties.cuts import cuts
+from diffuzz.judging.properties.cuts import close, cuts
 from diffuzz.judging.properties.property import NOTHING, Look, Numbers, Property, Way, failed, held_against
 from diffuzz.judging.properties.subject import Arrays, Sizes, Subject, listed, nearest
 
@@ -26,7 +26,6 @@ from diffuzz.judging.properties.subject import Arrays, Sizes, Subject, listed, n
 _POWERS, _RESULT_POWERS = (1, 4), (0, 1, 2, -1)
 # Shifts, and the steps of the logits that are shifted: a power of two so that sums are exact.
 _SHIFTS, _GRID = (1, 32), 2.0**-8
-_CLOSE = 1e-9
 # Below so many times the least normal number of a dtype, results are not held against each other.
 _NORMAL = 2.0**8
 
@@ -165,11 +164,7 @@ def _holds(subject: Subject, one: _Relation, sizes: Sizes) -> bool:
         first, other = one.results(subject.exact(arrays), number), subject.exact(moved)
     except ValueError:
         return False
-    return all(
-        a.shape == b.shape
-        and np.allclose(a, b, rtol=_CLOSE, atol=_CLOSE * float(np.abs(b).max(initial=0.0)), equal_nan=True)
-        for a, b in zip(first, other, strict=True)
-    )
+    return all(close(a, b) for a, b in zip(first, other, strict=True))
 
 
 def _way(subject: Subject, one: _Relation) -> Way:

@@ -53,6 +53,8 @@ _MORE, _LEAST = 2, 2**12
 _USUAL = 70
 # Numbers of a call for which it is said whether it is right.
 _JUDGED = 2**21
+# Numbers of a call, at most, for which the reference says which shape its results have.
+_CHECKED = 2**14
 
 
 @attrs.define
@@ -84,6 +86,8 @@ class Subject:
     loading: float = attrs.field(init=False, default=0.0)
     seed: int = attrs.field(init=False, default=0)
     pools: dict[str, np.ndarray] = attrs.field(init=False, factory=dict)
+    # What the contract says of the results, by the shapes of the arrays.
+    _needed: dict[tuple[tuple[str, tuple[int, ...]], ...], list[Result]] = attrs.field(init=False, factory=dict)
 
     def __enter__(self) -> Subject:
         return self
@@ -218,8 +222,7 @@ class Subject:
 
     def case(self, arrays: Arrays) -> Arrays:
         """The same as a batch of cases."""
-        batch = arrays if self.contract.batched else {name: array[None] for name, array in arrays.items()}
-        return self.space.filled(batch)
+        return _batch(self.contract, self.params, arrays)
 
     def returned(
         self,
@@ -235,6 +238,8 @@ class Subject:
         got = self._call(arrays, places or {}, more)
         if self._started() != started:
             self.loading += time.monotonic() - began
+        if got.failure is None and sum(one.size for one in arrays.values()) <= _CHECKED:
+            got = attrs.evolve(got, failure=self._misfit(arrays, got.results))
         return got
 
     def inputs(self, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -277,16 +282,28 @@ class Subject:
         got = self.returned(arrays)
         shapes = ", ".join(f"{name} {one.dtype}{list(one.shape)}" for name, one in self.inputs(arrays).items())
         said = f"(called with {shapes}; its signature: {self.contract.signature})"
-        if got.failure is not None and got.failure.kind in ("raised", "garbage", "skipped"):
-            verb = {"raised": "raises ", "skipped": "skips its first call: "}.get(got.failure.kind, "")
-            raise CandidateError(f"candidate {self.name} {verb}{got.failure.text} {said}")
-        wanted = self._wanted(arrays)
-        fits = len(got.results) == len(wanted) and all(map(Result.admits, wanted, got.results))
-        if got.failure is None and not fits and self.kind != "kernels":
-            given = ", ".join(f"{one.dtype}{list(one.shape)}" for one in got.results)
-            raise CandidateError(
-                f"candidate {self.name} returns {given}, where {', '.join(map(str, wanted))} is needed {said}"
-            )
+        failure = got.failure or self._misfit(arrays, got.results)
+        if failure is not None and failure.kind in ("raised", "garbage", "skipped"):
+            verb = {"raised": "raises ", "skipped": "skips its first call: "}.get(failure.kind, "")
+            raise CandidateError(f"candidate {self.name} {verb}{failure.text} {said}")
+
+    def _misfit(self, arrays: Arrays, results: Sequence[np.ndarray]) -> Failure | None:
+        """What is said of results of other shapes or dtypes than the contract has for these arrays."""
+        if self.kind == "kernels":
+            return None
+        shapes = tuple((name, one.shape) for name, one in arrays.items())
+        if shapes not in self._needed:
+            try:
+                with np.errstate(all="ignore"):
+                    self._needed[shapes] = self._wanted(arrays)
+            except ValueError:
+                # Sizes that do not go together: nothing is said of their results.
+                return None
+        wanted = self._needed[shapes]
+        if len(results) == len(wanted) and all(map(Result.admits, wanted, results)):
+            return None
+        given = ", ".join(f"{one.dtype}{list(one.shape)}" for one in results) or "nothing"
+        return Failure("garbage", f"returns {given}, where {', '.join(map(str, wanted))} is needed")
 
     def _wanted(self, arrays: Arrays) -> list[Result]:
         batch = self.case(arrays)

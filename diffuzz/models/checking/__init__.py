@@ -66,7 +66,7 @@ class Report:
 
 
 @attrs.define(eq=False)
-class _Finished:
+class _Begun:
     """Counts the spans that are begun, in threads, and tells it."""
 
     total: int
@@ -112,17 +112,17 @@ def check(model: Model, dump: Dump, *, seed: int = 0) -> Report:
     exact = [span for span in found if len(span.steps) == 1 and not any(_narrow(dump, tap) for tap in span.inputs)]
     rest = [span for span in found if span not in exact]
     tell(Phase("checking steps"))
-    finished = _Finished(len(found))
+    begun = _Begun(len(found))
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            settle = partial(_settle, taps=taps, sequence=sequence, finished=finished)
+            settle = partial(_settle, taps=taps, sequence=sequence, begun=begun)
             settled = [each for group in pool.map(settle, _groups(exact)) for each in group]
             chosen = {policies.group_of(each.judged.span.last): _name(each.judged) for each in settled}
             weights = Weights(_KEPT)
             policies.of_spans(rest, lambda span: taps, sequence, weights, chosen, taps.load)
             policies.of_the_most(rest, taps, sequence, chosen)
             judge = partial(
-                _judged, taps=taps, sequence=sequence, weights=weights, chosen=chosen, seed=seed, finished=finished
+                _judged, taps=taps, sequence=sequence, weights=weights, chosen=chosen, seed=seed, begun=begun
             )
             judged = [each for each in pool.map(judge, rest) if each]
         except BaseException:
@@ -161,7 +161,7 @@ def _groups(exact: list[Span]) -> list[list[Span]]:
     return list(groups.values())
 
 
-def _settle(group: list[Span], taps: Mapping[str, Known], sequence: Sequence, finished: _Finished) -> list[Settled]:
+def _settle(group: list[Span], taps: Mapping[str, Known], sequence: Sequence, begun: _Begun) -> list[Settled]:
     """The steps of a group in its arithmetic, which is found from some of them."""
     every: dict[str, list[Judged]] = {}
     for span in policies.spread_over(group):
@@ -174,7 +174,7 @@ def _settle(group: list[Span], taps: Mapping[str, Known], sequence: Sequence, fi
     settled = []
     for span in group:
         interruption.check()
-        finished.one()
+        begun.one()
         tap = span.last.tap
         try:
             one = next(each for each in every[tap] if _name(each) == name) if tap in every else judging.judge(
@@ -226,10 +226,10 @@ def _judged(
     weights: Weights,
     chosen: Mapping[str, str],
     seed: int,
-    finished: _Finished,
+    begun: _Begun,
 ) -> Judged | None:
     interruption.check()
-    finished.one()
+    begun.one()
     got = taps[span.last.tap]
     try:
         judged = judging.judge(span, taps, policies.by_op(span, chosen), sequence, got)
