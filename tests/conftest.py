@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diffuzz import kernels, targets
+from diffuzz import formats, kernels, targets
 from diffuzz.cases.case import Case
 from diffuzz.corpus import files
 from diffuzz.corpus.entry import Counterexample
@@ -19,10 +19,18 @@ from diffuzz.corpus.environment import environment
 from diffuzz.judging.problem import evaluate
 from diffuzz.judging.verdict import judge
 from diffuzz.kernels import ggml
+from diffuzz.registry import Registry
+from diffuzz.searching import engines
+
+_REGISTRIES: tuple[Registry[Any], ...] = (targets.REGISTRY, formats.REGISTRY, kernels.REGISTRY, engines.REGISTRY)
 
 pytest_plugins = ["pytester"]
-# Where the tests are themselves a job of GitHub: what is tested adds nothing to its page.
-for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
+# Where the tests are themselves a job of a CI system: what is tested adds nothing to its page, and prints what it prints
+# elsewhere. Nor is the terminal asked that the tests were started from.
+for _name in (
+    "CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE",
+    "TERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE",
+):  # fmt: skip
     os.environ.pop(_name, None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script, or under nohup: tests interrupt themselves, and what they start.
@@ -43,6 +51,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("slow") is not None:
                 item.add_marker(pytest.mark.skip(reason="takes long: give --slow"))
+
+
+@pytest.fixture(autouse=True)
+def _names_are_free_again() -> Iterator[None]:
+    """The names of what a test loads from files are forgotten after it."""
+    before = [(one, dict(one._files), dict(one._found)) for one in _REGISTRIES]
+    yield
+    for one, loaded, found in before:
+        one._files, one._found = loaded, found
 
 
 def _softmax_entry(z: tuple[float, ...] = (9.5, 9.5, -10.0)) -> Counterexample:

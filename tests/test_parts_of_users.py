@@ -26,14 +26,6 @@ SOFTMAX, DOT_ORDER = targets.get("softmax"), targets.get("dot-order")
 FILES = Path(__file__).parent / "outside" / "files"
 
 
-@pytest.fixture(autouse=True)
-def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test loads from a file is not known to the next one."""
-    for one in (targets.REGISTRY, formats.REGISTRY):
-        monkeypatch.setattr(one, "_files", dict(one._files))
-        monkeypatch.setattr(one, "_found", dict(one._found))
-
-
 def _written(folder: Path, name: str, *changes: tuple[str, str]) -> str:
     """The stranger's file of that name, changed, in ``folder``."""
     text = (FILES / name).read_text(encoding="utf-8")

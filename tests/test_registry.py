@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -29,17 +29,13 @@ KERNELS = "def soft_max(x):\n    return x\nclass other:\n    soft_max = staticme
 
 
 @pytest.fixture(autouse=True)
-def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test loads is forgotten after it."""
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are written and imported here, and forgotten after a test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(registry, "_MODULES", {})
     monkeypatch.setattr(registry, "_FOLDERS", set())
     monkeypatch.setattr(registry, "_APPENDED", [])
-    before = [(one, dict(one._files), dict(one._found)) for one in ALL]
-    yield
-    for one, files, found in before:
-        one._files, one._found = files, found
 
 
 def written(text: str, name: str = "mine.py") -> str:

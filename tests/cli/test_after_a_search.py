@@ -14,7 +14,6 @@ from typing import Any
 import attrs
 import pytest
 
-from diffuzz import kernels
 from diffuzz.cli import main
 from diffuzz.cli import search as command
 from diffuzz.corpus import files
@@ -130,9 +129,6 @@ def test_stdout_is_full() -> None:
 def test_a_matrix_keeps_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """All pairs are searched and printed, whatever becomes of their entries."""
     monkeypatch.setattr(files, "save", _fails(CorpusError("corpus: disk full")))
-    # What is loaded is forgotten after the test.
-    monkeypatch.setattr(kernels.REGISTRY, "_files", dict(kernels.REGISTRY._files))
-    monkeypatch.setattr(kernels.REGISTRY, "_found", dict(kernels.REGISTRY._found))
     Path("zero.py").write_text("import numpy as np\ndef soft_max(z): return np.zeros_like(z)\n")
     options = ("--kernels", "exact,zero.py", "--budget", "300ms", "--corpus", "corpus", "--param", "candidate_n=3")
     assert main._run(["matrix", "--target", "softmax", *options]) == 2

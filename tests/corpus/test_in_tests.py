@@ -5,26 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 # Loaded here for good: what only a run within a test has loaded is unloaded with it, which jax does not survive.
 import jax.numpy  # noqa: F401
 import pytest
 
-from diffuzz import targets
 from diffuzz.cli import main
 from diffuzz.corpus.in_tests import Searches
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Operations of files are forgotten when those files are."""
-    one = targets.REGISTRY
-    files, found = dict(one._files), dict(one._found)
-    yield
-    one._files, one._found = files, found
-
 
 KERNELS = """
 import numpy as np

@@ -257,14 +257,9 @@ def test_an_engine_of_a_file_is_a_part_of_auto(spent: dict[str, float], tmp_path
         "        yield\n"
     )
     ended.write_text("def rounds(objective, rng):\n    return iter(())\n")
-    registry = engines.REGISTRY
-    before = (dict(registry._files), dict(registry._found))
-    try:
-        assert (engines.load(str(found)), engines.load(str(ended))) == ("constant", "ended")
-        objective = objective_of("dot-order", {"n": 16}, screened=False)
-        assert some_rounds("auto", objective, 40) == 40
-    finally:
-        registry._files, registry._found = before
+    assert (engines.load(str(found)), engines.load(str(ended))) == ("constant", "ended")
+    objective = objective_of("dot-order", {"n": 16}, screened=False)
+    assert some_rounds("auto", objective, 40) == 40
     assert spent["constant"] > 0
     assert "ended" not in spent
     assert set(auto.ORDER) - {"gradient"} <= set(spent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,6 @@ def _calls(op: Operation, arrays: dict[str, Any], **given: object) -> dict[str, 
     return contract.given(params, batch)
 
 
-@pytest.fixture
-def _own_registry() -> Iterator[None]:
-    """Targets of files are forgotten after the test."""
-    files, found = dict(targets.REGISTRY._files), dict(targets.REGISTRY._found)
-    yield
-    targets.REGISTRY._files, targets.REGISTRY._found = files, found
-
-
-@pytest.mark.usefixtures("_own_registry")
 def test_a_file_is_a_target(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
