@@ -25,7 +25,7 @@ from diffuzz.searching import engines
 _REGISTRIES: tuple[Registry[Any], ...] = (targets.REGISTRY, formats.REGISTRY, kernels.REGISTRY, engines.REGISTRY)
 
 pytest_plugins = ["pytester"]
-# Where the tests are themselves a job of a CI system: what is tested adds nothing to its page, and prints what it prints
+# Where the tests are themselves a job of a CI system: what is tested adds nothing to its page, and prints what it does
 # elsewhere. Nor is the terminal asked that the tests were started from.
 for _name in (
     "CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE",

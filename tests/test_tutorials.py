@@ -41,11 +41,6 @@ RUNS = [
     *(pytest.param(path, False, id=path.stem) for path in PAGES),
     *(pytest.param(path, True, id=f"{path.stem}-slow") for path in PAGES if SLOW in path.read_text(encoding="utf-8")),
 ]
-# Other pages whose opening can be run in a copy of what they name; it takes long, so all of this does.
-OPENINGS = (
-    "README.md", "docs/verdicts.md", "docs/corpus.md", "docs/candidates.md", "docs/operations.md", "docs/strategies.md",
-    "docs/protocol.md", "docs/vectors.md", "docs/ci.md",
-)  # fmt: skip
 # Between the commands, in what the shell prints.
 MARK = "\x1e"
 
@@ -58,7 +53,8 @@ class Command:
     printed: str | None
 
 
-def _commands(language: str, text: str) -> Iterator[Command | tuple[Path, str]]:
+def of_block(language: str, text: str) -> Iterator[Command | tuple[Path, str]]:
+    """The commands of a block of a page, and files that it shows."""
     if language == "sh":
         yield from (Command(line, None) for line in text.replace("\\\n", "").splitlines() if line.strip())
         return
@@ -79,7 +75,7 @@ def _steps(page: str, slow: bool) -> Iterator[Command | tuple[Path, str]]:
         if mark.startswith(NOT_RUN) or (mark.startswith(SLOW) and not slow):
             continue
         if block["language"] in ("console", "sh"):
-            yield from _commands(block["language"], block["text"])
+            yield from of_block(block["language"], block["text"])
         elif name := FILE.match(block["text"]):
             yield Path(name[1]), block["text"]
 
@@ -103,14 +99,18 @@ def _run(steps: list[Command | tuple[Path, str]], folder: Path) -> list[tuple[in
             # As if it were saved between two commands.
             path, text = step
             script.append(f"mkdir -p {path.parent} && cat >{path} <<'{MARK}'\n{text}{MARK}\n")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment |= {"OPENBLAS_NUM_THREADS": "1", "DIFFUZZ": str(ROOT)}
     done = subprocess.run(
-        ["bash", "-c", "\n".join(script)], cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        ["bash", "-c", "\n".join(script)], cwd=folder, env=told(), stdin=subprocess.DEVNULL, capture_output=True,
         text=True, timeout=LONGEST_S,
     )  # fmt: skip
     pieces = done.stdout.split(MARK)
     return [(int(code), printed) for printed, code in zip(pieces[::2], pieces[1::2], strict=False)]
+
+
+def told() -> dict[str, str]:
+    """The environment of a reader's shell."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return environment | {"OPENBLAS_NUM_THREADS": "1", "DIFFUZZ": str(ROOT)}
 
 
 def _missing(page: str) -> list[str]:
@@ -132,20 +132,6 @@ def test_every_command_prints_what_the_page_shows(
     _compare(path.name, list(_steps(page, slow)), tmp_path)
 
 
-@pytest.mark.parametrize("name", OPENINGS)
-def test_other_pages_open_with_what_is_printed(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """The first block of a page is a run that comes out as it is shown, but for times."""
-    if not request.config.getoption("--slow"):
-        pytest.skip("takes long: give --slow")
-    if name == "docs/protocol.md" and shutil.which("cc") is None:
-        pytest.skip("the page needs a C compiler")
-    # As in a clone, whose corpus has what is found there.
-    for folder in ("examples", "corpus"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    block = next(BLOCK.finditer((ROOT / name).read_text(encoding="utf-8")))
-    _compare(name, list(_commands(block["language"], block["text"])), tmp_path)
-
-
 def _compare(page: str, steps: list[Command | tuple[Path, str]], folder: Path) -> None:
     commands = [step for step in steps if isinstance(step, Command)]
     done = _run(steps, folder)
@@ -155,9 +141,14 @@ def _compare(page: str, steps: list[Command | tuple[Path, str]], folder: Path) -
             assert code == 0, f"{command.text}\nexits with {code}:\n{said}"
             continue
         assert code in (0, 1, 3), f"{command.text}\nexits with {code}:\n{said}"
-        if not re.fullmatch(_pattern(_timeless(command.printed)) + r"\s*", _timeless(said)):
+        if not shows(command.printed, said):
             pytest.fail(f"{command.text}\nprints\n{said}\nwhere {page} shows\n{command.printed}", pytrace=False)
     assert len(done) == len(commands), "the shell has ended before the page does"
+
+
+def shows(shown: str, printed: str) -> bool:
+    """Whether what a page shows is what is printed, but for times."""
+    return re.fullmatch(_pattern(_timeless(shown)) + r"\s*", _timeless(printed)) is not None
 
 
 def _timeless(text: str) -> str:

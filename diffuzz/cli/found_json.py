@@ -61,7 +61,7 @@ def _kept(entry: Counterexample) -> dict[str, object]:
 def of_entry(
     replayed: Replayed, candidates: Candidates | None, library: str | None, *, longest: float
 ) -> dict[str, object] | None:
-    """What a page shows of an entry that was replayed; None of one that could not be read.
+    """What a page shows of an entry that was replayed; None of one that could not be read, or is of a property.
 
     The case is measured once more, to say where the error sits. Where that needs a function that is not given, or more
     time than ``longest``, what is known without is shown.
@@ -69,9 +69,10 @@ def of_entry(
     from diffuzz import targets
     from diffuzz.cases.text import space_text
     from diffuzz.cli.drawn_json import drawn_json, expected
+    from diffuzz.corpus.entry import Counterexample
 
     entry = replayed.entry
-    if entry is None:
+    if not isinstance(entry, Counterexample):
         return None
     target = targets.get(entry.target)
     contract = target.contract if entry.judges else None
@@ -118,10 +119,11 @@ def _evidence(replayed: Replayed, candidates: Candidates | None, library: str | 
     """What the case of an entry shows now; None where it could not be measured."""
     from diffuzz import targets
     from diffuzz.corpus.candidates import function_for
+    from diffuzz.corpus.entry import Counterexample
     from diffuzz.judging.problem import open_problem
 
     entry = replayed.entry
-    if entry is None or replayed.value is None:
+    if not isinstance(entry, Counterexample) or replayed.value is None:
         return None
     try:
         question = entry.asked_again(function_for(candidates, entry.candidate), library)

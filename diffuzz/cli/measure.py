@@ -103,8 +103,8 @@ def _entry(file: Path, longest: float) -> tuple[str, dict[str, object], float, C
     NeedsTimeError for one that takes longer.
     """
     from diffuzz.corpus import files as store
-    from diffuzz.corpus.entry import NeedsFileError
     from diffuzz.corpus.replay import check_time
+    from diffuzz.corpus.strict import NeedsFileError
 
     try:
         entry = store.load(file)

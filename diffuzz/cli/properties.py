@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import attrs
 
 from diffuzz.cli.options import BAD_INPUT, CONFIRMED, INTERRUPTED, answer_of, complain, print_json, print_text, report
 from diffuzz.cli.saving import command_line
 from diffuzz.cli.tables import json_number, params_text
+from diffuzz.escaping import escaped
+from diffuzz.registry import one_line
 
 if TYPE_CHECKING:
     from diffuzz.judging.question import Keep
@@ -27,12 +33,14 @@ def keep(
     *,
     budget: float,
     seed: int | None,
+    corpus: Path | None,
     verbose: bool,
     as_json: bool,
 ) -> int:
     """Ask each implementation for its properties, print what was found, and return the exit code.
 
-    ``command`` has the words that say what was asked of what, for a line with which it is seen again.
+    ``command`` has the words that say what was asked of what, for a line with which it is seen again. What is broken,
+    or required and not kept, is saved in ``corpus``, if there is one.
     """
     import secrets
 
@@ -43,6 +51,7 @@ def keep(
     seed = secrets.randbelow(2**31) if seed is None else seed
     say = line_printer()
     found: list[Kept] = []
+    saved = _Saved(corpus, required, command)
     for one in asked:
         kept = keeping(
             target,
@@ -53,16 +62,19 @@ def keep(
             on_report=None if say is None else lambda report: say(f"{report.name}: {report.status}"),
         )
         found.append(kept)
+        saved.add(kept, one)
         if kept.interrupted:
             break
     if as_json:
-        print_json(properties_json(found, given, required, command))
+        print_json(properties_json(found, given, required, command, saved.paths))
     else:
-        print_text(answer_of(properties_text(found, command, verbose=verbose), quiet=False))
+        print_text(answer_of(properties_text(found, command, saved.paths, verbose=verbose), quiet=False))
     if any(kept.interrupted for kept in found):
         planned = len(asked[0].properties) * len(asked)
         done = sum(len(kept.reports) for kept in found)
         return complain(f"interrupted: {done} of {planned} properties", INTERRUPTED)
+    if saved.failures:
+        return complain("; ".join(saved.failures), BAD_INPUT)
     lost = [name for kept in found for name in kept.lost if name in required]
     if any(kept.broken for kept in found) or lost:
         return CONFIRMED
@@ -74,7 +86,43 @@ def keep(
     return 0
 
 
-def properties_text(found: Sequence[Kept], command: Sequence[str], *, verbose: bool = False) -> str:
+@attrs.define
+class _Saved:
+    """What is saved in the corpus: ``paths`` by the name of what was asked and the property; None of what did not show
+    again in a process of its own.
+    """
+
+    corpus: Path | None
+    required: Sequence[str]
+    command: Sequence[str]
+    paths: dict[tuple[str, str], Path | None] = attrs.field(init=False, factory=dict)
+    failures: list[str] = attrs.field(init=False, factory=list)
+
+    def add(self, kept: Kept, asked: Keep) -> None:
+        """Save the first finding of each property that is broken, or required and not kept."""
+        from diffuzz.corpus import files, record
+
+        for one in kept.reports if self.corpus is not None else ():
+            if one.status != "broken" and not (one.findings and one.name in self.required):
+                continue
+            assert self.corpus is not None
+            said = again(one, one.findings[0], kept, self.command)
+            try:
+                entry = record.lost(kept, one, one.findings[0], asked, said)
+                self.paths[kept.name, one.name] = None if entry is None else files.save_lost(entry, self.corpus)
+            except (files.CorpusError, ValueError) as error:
+                self.failures.append(str(error))
+            except Exception as error:
+                self.failures.append(f"{self.corpus}: not saved: {escaped(one_line(error))}")
+
+
+def properties_text(
+    found: Sequence[Kept],
+    command: Sequence[str],
+    saved: Mapping[tuple[str, str], Path | None] = MappingProxyType({}),
+    *,
+    verbose: bool = False,
+) -> str:
     """One line for each property, and beneath it what is needed to see again that it is not kept."""
     from diffuzz.judging.handing import Handing
 
@@ -83,7 +131,9 @@ def properties_text(found: Sequence[Kept], command: Sequence[str], *, verbose: b
         arrays = "" if kept.handing == Handing() else f", arrays of {kept.handing}"
         lines += [f"{kept.name} as {kept.target.name} ({params_text(kept.params)}){arrays}, seed {kept.seed}:", ""]
         for one in kept.reports:
-            lines += _lines(one, kept, command, verbose)
+            key = kept.name, one.name
+            witness = "" if key not in saved else str(saved[key] or "none: it did not show again in a fresh process")
+            lines += _lines(one, kept, command, witness, verbose)
         lines.append("")
         if kept.broken:
             lines.append(f"{kept.name} is broken: {', '.join(kept.broken)}.")
@@ -94,7 +144,7 @@ def properties_text(found: Sequence[Kept], command: Sequence[str], *, verbose: b
     return report(lines)
 
 
-def _lines(one: Report, kept: Kept, command: Sequence[str], verbose: bool) -> list[str]:
+def _lines(one: Report, kept: Kept, command: Sequence[str], witness: str, verbose: bool) -> list[str]:
     head = f"{one.name:<{_INDENT}}"
     if one.status == "not asked":
         return [f"{head}not asked: {one.why}"]
@@ -106,9 +156,10 @@ def _lines(one: Report, kept: Kept, command: Sequence[str], verbose: bool) -> li
         lines.append(f"{head}kept: {looked}")
     for place, finding in enumerate(one.findings):
         status = "broken" if finding.broken else "not invariant"
-        lines.append(f"{head if place == 0 else '':<{_INDENT}}{status}: {sentence(finding)}")
+        lines.append(f"{head if place == 0 else '':<{_INDENT}}{status}: {finding.text}")
         if place == 0:
             lines.append(f"{'':<{_INDENT}}  again: {again(one, finding, kept, command)}")
+            lines += [f"{'':<{_INDENT}}  witness: {witness}"] if witness else []
         elif place >= 3 and not verbose and len(one.findings) > 5:
             lines.append(f"{'':<{_INDENT}}and in {len(one.findings) - place - 1} other ways (--verbose)")
             break
@@ -123,28 +174,6 @@ def _sizes(seen: frozenset[int]) -> str:
     from diffuzz.searching.integers import covered
 
     return covered(sorted(seen))
-
-
-def sentence(finding: Finding) -> str:
-    """What was changed, at which sizes, what came of it, and whether it is within the bound anyway."""
-    found = finding.difference
-    sizes = ", ".join(
-        f"{name}={size}" + (f" (not {finding.below[name]})" if name in finding.below else "")
-        for name, size in finding.sizes.items()
-    )
-    parts = [f"{found.changed} [{sizes}]"]
-    if found.how:
-        parts.append(found.how)
-    if found.elements:
-        often = "" if found.chance is None else f", seen in {found.chance[0]} of {found.chance[1]} calls"
-        parts.append(
-            f"{found.elements} of {found.compared} numbers differ, by up to {found.ulps:,} ULP, the first at "
-            f"{found.place}: {found.a:.9g} and {found.b:.9g}{often}"
-        )
-    if finding.values:
-        where = "outside of the bound" if finding.outside else "within the bound"
-        parts.append(f"{where} ({', '.join(f'{value:.3g}' for value in finding.values)} of it)")
-    return "; ".join(parts)
 
 
 def again(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> str:
@@ -174,7 +203,11 @@ def again(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> 
 
 
 def properties_json(
-    found: Sequence[Kept], given: Mapping[str, object], required: Sequence[str], command: Sequence[str]
+    found: Sequence[Kept],
+    given: Mapping[str, object],
+    required: Sequence[str],
+    command: Sequence[str],
+    saved: Mapping[tuple[str, str], Path | None] = MappingProxyType({}),
 ) -> dict[str, object]:
     """Everything that was found, in the order in which it was asked."""
     from diffuzz.corpus.environment import device, environment
@@ -189,7 +222,11 @@ def properties_json(
                 "name": kept.name,
                 "broken": list(kept.broken),
                 "not_invariant": [name for name in kept.lost if name not in kept.broken],
-                "properties": [_report_json(one, kept, command) for one in kept.reports],
+                "properties": [
+                    _report_json(one, kept, command) | {"witness": path and str(path)}
+                    for one in kept.reports
+                    for path in [saved.get((kept.name, one.name))]
+                ],
                 "interrupted": kept.interrupted,
             }
             for kept in found

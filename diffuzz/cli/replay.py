@@ -108,6 +108,7 @@ def command(
 
 def replay_json(results: list[Replayed], unused: Sequence[str] = ()) -> dict[str, object]:
     """The object of ``replay --json``; ``unused`` are candidates of which there was no entry."""
+    from diffuzz.corpus.lost import Lost
     from diffuzz.corpus.replay import needed
 
     return {
@@ -121,6 +122,7 @@ def replay_json(results: list[Replayed], unused: Sequence[str] = ()) -> dict[str
                 "path": str(result.path),
                 "target": _target(result),
                 "candidate": None if result.entry is None else result.entry.candidate,
+                "property": result.entry.name if isinstance(result.entry, Lost) else None,
                 "status": result.status,
                 "message": result.message,
                 "value": None if result.value is None else json_number(result.value),

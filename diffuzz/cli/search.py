@@ -177,12 +177,14 @@ def command(
             raise click.UsageError("--html and --open: they show a value, and properties have none")
         named = {"candidate": candidate, "arrays": arrays, "device": device, "library": library}
         named |= {"kernels": None if kernels is None else ",".join(kernels)}
+        if not no_save:
+            store.check_writable(corpus / target.name)
         # What narrows the domain is said of each finding, with the sizes that it needs.
         plain = [(key, value) for key, value in settings if not domain.is_domain(key)]
         asked = ["search", "--target", target_name, *given_words(plain, named)]
         return _keep(
             target, given, asked, properties, required, candidate, timeout, kernels, library, arrays, device,
-            budget=budget, seed=seed, verbose=verbose, as_json=as_json,
+            budget=budget, seed=seed, corpus=None if no_save else corpus, verbose=verbose, as_json=as_json,
         )  # fmt: skip
     question = _question(candidate, timeout, kernels, library, arrays, device)
     if not no_save:
@@ -269,6 +271,7 @@ def _keep(
     *,
     budget: float,
     seed: int | None,
+    corpus: Path | None,
     verbose: bool,
     as_json: bool,
 ) -> int:
@@ -289,7 +292,9 @@ def _keep(
         asked += [Keep(kernels=kernels.located(kernels.load(name), library), properties=chosen) for name in names]
     if not asked:
         raise click.UsageError("--property and --require: give --candidate or --kernels, whose properties they are")
-    return keep(target, given, asked, needed, command, budget=budget, seed=seed, verbose=verbose, as_json=as_json)
+    return keep(
+        target, given, asked, needed, command, budget=budget, seed=seed, corpus=corpus, verbose=verbose, as_json=as_json
+    )
 
 
 def _rows(given: str) -> Rows:

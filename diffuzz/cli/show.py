@@ -23,6 +23,7 @@ from diffuzz.cli.tables import params_text
 
 if TYPE_CHECKING:
     from diffuzz.corpus.entry import Counterexample
+    from diffuzz.corpus.lost import Lost
 
 
 @click.command("show")
@@ -39,13 +40,21 @@ if TYPE_CHECKING:
 def command(entry: Path, as_program: bool, candidates: tuple[str, ...], as_json: bool) -> int:
     """Show a corpus entry: the witness, what it confirms, and how it was found."""
     from diffuzz.corpus import files as store
+    from diffuzz.corpus import lost
     from diffuzz.corpus.entry import dumps
 
     if as_program and as_json:
         raise click.UsageError("--python and --json: give one of them")
     if candidates and not as_program:
         raise click.UsageError("--candidate: it is for --python; a report needs no function")
-    loaded = store.load(entry)
+    loaded = store.load_any(entry)
+    if isinstance(loaded, lost.Lost):
+        if as_program:
+            # Says why.
+            store.load(entry)
+        text = answer_of(lost_text(loaded, entry), quiet=False)
+        print_text(lost.dumps(loaded, indent=None) + "\n" if as_json else text)
+        return 0
     if as_program:
         from diffuzz.corpus.candidates import by_name, function_for, parse
         from diffuzz.corpus.snippet import snippet
@@ -55,6 +64,36 @@ def command(entry: Path, as_program: bool, candidates: tuple[str, ...], as_json:
         return 0
     print_text(dumps(loaded, indent=None) + "\n" if as_json else answer_of(entry_text(loaded, entry), quiet=False))
     return 0
+
+
+def lost_text(entry: Lost, path: Path) -> str:
+    """What an entry of a property says, how it was found, where it was seen."""
+    from diffuzz.judging.handing import Handing
+
+    found = ", ".join(f"{name} {value}" for name, value in entry.found.items() if name != "command")
+    arrays, measured = Handing.recorded(entry.environment), entry.environment
+    who = f"  candidate     {entry.candidate}" if entry.candidate else f"  kernels       {entry.kernels}"
+    numbers = {**entry.sizes, **entry.numbers}
+    lines = [
+        str(path),
+        "",
+        f"{entry.status}: {entry.target}, property {entry.name}, {entry.way}",
+        "",
+        *(f"  {line}" for line in entry.seen.split("; ")),
+        "",
+        who,
+        *([] if arrays == Handing() else [f"  called with   arrays of {arrays}"]),
+        f"  parameters    {params_text(entry.params)}",
+        f"  integers      {', '.join(f'{name}={number}' for name, number in numbers.items())}",
+        *(f"  {name:13} from {file}" for name, file in entry.files.items()),
+        "",
+        f"  found by      {found}",
+        f"  command       {entry.found.get('command', '')}",
+        f"  measured on   {measured.get('cpu', '')}, diffuzz {measured.get('diffuzz', '')}, "
+        f"numpy {measured.get('numpy', '')}",
+        f"  digest        {entry.digest[:12]}",
+    ]
+    return report(lines)
 
 
 def entry_text(entry: Counterexample, path: Path) -> str:

@@ -17,17 +17,32 @@ from collections.abc import Mapping
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any
 
 import attrs
 import numpy as np
 
-from diffuzz import formats, targets
 from diffuzz import kernels as modules
-from diffuzz.cases import domain, encoding
+from diffuzz import targets
+from diffuzz.cases import encoding
 from diffuzz.cases.case import Case
 from diffuzz.cases.encoding import EncodingError, hex_float, parse_hex_float
 from diffuzz.cases.space import Space
+from diffuzz.corpus.strict import (
+    LONGEST_TEXT,
+    FieldError,
+    Json,
+    Kinds,
+    NeedsFileError,
+    Scalar,
+    check_fields,
+    files_of,
+    of_older_entries,
+    params_of,
+    parsed,
+    seal,
+    target_of,
+)
 from diffuzz.judging.company import MOST_COMPANY, MOST_DIFFERENT, Chance, Company, runs
 from diffuzz.judging.handing import Handing
 from diffuzz.judging.opening import is_python
@@ -41,23 +56,9 @@ from diffuzz.targets.target import LARGEST_TOLERANCE, Target
 SCHEMA, READABLE = 3, (1, 2, 3)
 # Fields that an entry has only if there is something to say.
 _OPTIONAL = {"kernels": list, "files": dict, "company": dict, "chance": dict, "result": dict}
-# Of a text other than the numbers of an array: what others look for in a list of names takes time.
-LONGEST_TEXT = 2**14
-# Commas and colons of a file. Parsed, each value takes a hundred times the memory and the time of its characters.
-MOST_VALUES = 2**17
 # Elements of the result of a case.
 LARGEST_RESULT = 2**20
 _DIGEST12 = re.compile(r"[0-9a-f]{12}")
-
-
-Scalar: TypeAlias = int | float | bool | str
-# An object of a file: its values may be anything until _check_fields has looked at each.
-Json: TypeAlias = dict[str, Any]
-Kinds: TypeAlias = type | tuple[type, ...]
-
-
-class _FieldError(ValueError):
-    """A field that is not as it must be."""
 
 
 class EditedError(ValueError):
@@ -66,16 +67,6 @@ class EditedError(ValueError):
     def __init__(self, entry: Counterexample) -> None:
         super().__init__("seal: does not match, so the file was edited after it was saved")
         self.entry = entry
-
-
-class NeedsFileError(ImportError):
-    """A target, a format or kernels of the entry came from a file, which has to be named again: its ``option`` with
-    ``file``, as the entry has it.
-    """
-
-    def __init__(self, option: str, file: str, name: str) -> None:
-        super().__init__(f"{option} {name!r} came from a file: give --{option} {shlex.quote(file)}")
-        self.option, self.file = option, file
 
 
 class NeedsCandidateError(ValueError):
@@ -157,7 +148,7 @@ class Counterexample:
         """
         key: list[object] = [
             self.target,
-            sorted({**_of_older_entries(self.target, self.params), **self.others}.items()),
+            sorted({**of_older_entries(self.target, self.params), **self.others}.items()),
             self.candidate,
             self.case.digest,
         ]
@@ -247,12 +238,6 @@ def dumps(entry: Counterexample, indent: int | None = 1) -> str:
     return json.dumps(stored | {"seal": seal(stored)}, indent=indent, allow_nan=False)
 
 
-def seal(stored: Json) -> str:
-    """SHA-256, in hexadecimal, over all fields of an entry but the seal, as canonical JSON: keys sorted, no spaces."""
-    rest = {name: value for name, value in stored.items() if name != "seal"}
-    return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
-
-
 def _case_json(case: Case) -> Json:
     return {name: encoding.encode(array) for name, array in case.arrays.items()}
 
@@ -265,16 +250,16 @@ def _result_json(result: Recorded) -> Json:
 def _result(stored: Json | None) -> Recorded | None:
     if stored is None:
         return None
-    _check_fields(stored, {"engine": str, "bits": dict}, "result")
+    check_fields(stored, {"engine": str, "bits": dict}, "result")
     try:
         size = math.prod(encoding.decoded_shape(stored["bits"]))
         if size > LARGEST_RESULT:
-            raise _FieldError(f"result: {size} elements, where at most {LARGEST_RESULT} are kept")
+            raise FieldError(f"result: {size} elements, where at most {LARGEST_RESULT} are kept")
         bits = encoding.decode(stored["bits"])
     except EncodingError as error:
-        raise _FieldError(f"result: {error}") from error
+        raise FieldError(f"result: {error}") from error
     if bits.dtype != np.int32:
-        raise _FieldError(f"result: bits are {bits.dtype}, where int32 is needed")
+        raise FieldError(f"result: bits are {bits.dtype}, where int32 is needed")
     return Recorded(stored["engine"], bits.view(np.float32))
 
 
@@ -299,37 +284,7 @@ def loads(text: str, stem: str) -> Counterexample:
     """Inverse of ``dumps``; a stem like a digest must be the entry's. Raises ValueError or RecursionError; EditedError,
     one of them, if all is as it must be but the seal.
     """
-    checked_length(text)
-    stored = json.loads(
-        text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite_from_text
-    )
-    return _from_json(stored, stem)
-
-
-def checked_length(text: str) -> str:
-    """``text``. Raises ValueError if it has more values than any entry."""
-    if text.count(",") + text.count(":") > MOST_VALUES:
-        raise _FieldError(f"more than {MOST_VALUES} values, so no corpus entry")
-    return text
-
-
-def _no_duplicates(pairs: list[tuple[str, object]]) -> Json:
-    found: Json = {}
-    for name, value in pairs:
-        if name in found:
-            raise _FieldError(f"duplicate field {name!r}")
-        found[name] = value
-    return found
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise _FieldError(f"{text} is not a JSON number")
-
-
-def _finite_from_text(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise _FieldError(f"{text} is not a finite number")
-    return number
+    return _from_json(parsed(text), stem)
 
 
 def _from_json(stored: object, stem: str) -> Counterexample:
@@ -339,32 +294,32 @@ def _from_json(stored: object, stem: str) -> Counterexample:
         "arrays": dict, "found": dict, "environment": dict, "digest": str, "seal": str,
     }  # fmt: skip
     if not isinstance(stored, dict):
-        raise _FieldError("the entry: an object is needed")
+        raise FieldError("the entry: an object is needed")
     schema: Any = stored.get("diffuzz")
     # First, since another schema may have other fields; True is 1, and not meant.
     if type(schema) is int and schema not in READABLE:
         readable = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
-        raise _FieldError(f"diffuzz: schema {schema}, where this version reads {readable}")
+        raise FieldError(f"diffuzz: schema {schema}, where this version reads {readable}")
     wanted |= {name: kind for name, kind in _OPTIONAL.items() if name in stored}
     if type(schema) is int and schema < 3:
         del wanted["seal"]
     if type(schema) is int and schema == 1:
         wanted["limit"] = wanted.pop("threshold")
-    _check_fields(stored, wanted, "the entry")
-    named = _files(stored.get("files", {}))
-    target = _target(stored["target"], named)
+    check_fields(stored, wanted, "the entry")
+    named = files_of(stored.get("files", {}))
+    target = target_of(stored["target"], named)
     contract = any(stored.get(name) is not None for name in ("candidate", "kernels", "result"))
     if contract and target.contract is None:
-        raise _FieldError(f"candidate: target {target.name} takes none")
-    params, others = _params(target, stored["params"], contract=contract, files=named)
+        raise FieldError(f"candidate: target {target.name} takes none")
+    params, others = params_of(target, stored["params"], contract=contract, files=named)
     kernels = _kernels(target, params, stored.get("kernels"), named)
     most = max(LARGEST_TOLERANCE, target.tolerance)
     if not 0 <= stored["tolerance"] <= most:
-        raise _FieldError(f"tolerance: {stored['tolerance']} is not between 0 and {most}")
+        raise FieldError(f"tolerance: {stored['tolerance']} is not between 0 and {most}")
     for group in ("found", "environment"):
-        _check_fields(stored[group], dict.fromkeys(stored[group], (str, int, float)), group)
+        check_fields(stored[group], dict.fromkeys(stored[group], (str, int, float)), group)
     if stored["verdict"] not in Verdict.__members__:
-        raise _FieldError(f"verdict: {stored['verdict']!r} is none of {', '.join(Verdict.__members__)}")
+        raise FieldError(f"verdict: {stored['verdict']!r} is none of {', '.join(Verdict.__members__)}")
     threshold = "limit" if "limit" in stored else "threshold"
     entry = Counterexample(
         target=target.name,
@@ -390,90 +345,20 @@ def _from_json(stored: object, stem: str) -> Counterexample:
     )
     Handing.recorded(entry.environment)
     if entry.result is not None and (entry.candidate or entry.kernels or entry.company or entry.chance):
-        raise _FieldError("result: an entry that has one has no candidate, kernels, company or chance")
+        raise FieldError("result: an entry that has one has no candidate, kernels, company or chance")
     if not entry.judges and (entry.company or entry.chance):
-        raise _FieldError("company, chance: only functions that are judged have them")
+        raise FieldError("company, chance: only functions that are judged have them")
     if entry.company is not None:
         # It has to fit the case before anything is called with it.
         scalars = target.contract.scalars if target.contract else ()
         entry.company.around(entry.case.batch(), [scalar.array for scalar in scalars])
     if entry.digest != stored["digest"]:
-        raise _FieldError("digest: does not match target, params and arrays; the file was edited")
+        raise FieldError("digest: does not match target, params and arrays; the file was edited")
     if _DIGEST12.fullmatch(stem) and not entry.digest.startswith(stem):
-        raise _FieldError(f"the file's name is not the digest {entry.digest[:12]}")
+        raise FieldError(f"the file's name is not the digest {entry.digest[:12]}")
     if schema >= 3 and stored["seal"] != seal(stored):
         raise EditedError(entry)
     return entry
-
-
-def _check_lengths(stored: Json, where: str) -> None:
-    """Raise _FieldError for a text that is longer than any name, path or command."""
-    for name, value in stored.items():
-        if len(name) > LONGEST_TEXT or (isinstance(value, str) and len(value) > LONGEST_TEXT):
-            raise _FieldError(f"{where}: {name[:40]!r} has more than {LONGEST_TEXT} characters")
-
-
-def _check_fields(stored: Json, wanted: Mapping[str, Kinds], where: str) -> None:
-    unknown, missing = sorted(set(stored) - set(wanted)), sorted(set(wanted) - set(stored))
-    if unknown or missing:
-        what = f"unknown field {unknown[0]!r}" if unknown else f"missing field {missing[0]!r}"
-        raise _FieldError(f"{where}: {what}")
-    _check_lengths(stored, where)
-    for name, kinds in wanted.items():
-        if not isinstance(stored[name], kinds) or isinstance(stored[name], bool):
-            raise _FieldError(f"{where}: {name} has the wrong type, {type(stored[name]).__name__}")
-        # What is shown on a terminal must not control it.
-        if not name.isprintable() or (isinstance(stored[name], str) and not stored[name].isprintable()):
-            raise _FieldError(f"{where}: {name!r} has characters that cannot be printed")
-
-
-def _files(stored: Json) -> dict[str, str]:
-    """What the entry says of where the target, a format and kernels came from: only said to a user, never loaded."""
-    _check_fields(stored, dict.fromkeys(set(stored) & {"target", "format", "kernels"}, str), "files")
-    return stored
-
-
-def _target(name: str, files: Mapping[str, str]) -> Target:
-    """Raises NeedsFileError for a target that came from a file which nobody has named again."""
-    if "target" in files and not targets.known(name):
-        raise NeedsFileError("target", files["target"], name)
-    return targets.get(name)
-
-
-def _of_older_entries(target: str, params: Params) -> dict[str, int | float | bool | str]:
-    """``params`` without those at their defaults that the target got later (see Parameter.later)."""
-    later = {one.name: one.default for one in targets.get(target).declared if one.later}
-    return {name: value for name, value in params.items() if name not in later or value != later[name]}
-
-
-def _params(target: Target, stored: Json, *, contract: bool, files: Mapping[str, str]) -> tuple[Params, Params]:
-    """The parameters of the question, all of them and of their types; and others that the target has."""
-    _check_lengths(stored, "params")
-    name = stored.get("format")
-    if "format" in files and isinstance(name, str) and name.isprintable() and not formats.REGISTRY.known(name):
-        raise NeedsFileError("format", files["format"], name)
-    _check_models(target, stored)
-    params = target.contract_params(stored) if contract else target.params(stored)
-    known = {one.name: one.parse(stored[one.name]) for one in target.declared if one.name in stored}
-    later = {one.name for one in target.declared if one.later}
-    for name in params:
-        if name not in stored and name not in later:
-            raise _FieldError(f"params: {name} is missing")
-    known |= {name: value for name, value in params.items() if domain.is_domain(name)}
-    for name, value in known.items():
-        if type(stored[name]) is not type(value) or stored[name] != value:
-            raise _FieldError(f"params: {name} is not of its parameter's type, {type(value).__name__}")
-    return params, {name: value for name, value in stored.items() if name not in params}
-
-
-def _check_models(target: Target, stored: Json) -> None:
-    """Raises NeedsFileError for a model that nobody has named again: the entry has its name and digest only."""
-    for name in (one.name for one in target.declared if one.names is not None):
-        from diffuzz.models import named
-
-        model = stored.get(name)
-        if isinstance(model, str) and model.isprintable() and not named.known(model):
-            raise NeedsFileError(name, named.file_of(model), model)
 
 
 def _kernels(
@@ -484,7 +369,7 @@ def _kernels(
     known = (*(target.contract.kernels(params) if target.contract else ()), "candidate")
     names = [name for name in stored if isinstance(name, str) and name.isprintable() and len(name) <= LONGEST_TEXT]
     if len(stored) != 2 or names != stored:
-        raise _FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
+        raise FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
     for name in names:
         if modules.base(name) not in known and not modules.KernelName.parse(name).from_outside:
             if "kernels" in files:
@@ -492,34 +377,34 @@ def _kernels(
                 module = modules.KernelName.parse(name).module
                 file = next((file for file in named if Path(file.partition(".py")[0]).name == module), named[0])
                 raise NeedsFileError("kernels", file, name)
-            raise _FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
+            raise FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
     # A path would be a library to load: the caller has to name it.
     if any("/" in name or "\\" in name for name in names):
-        raise _FieldError(f"kernels: {stored!r} name a path")
+        raise FieldError(f"kernels: {stored!r} name a path")
     return names[0], names[1]
 
 
 def _value(stored: Json) -> float:
-    _check_fields(stored, {"decimal": str, "hex": str}, "value")
+    check_fields(stored, {"decimal": str, "hex": str}, "value")
     value = _float_of(stored["hex"], "value")
     if stored["decimal"] != _decimal(value):
-        raise _FieldError(f"value: decimal {stored['decimal']} is not {_decimal(value)}, which hex says")
+        raise FieldError(f"value: decimal {stored['decimal']} is not {_decimal(value)}, which hex says")
     return value
 
 
 def _bound(stored: Json | None) -> Bound | None:
     if stored is None:
         return None
-    _check_fields(stored, {"value": (int, float), "rounding": (int, float), "because": str}, "bound")
+    check_fields(stored, {"value": (int, float), "rounding": (int, float), "because": str}, "bound")
     if not 0 <= stored["value"] <= sys.float_info.max or not 0 <= stored["rounding"] <= sys.float_info.max:
-        raise _FieldError("bound: value and rounding are not finite numbers of at least 0")
+        raise FieldError("bound: value and rounding are not finite numbers of at least 0")
     return Bound(float(stored["value"]), stored["because"], rounding=float(stored["rounding"]))
 
 
 def _case(target: Target, params: Params, stored: Json, *, contract: bool) -> Case:
     admissible = target.contract.space(params) if contract and target.contract else target.space(params)
     there = [spec for spec in admissible.tensors if spec.absent is None or spec.name in stored]
-    _check_fields(stored, {spec.name: dict for spec in there}, "arrays")
+    check_fields(stored, {spec.name: dict for spec in there}, "arrays")
     arrays = {}
     for spec in there:
         try:
@@ -527,7 +412,7 @@ def _case(target: Target, params: Params, stored: Json, *, contract: bool) -> Ca
             spec.sizes(np.broadcast_to(np.float32(0), encoding.decoded_shape(stored[spec.name])))
             arrays[spec.name] = encoding.decode(stored[spec.name])
         except EncodingError as error:
-            raise _FieldError(f"arrays.{spec.name}: {error}") from error
+            raise FieldError(f"arrays.{spec.name}: {error}") from error
     case = Case(arrays)
     admissible.check(case)
     return case
@@ -536,16 +421,16 @@ def _case(target: Target, params: Params, stored: Json, *, contract: bool) -> Ca
 def _company(target: Target, params: Params, stored: Json | None, *, contract: bool) -> Company | None:
     if stored is None:
         return None
-    _check_fields(stored, {"before": list, "after": list}, "company")
+    check_fields(stored, {"before": list, "after": list}, "company")
     rows = [*stored["before"], *stored["after"]]
     if not 1 <= len(rows) <= MOST_DIFFERENT:
-        raise _FieldError(f"company: {len(rows)} different rows, where 1 to {MOST_DIFFERENT} are kept")
+        raise FieldError(f"company: {len(rows)} different rows, where 1 to {MOST_DIFFERENT} are kept")
     for row in rows:
         if not isinstance(row, dict):
-            raise _FieldError("company: an object is needed for each row")
-        _check_fields(row, {"times": int, "arrays": dict}, "company")
+            raise FieldError("company: an object is needed for each row")
+        check_fields(row, {"times": int, "arrays": dict}, "company")
     if not all(row["times"] >= 1 for row in rows) or sum(row["times"] for row in rows) > MOST_COMPANY:
-        raise _FieldError(f"company: 1 to {MOST_COMPANY} rows are kept")
+        raise FieldError(f"company: 1 to {MOST_COMPANY} rows are kept")
 
     def side(name: str) -> tuple[Case, ...]:
         kept = ((row["times"], _case(target, params, row["arrays"], contract=contract)) for row in stored[name])
@@ -557,9 +442,9 @@ def _company(target: Target, params: Params, stored: Json | None, *, contract: b
 def _chance(stored: Json | None) -> Chance | None:
     if stored is None:
         return None
-    _check_fields(stored, {"seen": int, "calls": int}, "chance")
+    check_fields(stored, {"seen": int, "calls": int}, "chance")
     if not 1 <= stored["seen"] <= stored["calls"]:
-        raise _FieldError(f"chance: seen {stored['seen']} times in {stored['calls']} calls")
+        raise FieldError(f"chance: seen {stored['seen']} times in {stored['calls']} calls")
     return Chance(stored["seen"], stored["calls"])
 
 
@@ -569,4 +454,4 @@ def _float_of(text: str, where: str) -> float:
     try:
         return parse_hex_float(text)
     except EncodingError as error:
-        raise _FieldError(f"{where}: {error}") from error
+        raise FieldError(f"{where}: {error}") from error

@@ -1,9 +1,9 @@
 """The corpus: one readable JSON file per witness, ``corpus/<target>/<digest12>.json``, that any later run can measure
 again.
 
-What a file holds is in diffuzz.corpus.entry. One that cannot be read, or not trusted, is a CorpusError of one line; so
-is an entry that could not be loaded again, before it is saved. Files are written beside their place and renamed into
-it; what a process that was killed has left there is removed by a later one.
+What a file holds is in diffuzz.corpus.entry, or of a property in diffuzz.corpus.lost. One that cannot be read, or not
+trusted, is a CorpusError of one line; so is an entry that could not be loaded again, before it is saved. Files are
+written beside their place and renamed into it; what a process that was killed has left there is removed by a later one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from typing import BinaryIO
 import numpy as np
 
 from diffuzz.cases.case import Case
-from diffuzz.corpus.entry import SCHEMA, Counterexample, EditedError, NeedsFileError, checked_length, dumps, loads
+from diffuzz.corpus import lost
+from diffuzz.corpus.entry import SCHEMA, Counterexample, EditedError, dumps, loads
+from diffuzz.corpus.lost import Lost
+from diffuzz.corpus.strict import NeedsFileError, checked_length
 from diffuzz.escaping import unwrapped
 from diffuzz.replacing import replace
 
@@ -51,14 +54,22 @@ class SealError(CorpusError):
 
 
 def load(path: Path) -> Counterexample:
-    """The entry in a file. Raises CorpusError (SealError where nothing but the seal is wrong), or NeedsFileError, one
-    line.
+    """The entry in a file, of a value. Raises CorpusError (SealError where nothing but the seal is wrong), or
+    NeedsFileError, one line.
     """
+    entry = load_any(path)
+    if isinstance(entry, Lost):
+        raise CorpusError(f"{path}: is about the property {entry.name}, and has no case; show and replay take it")
+    return entry
+
+
+def load_any(path: Path) -> Counterexample | Lost:
+    """The entry in a file, whether of a value or of a property. Raises what ``load`` raises."""
     if path.suffix not in (".json", ""):
         raise CorpusError(f"{path}: is no corpus entry; a corpus entry (.json), or a folder of them, is needed")
     text = _read_text(path)
     try:
-        return loads(text, path.stem)
+        return lost.loads(text, path.stem) if lost.is_lost(text) else loads(text, path.stem)
     except EditedError as error:
         raise SealError(f"{path}: {error}; restore the file, or delete it and search again", error.entry) from error
     except (ValueError, RecursionError) as error:
@@ -138,7 +149,33 @@ def save(entry: Counterexample, directory: Path, *, always: bool = False) -> Pat
     known = None if always else _as_good(entry, directory)
     if known is not None:
         return known
-    text = _checked_text(entry, path)
+    _put(_checked_text(entry, path), path)
+    return path
+
+
+def save_lost(entry: Lost, directory: Path) -> Path:
+    """Write an entry of a property to ``directory`` and return its path, or that of the entry there to which it adds
+    nothing: the same is lost there in calls that are no larger. Raises CorpusError.
+    """
+    folder, path = directory / entry.target, directory / entry.path
+    for other in files([folder]) if folder.is_dir() else ():
+        try:
+            known = load_any(other)
+        except (CorpusError, NeedsFileError):
+            continue
+        if isinstance(known, Lost) and known.is_at_least(entry):
+            return other
+    text = lost.dumps(entry) + "\n"
+    try:
+        lost.loads(text, path.stem)
+    except (ValueError, NeedsFileError) as error:
+        raise CorpusError(f"{path}: not saved, because it could not be loaded again: {reason(error)}") from error
+    _put(text, path)
+    return path
+
+
+def _put(text: str, path: Path) -> None:
+    """Raises CorpusError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(text, path)
@@ -146,7 +183,6 @@ def save(entry: Counterexample, directory: Path, *, always: bool = False) -> Pat
         raise CorpusError(
             f"{path}: cannot be written ({error.strerror}); choose another folder with --corpus"
         ) from error
-    return path
 
 
 def upgrade(path: Path) -> bool:
@@ -154,8 +190,8 @@ def upgrade(path: Path) -> bool:
 
     Nothing else changes: what was recorded stays as it is. Raises CorpusError, NeedsFileError.
     """
-    entry = load(path)
-    if entry.schema == SCHEMA:
+    entry = load_any(path)
+    if isinstance(entry, Lost) or entry.schema == SCHEMA:
         return False
     text = _checked_text(entry, path)
     try:
@@ -216,11 +252,11 @@ def _as_good(entry: Counterexample, directory: Path) -> Path | None:
     key = _likeness(entry)
     for path in files([directory / entry.target]) if (directory / entry.target).is_dir() else ():
         try:
-            other = load(path)
+            other = load_any(path)
         except (CorpusError, NeedsFileError):
             # What cannot be read here is of another target, format or kernels, or of none.
             continue
-        if _likeness(other) == key and other.value >= entry.value:
+        if isinstance(other, Counterexample) and _likeness(other) == key and other.value >= entry.value:
             return path
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,24 @@ import numpy as np
 from diffuzz import formats, kernels, targets
 from diffuzz.cases import domain
 from diffuzz.corpus import files as store
-from diffuzz.corpus.entry import LONGEST_TEXT, Counterexample, Scalar
+from diffuzz.corpus.entry import Counterexample
 from diffuzz.corpus.environment import arrays_of, device, environment
+from diffuzz.corpus.lost import Lost
 from diffuzz.corpus.replay import LONGEST, check_time
+from diffuzz.corpus.strict import LONGEST_TEXT, Scalar
 from diffuzz.escaping import escaped
 from diffuzz.judging.evidence import Judged
 from diffuzz.judging.handing import CPU, Handing
 from diffuzz.judging.problem import open_problem
-from diffuzz.judging.question import Judge
+from diffuzz.judging.question import Judge, Keep
 from diffuzz.minimising.minimise import minimise
 from diffuzz.registry import one_line
 from diffuzz.searching import engines
+from diffuzz.searching.keeping import Finding, Kept, Report, seen_again
 from diffuzz.searching.reproduction import CALLS, counted, in_company
 from diffuzz.searching.result import SearchResult
 from diffuzz.searching.search import failing_alike
+from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
 
 
@@ -91,6 +95,35 @@ def record(result: SearchResult) -> Counterexample:
     )
 
 
+def lost(kept: Kept, report: Report, finding: Finding, asked: Keep, command: str) -> Lost | None:
+    """The corpus entry of a property that is not kept, as it shows once more in a process of its own; None where it
+    does not. Raises what ``seen_again`` raises.
+    """
+    again = attrs.evolve(asked, properties=(report.name,))
+    sizes, numbers = dict(finding.sizes), dict(finding.numbers)
+    seen, drawn = seen_again(kept.target, kept.params, again, finding.way, sizes, numbers, seed=kept.seed)
+    if seen is None:
+        return None
+    seen = attrs.evolve(seen, below=finding.below)
+    return Lost(
+        target=kept.target.name,
+        params=kept.params,
+        name=report.name,
+        way=finding.way,
+        sizes=sizes,
+        numbers=numbers,
+        seed=kept.seed,
+        drawn=drawn,
+        status="broken" if seen.broken else "not invariant",
+        seen=escaped(seen.text)[:LONGEST_TEXT],
+        found=_escaped({"seed": kept.seed, "calls": report.calls, "command": command}),
+        environment=_escaped(environment() | device() | asked.handing.about()),
+        candidate=None if asked.kernels is not None else escaped(kept.name),
+        kernels=None if asked.kernels is None else escaped(kept.name),
+        files=_escaped(_sources(kept.target, kept.params, () if asked.kernels is None else (asked.kernels,))),
+    )
+
+
 def _escaped(texts: Mapping[str, Scalar]) -> dict[str, Any]:
     """What an entry says of others, such as the message of an exception: it is printable, and no longer than it may
     be.
@@ -103,10 +136,14 @@ def _escaped(texts: Mapping[str, Scalar]) -> dict[str, Any]:
 
 def _files(result: SearchResult) -> dict[str, str]:
     """By option, the files that the target, the format and the kernels of a search came from."""
-    of_kernels = [file for name in result.kernels or () if (file := kernels.source(name)) is not None]
+    return _sources(result.target, result.params, result.kernels or ())
+
+
+def _sources(target: Target, params: Params, names: Sequence[str]) -> dict[str, str]:
+    of_kernels = [file for name in names if (file := kernels.source(name)) is not None]
     sources = {
-        "target": targets.REGISTRY.source(result.target.name),
-        "format": formats.REGISTRY.source(str(result.params.get("format"))),
+        "target": targets.REGISTRY.source(target.name),
+        "format": formats.REGISTRY.source(str(params.get("format"))),
         "kernels": ",".join(dict.fromkeys(of_kernels)) or None,
     }
     return {option: file for option, file in sources.items() if file is not None}

@@ -9,6 +9,9 @@ now, or the entry has changed. The rest of an entry is under its digest and its 
 
 That is for what is not meant to change. A function under test is: once it is mended, its entries have changed. Where
 ``judge`` is asked for, such an entry is *right* if the function keeps its bound now, and *wrong* if it does not.
+
+An entry of a property is asked again by the one change that it has: the property is lost as recorded, or has changed.
+Its entry is *right* if the change does not show.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ import attrs
 from diffuzz import interruption, targets
 from diffuzz.corpus import files
 from diffuzz.corpus.candidates import Candidates, by_name, function_for
-from diffuzz.corpus.entry import Counterexample, NeedsCandidateError, NeedsFileError, NeedsLibraryError
+from diffuzz.corpus.entry import Counterexample, NeedsCandidateError, NeedsLibraryError
 from diffuzz.corpus.files import CorpusError, SealError
+from diffuzz.corpus.lost import Lost
+from diffuzz.corpus.strict import NeedsFileError
 from diffuzz.escaping import escaped
 from diffuzz.judging.handing import MissingArraysError
 from diffuzz.judging.opening import UnloadableError
@@ -77,7 +82,7 @@ class Replayed:
     status: Status
     message: str
     seconds: float
-    entry: Counterexample | None = None
+    entry: Counterexample | Lost | None = None
     value: float | None = None
     verdict: Verdict | None = None
 
@@ -124,14 +129,16 @@ def replay_file(
     loaded is a result, not an exception.
     """
     started = time.perf_counter()
-    entry: Counterexample | None = None
+    entry: Counterexample | Lost | None = None
 
     def without(status: Status, message: str) -> Replayed:
         return Replayed(path, status, message, time.perf_counter() - started, entry)
 
     try:
-        entry = files.load(path)
+        entry = files.load_any(path)
         judged = function_for(candidate, entry.candidate)
+        if isinstance(entry, Lost):
+            return without(*_asked_again(entry, judged, library, longest, judge=judge))
         now = _measured(entry, judged, library, longest)
     except NeedsFileError as error:
         return without("needs file", f"{path}: {error}")
@@ -178,6 +185,40 @@ def replay_file(
     return Replayed(path, status, message, time.perf_counter() - started, entry, value, verdict)
 
 
+def _asked_again(
+    entry: Lost, candidate: Judge | None, library: str | None, longest: float, *, judge: bool
+) -> tuple[Status, str]:
+    """Whether a property is still lost, by the change that was found; and what is said of it.
+
+    Raises NeedsCandidateError, NeedsLibraryError, NeedsTimeError, and what ``seen_again`` raises.
+    """
+    from diffuzz.searching.keeping import seen_again
+
+    asked = entry.asked_again(candidate, library)
+    _check_seconds(math.prod(entry.sizes.values()), 1.0, longest)
+    found, drawn = seen_again(
+        targets.get(entry.target), entry.params, asked, entry.way, entry.sizes, entry.numbers, seed=entry.seed
+    )
+    if drawn != entry.drawn:
+        return "changed", f"{entry.name}: its numbers are drawn otherwise by this version, so nothing can be said"
+    now = "kept" if found is None else "broken" if found.broken else "not invariant"
+    said = f"{entry.name} {now}"
+    if judge and entry.candidate is not None:
+        return "right" if found is None else "wrong", f"{said} by {asked.name}, recorded {entry.status}"
+    if now == entry.status:
+        return "as recorded", said
+    return "changed", f"recorded {entry.name} {entry.status}, now {now}"
+
+
+def _check_seconds(elements: int, cost: float, longest: float) -> None:
+    seconds = elements * cost / OPERATIONS_PER_SECOND
+    if seconds > longest:
+        raise NeedsTimeError(
+            f"its case of {elements} elements takes about {seconds:.2g} s, where {longest:g} s are allowed: give "
+            f"--longest {math.ceil(seconds)}s"
+        )
+
+
 def check_time(entry: Counterexample, longest: float) -> None:
     """Raise NeedsTimeError if the case of an entry is expected to take more than ``longest`` seconds.
 
@@ -187,12 +228,7 @@ def check_time(entry: Counterexample, longest: float) -> None:
     elements = sum(array.size for array in entry.case.arrays.values())
     elements *= 1 if entry.company is None else 1 + entry.company.rows
     elements *= 1 if entry.chance is None else entry.chance.patience
-    seconds = elements * targets.get(entry.target).cost / OPERATIONS_PER_SECOND
-    if seconds > longest:
-        raise NeedsTimeError(
-            f"its case of {elements} elements takes about {seconds:.2g} s, where {longest:g} s are allowed: give "
-            f"--longest {math.ceil(seconds)}s"
-        )
+    _check_seconds(elements, targets.get(entry.target).cost, longest)
 
 
 @attrs.frozen

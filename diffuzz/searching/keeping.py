@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
 from typing import Literal, TypeAlias
 
 import attrs
@@ -23,7 +24,7 @@ from diffuzz.judging import properties
 from diffuzz.judging.handing import Handing
 from diffuzz.judging.properties.property import Difference, Look, Numbers, Property, Ranges, Way, held_against
 from diffuzz.judging.properties.subject import Sizes, Subject, nearest, opened
-from diffuzz.judging.question import Keep
+from diffuzz.judging.question import Keep, QuestionError
 from diffuzz.searching import integers
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
@@ -35,6 +36,8 @@ _MOST_WORK, _FIRST_WORK, _RATE = 2**28, 2**21, 2e-8
 _SHARE, _LONGEST = 0.03, 0.1
 # Refusals after which a way is left alone, and differences that do not come again; and how often a call is repeated.
 _REFUSALS, _STEADY = 3, 6
+# Looks for what shows by chance, where it was seen before.
+_CHANCES = 60
 # Looks while integers are made smaller, and how often one is repeated where it shows by chance.
 _SMALLER, _PATIENCE = 250, 6
 # Integers of so few choices are all tried in the end, for one that leaves the bound.
@@ -59,6 +62,28 @@ class Finding:
     threshold: float
     below: Mapping[str, int]
     asked: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """What was changed, at which sizes, what came of it, and whether it is within the bound anyway."""
+        found = self.difference
+        sizes = ", ".join(
+            f"{name}={size}" + (f" (not {self.below[name]})" if name in self.below else "")
+            for name, size in self.sizes.items()
+        )
+        parts = [f"{found.changed} [{sizes}]"]
+        if found.how:
+            parts.append(found.how)
+        if found.elements:
+            often = "" if found.chance is None else f", seen in {found.chance[0]} of {found.chance[1]} calls"
+            parts.append(
+                f"{found.elements} of {found.compared} numbers differ, by up to {found.ulps:,} ULP, the first at "
+                f"{found.place}: {found.a:.9g} and {found.b:.9g}{often}"
+            )
+        if self.values:
+            where = "outside of the bound" if self.outside else "within the bound"
+            parts.append(f"{where} ({', '.join(f'{value:.3g}' for value in self.values)} of it)")
+        return "; ".join(parts)
 
     @property
     def outside(self) -> bool:
@@ -145,6 +170,57 @@ def keeping(
             if on_report:
                 on_report(report)
     return Kept(target, subject.params, subject.name, seed, tuple(reports), interrupted, asked.handing)
+
+
+def seen_again(
+    target: Target,
+    given: Mapping[str, object] | None,
+    asked: Keep,
+    way: str,
+    sizes: Sizes,
+    numbers: Numbers,
+    *,
+    seed: int,
+) -> tuple[Finding | None, str]:
+    """What one change shows of the one property that is ``asked``, if it shows, and the digest of the numbers that were
+    called with.
+
+    Raises what ``keeping`` raises; QuestionError for a way, sizes or numbers that there are not.
+    """
+    one = properties.get(*asked.properties)
+    with opened(target, given, asked, seed=seed) as subject:
+        ways = one.ways(subject)
+        if isinstance(ways, str):
+            raise QuestionError(f"property {one.name}: {ways}")
+        found = next((other for other in ways if other.name == way), None)
+        if found is None:
+            raise QuestionError(f"property {one.name}: there is no way {way!r}")
+        _check(subject, found, sizes, numbers)
+        drawn = sha256(b"".join(array.tobytes() for _, array in sorted(subject.drawn(sizes).items()))).hexdigest()
+        for _ in range(_CHANCES if found.chance else 1):
+            interruption.check()
+            if (difference := found.look(sizes, numbers).difference) is not None:
+                asking = _Asking(subject, one, 0.0, seed, None)
+                return asking.finding(found, sizes, numbers, difference, {}), drawn
+    return None, drawn
+
+
+def _check(subject: Subject, way: Way, sizes: Sizes, numbers: Numbers) -> None:
+    """Raises QuestionError for what is no call of the way."""
+    dims, said = subject.dims, f"property: {way.name}"
+    if set(sizes) != set(dims):
+        raise QuestionError(f"{said}: sizes of {', '.join(dims)} are needed")
+    for name, size in sizes.items():
+        if size < dims[name].lowest:
+            raise QuestionError(f"{said}: {name}={size} is below {dims[name].lowest}")
+    if integers.work(sizes) > _MOST_WORK:
+        raise QuestionError(f"{said}: a call of {integers.work(sizes):,} operations is more than {_MOST_WORK:,}")
+    ranges = way.ranges(sizes)
+    if ranges is None or set(ranges) != set(numbers):
+        raise QuestionError(f"{said}: there is no such call of these sizes and numbers")
+    for name, (low, high) in ranges.items():
+        if not low <= numbers[name] <= high:
+            raise QuestionError(f"{said}: {name}={numbers[name]} is not between {low} and {high}")
 
 
 @attrs.define
@@ -318,14 +394,20 @@ class _Asking:
             for name, size in small.items()
             if shown.get(_key({**small, name: size - dims[name].step}, few), best) is None
         }
-        values = self._values(best)
-        if not best.broken and max(values, default=np.inf) <= self._threshold:
+        made = self.finding(way, small, few, best, below)
+        if not best.broken and max(made.values, default=np.inf) <= self._threshold:
             for other in _beside(few, way.ranges(small) or {}):
                 found = way.look(small, other).difference
-                if found is not None and max(worse := self._values(found), default=0.0) > self._threshold:
-                    best, few, values = found, other, worse
-                    break
-        return Finding(way.name, small, few, best, values, self._threshold, below, tuple(way.least))
+                if found is not None and (worse := self.finding(way, small, other, found, below)).outside:
+                    return worse
+        return made
+
+    def finding(
+        self, way: Way, sizes: Sizes, chosen: Numbers, difference: Difference, below: Mapping[str, int]
+    ) -> Finding:
+        """A difference, with how far the results of its calls are from the exact ones."""
+        values = self._values(difference)
+        return Finding(way.name, sizes, chosen, difference, values, self._threshold, below, tuple(way.least))
 
     @property
     def _threshold(self) -> float:

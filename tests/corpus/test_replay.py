@@ -13,9 +13,10 @@ import pytest
 from diffuzz import targets
 from diffuzz.cases.case import Case
 from diffuzz.corpus import files
-from diffuzz.corpus.entry import Counterexample, dumps, seal
+from diffuzz.corpus.entry import Counterexample, dumps
 from diffuzz.corpus.files import CorpusError
 from diffuzz.corpus.replay import Replayed, exit_code, replay, replay_file
+from diffuzz.corpus.strict import seal
 from diffuzz.judging.examination import RELATIVE_NOISE
 from diffuzz.judging.question import Judge
 from diffuzz.judging.verdict import Verdict

@@ -18,9 +18,10 @@ from diffuzz.cases.case import Case
 from diffuzz.cases.encoding import hex_float
 from diffuzz.cli import main
 from diffuzz.corpus import files
-from diffuzz.corpus.entry import Counterexample, dumps, seal
+from diffuzz.corpus.entry import Counterexample, dumps
 from diffuzz.corpus.record import record
 from diffuzz.corpus.replay import Replayed, exit_code, replay_file
+from diffuzz.corpus.strict import seal
 from diffuzz.judging.question import Compare, Judge
 from diffuzz.searching.search import search
 
