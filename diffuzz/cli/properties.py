@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from diffuzz.cli.annotating import annotate
 from diffuzz.cli.options import BAD_INPUT, CONFIRMED, INTERRUPTED, answer_of, complain, print_json, print_text, report
 from diffuzz.cli.saving import command_line
 from diffuzz.cli.tables import json_number, params_text
@@ -34,6 +35,7 @@ def keep(
     budget: float,
     seed: int | None,
     corpus: Path | None,
+    annotations: bool | None,
     verbose: bool,
     as_json: bool,
 ) -> int:
@@ -69,6 +71,7 @@ def keep(
         print_json(properties_json(found, given, required, command, saved.paths))
     else:
         print_text(answer_of(properties_text(found, command, saved.paths, verbose=verbose), quiet=False))
+    annotate(annotations, as_json, lambda: [properties_json(found, given, required, command, saved.paths)])
     if any(kept.interrupted for kept in found):
         planned = len(asked[0].properties) * len(asked)
         done = sum(len(kept.reports) for kept in found)
@@ -254,6 +257,7 @@ def _report_json(one: Report, kept: Kept, command: Sequence[str]) -> dict[str, o
 def _finding_json(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> dict[str, object]:
     found = finding.difference
     return {
+        "text": finding.text,
         "way": finding.way,
         "broken": finding.broken,
         "changed": found.changed,

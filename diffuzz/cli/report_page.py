@@ -39,7 +39,10 @@ class Given:
         """What printed it."""
         if self.result is None:
             return "entry"
-        names = {"cells": "matrix", "claims": "claims", "culprits": "check", "replayed": "replay"}
+        names = {
+            "cells": "matrix", "claims": "claims", "culprits": "check", "replayed": "replay",
+            "implementations": "properties",
+        }  # fmt: skip
         return next((kind for name, kind in names.items() if name in self.result), "search")
 
 

@@ -184,7 +184,8 @@ def command(
         asked = ["search", "--target", target_name, *given_words(plain, named)]
         return _keep(
             target, given, asked, properties, required, candidate, timeout, kernels, library, arrays, device,
-            budget=budget, seed=seed, corpus=None if no_save else corpus, verbose=verbose, as_json=as_json,
+            budget=budget, seed=seed, corpus=None if no_save else corpus, annotations=annotations,
+            verbose=verbose, as_json=as_json,
         )  # fmt: skip
     question = _question(candidate, timeout, kernels, library, arrays, device)
     if not no_save:
@@ -272,6 +273,7 @@ def _keep(
     budget: float,
     seed: int | None,
     corpus: Path | None,
+    annotations: bool | None,
     verbose: bool,
     as_json: bool,
 ) -> int:
@@ -293,8 +295,9 @@ def _keep(
     if not asked:
         raise click.UsageError("--property and --require: give --candidate or --kernels, whose properties they are")
     return keep(
-        target, given, asked, needed, command, budget=budget, seed=seed, corpus=corpus, verbose=verbose, as_json=as_json
-    )
+        target, given, asked, needed, command, budget=budget, seed=seed, corpus=corpus, annotations=annotations,
+        verbose=verbose, as_json=as_json,
+    )  # fmt: skip
 
 
 def _rows(given: str) -> Rows:

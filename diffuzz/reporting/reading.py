@@ -74,6 +74,8 @@ def findings(result: object) -> list[Finding]:
             return list(_checked(result))
         if "cells" in result:
             return [_compared(result, cell) for cell in _items(result["cells"])]
+        if "implementations" in result:
+            return list(_kept(result))
         if "claims" in result:
             return [_claimed(claim) for claim in _items(result["claims"])]
         if "verdict" in result and "target" in result:
@@ -199,6 +201,33 @@ def _compared(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Finding:
         code=int(outside),
         place=Place(witness, 1) if witness else None,
     )
+
+
+def _kept(result: Mapping[str, Any]) -> Iterator[Finding]:
+    """The properties of implementations: an error is what is broken, or required and not kept."""
+    required = result.get("required")
+    for one in _items(result["implementations"]):
+        name = _text(one, "name")
+        for asked in _items(one["properties"]):
+            about, status, witness = _text(asked, "property"), _text(asked, "status"), _text(asked, "witness", None)
+            findings, message = _items(asked["findings"]), f"{about} {status}"
+            level: Level = "none"
+            if status in ("broken", "not invariant"):
+                promised = isinstance(required, list) and about in required
+                level = "error" if status == "broken" or promised else "note"
+                message += f": {_text(findings[0], 'text')}" if findings else ""
+            places = [place_of_function(name), Place(witness, 1) if witness else None]
+            known = [place for place in places if place is not None]
+            yield Finding(
+                rule=_text(result, "target"),
+                level=level,
+                subject=name,
+                message=message,
+                code=int(level == "error"),
+                place=known[0] if known else None,
+                others=tuple(known[1:]),
+                command=_text(findings[0], "command", None) if findings else None,
+            )
 
 
 def _claimed(claim: Mapping[str, Any]) -> Finding:

@@ -109,6 +109,20 @@ def test_what_is_broken_is_an_entry(said: Said) -> None:
     assert (result.status, result.message) == ("as recorded", "bounds broken")
 
 
+def test_it_is_reported_to_ci(said: Said) -> None:
+    """As annotations, and in report: an error if it was required, else a note."""
+    assert search("--require", "batch", "--annotations", function="by_count") == 1
+    (line,) = [line for line in said()[1].splitlines() if line.startswith("::error")]
+    assert "kernels_for_properties.py,line=20" in line
+    assert "batch not invariant: b[0] alone, and among 38" in line
+    for option, level, code in (("--require", "error", 1), ("--property", "note", 0)):
+        search(option, "batch", "--json", function="by_count")
+        Path("results.jsonl").write_text(said()[0])
+        assert main._run(["report", "results.jsonl", "--html", "page.html", "--sarif", "all.sarif"]) == code
+        assert f"{level}" in said()[0].splitlines()[0]
+        assert "among 38" in Path("page.html").read_text()
+
+
 def test_what_shows_by_chance_is_found_again(tmp_path: Path) -> None:
     """It is asked until it shows."""
     Path("mine.py").write_text(
