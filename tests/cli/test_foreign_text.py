@@ -78,18 +78,18 @@ def test_an_exception_of_a_candidate(capsys: pytest.CaptureFixture[str]) -> None
     ("body", "why"),
     [
         ("print('\\x1b[2Jsaid'); raise ValueError('no')", "raised ValueError: no (mine.py, line 6)."),
-        ("print('\\x1b[2Jsaid'); time.sleep(60)", "hung: no result after 1 s."),
+        ("print('\\x1b[2Jsaid'); time.sleep(60)", "hung: no result after 0.4 s."),
         ("print('\\x1b[2Jsaid'); return None", "returned something of the wrong kind: returns object[]"),
         ("sys.stderr.write('\\x1b[2Jsaid\\n'); sys.exit(3)", "raised SystemExit: 3 (mine.py, line 6)."),
     ],
 )
 def test_what_a_candidate_wrote(capsys: pytest.CaptureFixture[str], body: str, why: str) -> None:
     """The report quotes its last lines, however it failed, and so does the JSON object."""
-    code, out, _ = ran(capsys, *SEARCH, written(body), "--no-save", "--timeout", "1s")
+    code, out, _ = ran(capsys, *SEARCH, written(body), "--no-save", "--timeout", "400ms")
     assert code == 1
     assert f"On the witness it {why}" in out
     assert "It wrote last:\n  \\x1b[2Jsaid\n" in out
-    found = json.loads(ran(capsys, *SEARCH, "mine.py:f", "--no-save", "--timeout", "1s", "--json")[1])
+    found = json.loads(ran(capsys, *SEARCH, "mine.py:f", "--no-save", "--timeout", "400ms", "--json")[1])
     assert [r"\x1b[2Jsaid"] == found["failure_output"]
 
 

@@ -259,7 +259,7 @@ needs_library = pytest.mark.skipif(kernels.missing("libggml") is not None, reaso
 )
 def test_the_model_is_the_library(target: str, given: dict[str, Any]) -> None:
     """A search for a difference in bits between ggml, our model, and libggml finds none."""
-    result = search(targets.get(target), given, Compare("ggml", "libggml"), seconds=2, seed=1)
+    result = search(targets.get(target), given, Compare("ggml", "libggml"), seconds=1, seed=1)
     assert result.evaluations > 100
     assert (result.value, result.failure) == (0, None)
 
