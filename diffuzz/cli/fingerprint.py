@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +26,7 @@ from diffuzz.cli.options import (
     report,
     target_named,
 )
+from diffuzz.cli.saving import HTML, check_writable, command_line, files_named, given_words, written
 from diffuzz.cli.tables import json_number, params_text
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ _WRITTEN = 32
 @click.option("--rows", type=_SIZES, help="Sums in one call, rows of a matrix [default: 64; 1 of dot and matvec].")
 @click.option("--columns", type=_SIZES, help="Columns of the second matrix [default: 8; 1 of dot].")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed of the inputs that verify it.")
+@HTML
 @VERBOSITY
 @JSON
 def command(
@@ -68,6 +71,7 @@ def command(
     rows: int | None,
     columns: int | None,
     seed: int,
+    html: Path | None,
     as_json: bool,
 ) -> int:
     """Recover the order in which an implementation adds up, its precision, fused products, rounding, exp, quantiser."""
@@ -79,6 +83,8 @@ def command(
     dot = target_name == _DOT
     target, given = target_named("matmul" if dot else target_name), given_parameters(settings)
     check_arrays(candidate, arrays, device)
+    if html is not None:
+        check_writable("--html", html, *files_named(target_name, candidate, library, *(text for _, text in settings)))
     if (candidate is None) == (kernels is None):
         raise click.UsageError("give --candidate or --kernels, one of them")
     sizes = Sizes(length, rows or (1 if dot else 64), columns or (1 if dot else 8))
@@ -92,7 +98,15 @@ def command(
     else:
         text = fingerprint_text(found, params, seconds, target_name=_DOT if dot else found.target)
         print_text(answer_of(text, quiet=False))
-    return 0
+    if html is None:
+        return 0
+    from diffuzz.pages import fingerprint as pages
+
+    named = {"candidate": candidate, "arrays": arrays, "device": device, "kernels": kernels, "library": library}
+    named |= {"n": str(length), "rows": str(rows) if rows else None, "columns": str(columns) if columns else None}
+    again = command_line("fingerprint", "--target", target_name, *given_words(settings, named), "--seed", seed)
+    more = {"target": target_name, "parameters": params_text(params), "command": again}
+    return written("--html", html, pages.page(fingerprint_json(found, params, seed, seconds) | more))
 
 
 def _opened(

@@ -293,7 +293,7 @@ def accumulator(tree: Tree, bits: Int64[np.ndarray, " nodes"]) -> str:
     named = [names.get(int(width), f"{width} bits") for width in widths]
     if len(named) == 1:
         return named[0]
-    parts = [f"{name} for {count} sums" for name, count in zip(named, counts, strict=True)]
+    parts = [f"{name} for {count} sum{'s' if count > 1 else ''}" for name, count in zip(named, counts, strict=True)]
     sizes = [tree.sizes[tree.n :][bits == width].max() for width in widths]
     return ", ".join(f"{part} of up to {size}" for part, size in zip(parts, sizes, strict=True))
 

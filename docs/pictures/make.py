@@ -47,6 +47,7 @@ PICTURES = {
                       top=795)],
     "matrix": [Frame("matrix --target matvec --param format=q4_K --kernels exact,apr,gguf,ggml,xla --budget 2s "
                      "--seed 0", 800, 700)],
+    "tree": [Frame("fingerprint --target softmax --kernels libggml --n 64", 800, 905)],
     "phones": [Frame(f"report {HERE.parents[1] / 'corpus'}", 360, 1000),
                Frame("search --target softmax --seed 0 --no-save", 360, 1000, dark=True)],
 }  # fmt: skip

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -30,22 +31,32 @@ from diffuzz.cli import drawn_json, main, opening, search_json
 from diffuzz.cli.claims import claims_json
 from diffuzz.judging.evidence import Compared, Judged
 from diffuzz.judging.question import Compare, Judge
-from diffuzz.pages import claims, figures, index, matrix, search
+from diffuzz.pages import claims, figures, fingerprint, index, matrix, search
 from diffuzz.pages.figures import plain, real, ruler
 from diffuzz.searching.objective import Found
 from diffuzz.studies.claims import settling
 
 HOSTILE = "\"'></title></style><script>alert(1)</script><img src=//x onerror=alert(1)>\x1b[31m\u202e&lt;\u2028"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PAGES = ("claim", "judged", "pair", "entry", "matrix", "claims", "index")
+PAGES = ("claim", "judged", "pair", "entry", "matrix", "claims", "index", "tree", "dense", "none")
 MAKERS = {"claim": search, "judged": search, "pair": search, "entry": search, "matrix": matrix, "claims": claims,
-          "index": index}  # fmt: skip
+          "index": index, "tree": fingerprint, "dense": fingerprint, "none": fingerprint}  # fmt: skip
 KERNEL = """
 import numpy as np
 
 def soft_max(z):
     e = np.exp(z)
     return e / e.sum(axis=-1, keepdims=True)
+
+def in_turn(x):
+    x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % 4)])
+    total = np.zeros(x.shape[:-1], np.float64)
+    for k in range(0, x.shape[-1], 4):
+        total += (x[..., k] + x[..., k + 1]) + (x[..., k + 2] + x[..., k + 3])
+    return total.astype(np.float32)
+
+def ordered(x):
+    return np.sort(x, axis=-1).sum(axis=-1)
 """
 
 
@@ -81,6 +92,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _run("report", "claims.json", "--html", "claims.html", code=0)
             entry = json.loads((folder / "claim.json").read_text())["witness"]
             _run("report", entry, "--html", "entry.html", code=0)
+            of = ("fingerprint", "--target", "sum", "--candidate")
+            _run(*of, "kernels.py:in_turn", "--n", 24, "--html", "tree.html", code=0)
+            _run(*of, "kernels.py:in_turn", "--n", 300, "--html", "dense.html", code=0)
+            _run(*of, "kernels.py:ordered", "--n", 24, "--html", "none.html", code=0)
             _run("report", "corpus", "claim.json", "matrix.json", "--html", "index.html", code=1)
     finally:
         os.chdir(before)
@@ -168,6 +183,31 @@ def test_a_page_holds_its_entry(made: Path, tmp_path: Path) -> None:
     saved.write_bytes(base64.b64decode(str(link["href"]).partition(",")[2]))
     given = ["--candidate", f"kernels.py:soft_max={made / 'kernels.py'}:soft_max"]
     assert main._run(["replay", str(saved), *given]) == 0
+
+
+def test_a_tree_is_drawn(made: Path) -> None:
+    """Each addition once, in the colour of its precision; a long sum without lines of its summands; no picture where
+    there is no order; and what ran it, to be run again.
+    """
+    page, data = (made / "tree.html").read_text(encoding="utf-8"), Page((made / "tree.html").read_text()).data
+    across = {kind: _drawn(page, kind).count("H") for kind in ("node", "node other")}
+    assert across == {"node": 18, "node other": len(data["tree"]) - 18}
+    stems = _drawn(page, "node").count("V") + _drawn(page, "node other").count("V")
+    assert stems == 24 + len(data["tree"]) - 1
+    assert "verified to the bit on" in page
+    words = shlex.split(str(data["command"]))[3:]
+    assert words[-4:] == ["--n", "24", "--seed", "0"]
+    assert words[1:5] == ["--target", "sum", "--candidate", "kernels.py:in_turn"]
+    dense = (made / "dense.html").read_text(encoding="utf-8")
+    assert _drawn(dense, "node").count("V") < 300
+    none = (made / "none.html").read_text(encoding="utf-8")
+    assert "shows no order: its order depends on the numbers" in none
+    assert 'class="node"' not in none
+
+
+def _drawn(page: str, kind: str) -> str:
+    """All paths of a kind."""
+    return "".join(re.findall(rf'<path class="{kind}" d="(M\d[^"]*V[^"]*)"', page))
 
 
 def test_who_is_wrong_is_shown(made: Path) -> None:
