@@ -53,6 +53,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="takes long: give --slow"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _the_corpus_stays() -> Iterator[None]:
+    """No test saves anything in the corpus of the repository."""
+    corpus = Path(__file__).parents[1] / "corpus"
+    before = sorted(corpus.rglob("*"))
+    yield
+    assert sorted(corpus.rglob("*")) == before
+
+
 @pytest.fixture(autouse=True)
 def _names_are_free_again() -> Iterator[None]:
     """The names of what a test loads from files are forgotten after it."""

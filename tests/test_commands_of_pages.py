@@ -32,10 +32,9 @@ NOT_RUN = {
     r"\$\{?CMAKE_ARGS|CMAKE_ARGS=": "it builds ggml",
     r"plain/ggml/lib": "needs the build of the command before it",
     r"cuda:0": "needs a GPU",
-    r"third_party/run\.py$": "takes hours: every library that is installed",
+    r"third_party/run\.py +#": "takes hours: every library that is installed",
     r"bench properties$": "takes a quarter of an hour: tests/properties asks the same functions",
     r"--cases 1000000": "takes as long as one likes; the line before it is the same with fewer",
-    r"my_format\.py:FORMAT --candidate": "shows a form",
 }  # fmt: skip
 # What has to be installed for a command that has this in it.
 NEEDS = {

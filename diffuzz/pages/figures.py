@@ -11,6 +11,8 @@ import attrs
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Steps of colour that are told apart; see style.css.
 _LEVELS = 6
+# Numbers of which multiples may be infinite.
+_HUGE = 1e300
 
 
 def real(value: Any) -> float:
@@ -140,6 +142,11 @@ def ruler(numbers: Iterable[float], *, zero: bool = True) -> Ruler:
 def _linear(low: float, high: float) -> Ruler:
     if not high - low > 0:
         low, high = (low - 1, high + 1) if low else (0.0, 1.0)
+    if max(abs(low), abs(high)) > _HUGE:
+        # Round numbers beyond these might be none, and so might their distance.
+        low, high = (low, high) if low < high else (min(low, 0.0), max(high, 0.0))
+        ends = ((0.0, plain(low, 4)), (1.0, plain(high, 4)))
+        return Ruler(ends, False, lambda number: (number / 4 - low / 4) / (high / 4 - low / 4))
     # Three or four are written.
     rough = (high - low) / 3
     unit = 10.0 ** math.floor(math.log10(rough))

@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pages.html_text import Page
 
@@ -271,6 +271,8 @@ def test_a_series_loses_no_extreme(numbers: list[float], times: int) -> None:
             assert drawn(low if drawn is np.nanmin else high) == wanted(array)
 
 
+@example([1.5000000005000003e308])
+@example([-1.7e308, 1.7e308])
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=30))
 def test_scales_hold_every_number(numbers: list[float]) -> None:
     """Numbers are where their order is, between the ends; so are zero and what is written beside the scale."""

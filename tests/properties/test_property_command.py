@@ -14,6 +14,11 @@ from diffuzz.cli import main
 KERNELS = Path(__file__).with_name("kernels_for_properties.py")
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def run(*words: str, function: str = "by_count") -> int:
     """The exit code of a search for properties of a function of the file beside this one."""
     return main._run(["search", "--target", "softmax", "--candidate", f"{KERNELS}:{function}", *words])
