@@ -153,7 +153,7 @@ def shows(shown: str, printed: str) -> bool:
 
 def _timeless(text: str) -> str:
     """Without what depends on how fast a machine is."""
-    text = re.sub(r"[\d.,]+ s(?= \(|\n|$)", "T s", text, flags=re.MULTILINE)
+    text = re.sub(r"[\d.,]+ s(?=\.?(?: \(|\n|$))", "T s", text, flags=re.MULTILINE)
     return re.sub(r"\([\d.,]+ per second\)", "(T per second)", text)
 
 

@@ -17,8 +17,9 @@ def matmul(a, b):
     return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
-def layer_norm(x, eps):
-    return F.layer_norm(torch.from_numpy(x), x.shape[-1:], eps=eps).numpy()
+def layer_norm(x, gain, bias, *, eps):
+    x, gain, bias = (torch.from_numpy(one) for one in (x, gain, bias))
+    return F.layer_norm(x, x.shape[-1:], gain, bias, eps=eps).numpy()
 
 
 def cumsum(x):
