@@ -207,7 +207,7 @@ def _results(folder: Path) -> None:
     runs = {name.removesuffix(".counts") for name in cases if name.endswith("/in/z.counts")}
     for name in runs:
         values, counts, shape = (cases[f"{name}.{part}"] for part in ("values", "counts", "shape"))
-        cases[name] = np.repeat(values, counts).reshape(shape)
+        cases[name] = np.repeat(values, counts, axis=0).reshape(shape)
     found = [name.removesuffix("/in/z") for name in cases if name.endswith("/in/z")]
     save_file({f"{case}/result/0": soft_max(cases[f"{case}/in/z"]) for case in found}, folder / "results.safetensors")
 
