@@ -14,18 +14,10 @@ from diffuzz.cli import (
     bench_vectors,
     bench_witnesses,
 )
+from diffuzz.cli.parts import Parts
 
 
-class _Parts(click.Group):
-    """A group whose help says all of what its commands do, as that of diffuzz does."""
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        said = {name: (part.help or "").partition("\n\n")[0] for name, part in sorted(self.commands.items())}
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, " ".join(text.split())) for name, text in said.items()])
-
-
-@click.group("bench", cls=_Parts, no_args_is_help=False)
+@click.group("bench", cls=Parts, no_args_is_help=False)
 def command() -> None:
     """Measure diffuzz itself."""
 

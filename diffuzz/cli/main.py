@@ -35,6 +35,7 @@ COMMANDS = {
     "check": "Judge every step of a model's run, from the inputs that the run itself dumped.",
     "claims": "Reproduce the published claims, search each one, and judge it.",
     "completion": "Print the script by which bash, zsh or fish completes commands and their options.",
+    "corpus": "Count, merge and thin out the entries of a corpus.",
     "doctor": "Say what is installed, which kernels work, what JAX and torch see, and what is missing.",
     "dump": "Run a model in an engine, and save all that it computed.",
     "export": "Write conformance vectors of an operation, for tests in any language.",

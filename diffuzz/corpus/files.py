@@ -157,14 +157,9 @@ def save_lost(entry: Lost, directory: Path) -> Path:
     """Write an entry of a property to ``directory`` and return its path, or that of the entry there to which it adds
     nothing: the same is lost there in calls that are no larger. Raises CorpusError.
     """
-    folder, path = directory / entry.target, directory / entry.path
-    for other in files([folder]) if folder.is_dir() else ():
-        try:
-            known = load_any(other)
-        except (CorpusError, NeedsFileError):
-            continue
-        if isinstance(known, Lost) and known.is_at_least(entry):
-            return other
+    known, path = _as_good_lost(entry, directory), directory / entry.path
+    if known is not None:
+        return known
     text = lost.dumps(entry) + "\n"
     try:
         lost.loads(text, path.stem)
@@ -245,6 +240,33 @@ def _runs(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def add(path: Path, directory: Path) -> tuple[Path, bool]:
+    """The entry in a file, in ``directory`` too, byte for byte, and True; or the entry there to which it adds nothing,
+    and False. Raises CorpusError, NeedsFileError.
+    """
+    entry = load_any(path)
+    if isinstance(entry, Lost):
+        known, place = _as_good_lost(entry, directory), directory / entry.path
+    else:
+        known, place = _as_good(entry, directory), directory / entry.name
+    if known is not None or place.exists():
+        return known or place, False
+    _put(_read_text(path), place)
+    return place, True
+
+
+def _as_good_lost(entry: Lost, directory: Path) -> Path | None:
+    folder = directory / entry.target
+    for path in files([folder]) if folder.is_dir() else ():
+        try:
+            known = load_any(path)
+        except (CorpusError, NeedsFileError):
+            continue
+        if isinstance(known, Lost) and known.is_at_least(entry):
+            return path
+    return None
 
 
 def _as_good(entry: Counterexample, directory: Path) -> Path | None:
