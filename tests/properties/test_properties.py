@@ -63,6 +63,14 @@ def test_a_result_of_another_shape_breaks_any(name: str) -> None:
     assert any("8], where float32[" in one.difference.how and one.sizes["n"] == 9 for one in report.findings)
 
 
+def test_loading_takes_no_time_of_a_property(tmp_path: Path) -> None:
+    """Of a function whose module takes half a second, there are as many looks in memory and state as of another."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(f"{KERNELS.read_text()}\nimport time\ntime.sleep(0.5)\n")
+    kept = keeping(targets.get("softmax"), {}, Keep(f"{slow}:fixed", properties=("pure",)), seconds=1.0, seed=0)
+    assert kept.reports[0].looks > 20
+
+
 def test_a_threshold_is_found() -> None:
     """To the unit, although nobody has said that there is one: 37 rows have the bits of one."""
     (finding,) = asked("by_count", "batch")["batch"].findings

@@ -96,9 +96,13 @@ def _ways(subject: Subject) -> Sequence[Way]:
 def _alone(subject: Subject, arrays: Arrays, before: Sequence[Arrays]) -> Returned:
     """A call in a process of its own, in which there were others before."""
     with subject.afresh() as process:
-        for one in before:
-            process.returned(one)
-        return process.returned(arrays)
+        try:
+            for one in before:
+                process.returned(one)
+            return process.returned(arrays)
+        finally:
+            # The clock of the property stands while a process loads.
+            subject.loading += process.loading
 
 
 PROPERTY = Property("pure", "inputs, earlier results and later calls are left as they are", _ways)
