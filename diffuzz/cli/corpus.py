@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import click
 
 from diffuzz.cli.options import (
     BAD_INPUT,
     DEFAULT_CORPUS,
     JSON,
+    MISSING,
     PLACE,
     complain,
     completed,
@@ -90,19 +92,19 @@ def merge(sources: tuple[Path, ...], into: Path, as_json: bool) -> int:
     store.check_writable(into)
     added: list[str] = []
     known: list[tuple[str, str]] = []
-    unread: list[str] = []
+    unread: list[_Unread] = []
     for path in store.files(sources):
         try:
             place, is_new = store.add(path, into)
         except (store.CorpusError, ImportError) as error:
-            unread.append(_line(path, error))
+            unread.append(_Unread.of(path, error))
             continue
         if is_new:
             added.append(str(place))
         else:
             known.append((str(path), str(place)))
     if as_json:
-        print_json({"added": added, "known": [list(pair) for pair in known], "unread": unread})
+        print_json({"added": added, "known": [list(pair) for pair in known], "unread": [one.line for one in unread]})
     else:
         lines = [f"added  {place}" for place in added]
         print_text(report([*lines, f"{len(added)} of {len(added) + len(known) + len(unread)} entries added to {into}"]))
@@ -128,33 +130,38 @@ def distil(paths: tuple[Path, ...], applied: bool, mutants: bool, as_json: bool)
     entries, unread = _read(paths or (DEFAULT_CORPUS,))
     if unread:
         return _said(unread)
-    shows = _kills(entries) if mutants else {}
-    plan = distilled(entries, shows)
+    shows, untried = _kills(entries) if mutants else ({}, ())
+    plan = distilled({path: entry for path, entry in entries.items() if path not in untried}, shows)
+    plan = attrs.evolve(plan, kept=(*plan.kept, *untried))
     for path in plan.gone if applied else ():
         path.unlink()
     if as_json:
-        print_json(distil_json(plan, shows, applied=applied))
+        print_json(distil_json(plan, shows, untried, applied=applied))
     else:
-        print_text(distil_text(plan, shows, applied=applied))
+        print_text(distil_text(plan, shows, untried, applied=applied))
     return 0
 
 
-def distil_json(plan: Plan, shows: Mapping[Path, Iterable[str]], *, applied: bool) -> dict[str, object]:
+def distil_json(
+    plan: Plan, shows: Mapping[Path, Iterable[str]], untried: Sequence[Path], *, applied: bool
+) -> dict[str, object]:
     """What is kept and what is not, and why."""
     return {
         "applied": applied,
         "kept": list(map(str, plan.kept)),
         "removed": {str(path): str(like) for path, like in plan.gone.items()},
+        "not_tried": list(map(str, untried)),
         "kept_for_mutants": {str(path): what.split(", ") for path, what in plan.rescued.items()},
         "mutants": sorted({name for killed in shows.values() for name in killed}),
     }
 
 
-def distil_text(plan: Plan, shows: Mapping[Path, Iterable[str]], *, applied: bool) -> str:
+def distil_text(plan: Plan, shows: Mapping[Path, Iterable[str]], untried: Sequence[Path], *, applied: bool) -> str:
     """A line for each entry that can go, and how many stay."""
     verb = "removed" if applied else "not needed"
     lines = [f"{verb}  {path}  like {like}" for path, like in plan.gone.items()]
     lines += [f"kept  {path}  alone kills {what}" for path, what in plan.rescued.items()]
+    lines += [f"kept  {path}  its case takes too long to be tried on mutants" for path in untried]
     killed = {name for names in shows.values() for name in names}
     kept = f"{len(plan.kept)} of {len(plan.kept) + len(plan.gone)} entries "
     kept += "are left" if applied else "show all of it"
@@ -164,29 +171,48 @@ def distil_text(plan: Plan, shows: Mapping[Path, Iterable[str]], *, applied: boo
     return report(lines)
 
 
-def _read(paths: Sequence[Path]) -> tuple[dict[Path, Counterexample | Lost], list[str]]:
-    """The entries by their files, and a line for each that cannot be read. Raises CorpusError where there are none."""
+def _read(paths: Sequence[Path]) -> tuple[dict[Path, Counterexample | Lost], list[_Unread]]:
+    """The entries by their files, each once, whatever names it has; and what cannot be read. Raises CorpusError where
+    there are none.
+    """
     from diffuzz.corpus import files as store
 
     entries: dict[Path, Counterexample | Lost] = {}
-    unread: list[str] = []
-    for path in store.files(paths):
+    unread: list[_Unread] = []
+    seen: set[tuple[int, int]] = set()
+    # Of a file and links to it, the file.
+    for path in sorted(store.files(paths), key=lambda one: one.is_symlink()):
         try:
+            about = path.stat()
+            if (about.st_dev, about.st_ino) in seen:
+                continue
+            seen.add((about.st_dev, about.st_ino))
             entries[path] = store.load_any(path)
-        except (store.CorpusError, ImportError) as error:
-            unread.append(_line(path, error))
+        except (store.CorpusError, ImportError, OSError) as error:
+            unread.append(_Unread.of(path, error))
     if not entries and not unread:
         raise store.CorpusError(f"{', '.join(map(str, paths))}: no corpus entry (.json) there")
-    return entries, unread
+    return dict(sorted(entries.items())), unread
 
 
-def _line(path: Path, error: Exception) -> str:
-    return f"{path}: {str(error).removeprefix(f'{path}: ')}"
+@attrs.frozen
+class _Unread:
+    """A file that could not be read: its line, and whether an option is what it needs."""
+
+    line: str
+    needs: bool
+
+    @classmethod
+    def of(cls, path: Path, error: Exception) -> _Unread:
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        return cls(f"{path}: {str(said).removeprefix(f'{path}: ')}", isinstance(error, ImportError))
 
 
-def _said(unread: Sequence[str]) -> int:
+def _said(unread: Sequence[_Unread]) -> int:
     """0, or the exit code of files that could not be read, each with its line."""
-    return max((complain(line, BAD_INPUT) for line in unread), default=0)
+    for one in unread:
+        complain(one.line, MISSING if one.needs else BAD_INPUT)
+    return 0 if not unread else MISSING if all(one.needs for one in unread) else BAD_INPUT
 
 
 def _outcome(entry: Counterexample | Lost) -> str:
@@ -208,14 +234,21 @@ def _counts(outcomes: object) -> str:
     return ", ".join(f"{count} {name}" for name, count in outcomes.items())
 
 
-def _kills(entries: Entries) -> dict[Path, frozenset[str]]:
-    """The mutants that each entry of a function kills."""
+def _kills(entries: Entries) -> tuple[dict[Path, frozenset[str]], list[Path]]:
+    """The mutants that each entry of a function kills, and the entries whose case takes too long to say."""
     from diffuzz import interruption
+    from diffuzz.corpus.entry import Counterexample
+    from diffuzz.corpus.replay import LONGEST, NeedsTimeError, check_time
     from diffuzz.studies.mutants import killing
     from diffuzz.telling import parts
 
-    found = {}
+    found, untried = {}, []
     for path, entry in parts(list(entries.items()), "entries"):
         interruption.check()
-        found[path] = killing.killed_by(entry)
-    return found
+        try:
+            if isinstance(entry, Counterexample):
+                check_time(entry, LONGEST)
+            found[path] = killing.killed_by(entry)
+        except NeedsTimeError:
+            untried.append(path)
+    return found, untried

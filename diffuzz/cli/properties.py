@@ -17,6 +17,7 @@ from diffuzz.escaping import escaped
 from diffuzz.registry import one_line
 
 if TYPE_CHECKING:
+    from diffuzz.corpus.lost import Lost
     from diffuzz.judging.question import Keep
     from diffuzz.searching.keeping import Finding, Kept, Report
     from diffuzz.targets.target import Target
@@ -112,11 +113,19 @@ class _Saved:
             said = again(one, one.findings[0], kept, self.command)
             try:
                 entry = record.lost(kept, one, one.findings[0], asked, said)
-                self.paths[kept.name, one.name] = None if entry is None else files.save_lost(entry, self.corpus)
+                self.paths[kept.name, one.name] = None if entry is None else _place(entry, asked, self.corpus)
             except (files.CorpusError, ValueError) as error:
                 self.failures.append(str(error))
             except Exception as error:
                 self.failures.append(f"{self.corpus}: not saved: {escaped(one_line(error))}")
+
+
+def _place(entry: Lost, asked: Keep, corpus: Path) -> Path:
+    """Where an entry is: one to which it adds nothing, if that still shows, or its own. Raises CorpusError."""
+    from diffuzz.corpus import files, record
+
+    like = (path for path, known in files.lost_like(entry, corpus) if record.still_lost(known, asked))
+    return next(like, None) or files.save_lost(entry, corpus)
 
 
 def properties_text(

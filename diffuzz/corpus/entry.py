@@ -351,7 +351,8 @@ def _from_json(stored: object, stem: str) -> Counterexample:
     if entry.company is not None:
         # It has to fit the case before anything is called with it.
         scalars = target.contract.scalars if target.contract else ()
-        entry.company.around(entry.case.batch(), [scalar.array for scalar in scalars])
+        each = Company(*(tuple(case for _, case in runs(side)) for side in (entry.company.before, entry.company.after)))
+        each.around(entry.case.batch(), [scalar.array for scalar in scalars])
     if entry.digest != stored["digest"]:
         raise FieldError("digest: does not match target, params and arrays; the file was edited")
     if _DIGEST12.fullmatch(stem) and not entry.digest.startswith(stem):

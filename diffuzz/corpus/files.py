@@ -154,12 +154,8 @@ def save(entry: Counterexample, directory: Path, *, always: bool = False) -> Pat
 
 
 def save_lost(entry: Lost, directory: Path) -> Path:
-    """Write an entry of a property to ``directory`` and return its path, or that of the entry there to which it adds
-    nothing: the same is lost there in calls that are no larger. Raises CorpusError.
-    """
-    known, path = _as_good_lost(entry, directory), directory / entry.path
-    if known is not None:
-        return known
+    """Write an entry of a property to ``directory`` and return its path. Raises CorpusError."""
+    path = directory / entry.path
     text = lost.dumps(entry) + "\n"
     try:
         lost.loads(text, path.stem)
@@ -167,6 +163,20 @@ def save_lost(entry: Lost, directory: Path) -> Path:
         raise CorpusError(f"{path}: not saved, because it could not be loaded again: {reason(error)}") from error
     _put(text, path)
     return path
+
+
+def lost_like(entry: Lost, directory: Path) -> Iterator[tuple[Path, Lost]]:
+    """The entries of ``directory`` to which ``entry`` adds nothing, if they still show: the same is lost in calls that
+    are no larger.
+    """
+    folder = directory / entry.target
+    for path in files([folder]) if folder.is_dir() else ():
+        try:
+            known = load_any(path)
+        except (CorpusError, NeedsFileError):
+            continue
+        if isinstance(known, Lost) and known.is_at_least(entry):
+            yield path, known
 
 
 def _put(text: str, path: Path) -> None:
@@ -244,29 +254,18 @@ def _runs(pid: int) -> bool:
 
 def add(path: Path, directory: Path) -> tuple[Path, bool]:
     """The entry in a file, in ``directory`` too, byte for byte, and True; or the entry there to which it adds nothing,
-    and False. Raises CorpusError, NeedsFileError.
+    and False. Raises CorpusError, also where something else has its place; NeedsFileError.
     """
     entry = load_any(path)
-    if isinstance(entry, Lost):
-        known, place = _as_good_lost(entry, directory), directory / entry.path
-    else:
-        known, place = _as_good(entry, directory), directory / entry.name
-    if known is not None or place.exists():
-        return known or place, False
+    place = directory / (entry.path if isinstance(entry, Lost) else entry.name)
+    if isinstance(entry, Counterexample) and (known := _as_good(entry, directory)) is not None:
+        return known, False
+    if os.path.lexists(place):
+        # Raises CorpusError for what is no entry. Of another one the digest would be another, and so would its name.
+        load_any(place)
+        return place, False
     _put(_read_text(path), place)
     return place, True
-
-
-def _as_good_lost(entry: Lost, directory: Path) -> Path | None:
-    folder = directory / entry.target
-    for path in files([folder]) if folder.is_dir() else ():
-        try:
-            known = load_any(path)
-        except (CorpusError, NeedsFileError):
-            continue
-        if isinstance(known, Lost) and known.is_at_least(entry):
-            return path
-    return None
 
 
 def _as_good(entry: Counterexample, directory: Path) -> Path | None:

@@ -24,7 +24,7 @@ from diffuzz.escaping import escaped
 from diffuzz.judging.evidence import Judged
 from diffuzz.judging.handing import CPU, Handing
 from diffuzz.judging.problem import open_problem
-from diffuzz.judging.question import Judge, Keep
+from diffuzz.judging.question import Judge, Keep, QuestionError
 from diffuzz.minimising.minimise import minimise
 from diffuzz.registry import one_line
 from diffuzz.searching import engines
@@ -34,6 +34,9 @@ from diffuzz.searching.result import SearchResult
 from diffuzz.searching.search import failing_alike
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
+
+# Seconds for what shows by chance to show once more.
+_SHOWING = 5.0
 
 
 @attrs.frozen
@@ -101,10 +104,10 @@ def lost(kept: Kept, report: Report, finding: Finding, asked: Keep, command: str
     """
     again = attrs.evolve(asked, properties=(report.name,))
     sizes, numbers = dict(finding.sizes), dict(finding.numbers)
-    seen, drawn = seen_again(kept.target, kept.params, again, finding.way, sizes, numbers, seed=kept.seed)
-    if seen is None:
+    shown = seen_again(kept.target, kept.params, again, finding.way, sizes, numbers, seed=kept.seed, seconds=_SHOWING)
+    if shown.finding is None:
         return None
-    seen = attrs.evolve(seen, below=finding.below)
+    seen = attrs.evolve(shown.finding, below=finding.below)
     return Lost(
         target=kept.target.name,
         params=kept.params,
@@ -113,7 +116,7 @@ def lost(kept: Kept, report: Report, finding: Finding, asked: Keep, command: str
         sizes=sizes,
         numbers=numbers,
         seed=kept.seed,
-        drawn=drawn,
+        drawn=shown.drawn,
         status="broken" if seen.broken else "not invariant",
         seen=escaped(seen.text)[:LONGEST_TEXT],
         found=_escaped({"seed": kept.seed, "calls": report.calls, "command": command}),
@@ -122,6 +125,18 @@ def lost(kept: Kept, report: Report, finding: Finding, asked: Keep, command: str
         kernels=None if asked.kernels is None else escaped(kept.name),
         files=_escaped(_sources(kept.target, kept.params, () if asked.kernels is None else (asked.kernels,))),
     )
+
+
+def still_lost(entry: Lost, asked: Keep) -> bool:
+    """Whether an entry of the corpus shows of what is asked now."""
+    again, target = attrs.evolve(asked, properties=(entry.name,)), targets.get(entry.target)
+    try:
+        shown = seen_again(
+            target, entry.params, again, entry.way, entry.sizes, entry.numbers, seed=entry.seed, seconds=_SHOWING
+        )
+    except QuestionError:
+        return False
+    return shown.finding is not None and shown.drawn == entry.drawn
 
 
 def _escaped(texts: Mapping[str, Scalar]) -> dict[str, Any]:

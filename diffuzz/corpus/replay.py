@@ -154,7 +154,7 @@ def replay_file(
         return without("broken", f"{error}{_edited(error.entry, candidate, library, longest)}")
     except ValueError as error:
         # A CorpusError or CandidateError, or a complaint of the target itself: the other entries are replayed anyway.
-        entry = None
+        entry = entry if isinstance(entry, Lost) else None
         return without("broken", str(error))
     except Exception as error:
         if (place := place_of(error)) is None:
@@ -192,19 +192,27 @@ def _asked_again(
 
     Raises NeedsCandidateError, NeedsLibraryError, NeedsTimeError, and what ``seen_again`` raises.
     """
-    from diffuzz.searching.keeping import seen_again
+    from diffuzz.searching.keeping import NoWayError, seen_again
 
     asked = entry.asked_again(candidate, library)
-    _check_seconds(math.prod(entry.sizes.values()), 1.0, longest)
-    found, drawn = seen_again(
-        targets.get(entry.target), entry.params, asked, entry.way, entry.sizes, entry.numbers, seed=entry.seed
-    )
-    if drawn != entry.drawn:
+    _check_seconds(math.prod(entry.sizes.values()) * max(1, entry.numbers.get("calls", 1)), 1.0, longest)
+    try:
+        seen = seen_again(
+            targets.get(entry.target), entry.params, asked, entry.way, entry.sizes, entry.numbers, seed=entry.seed,
+            seconds=longest,
+        )  # fmt: skip
+    except NoWayError as error:
+        return "changed", f"recorded {entry.name} {entry.status}, and now: {error}"
+    if seen.drawn != entry.drawn:
         return "changed", f"{entry.name}: its numbers are drawn otherwise by this version, so nothing can be said"
+    found = seen.finding
     now = "kept" if found is None else "broken" if found.broken else "not invariant"
+    if seen.refused is not None and entry.name != "layout":
+        # Who refuses a layout keeps the property; who refuses this call cannot be said to.
+        now = f"unknown: it takes no such call: {seen.refused}"
     said = f"{entry.name} {now}"
     if judge and entry.candidate is not None:
-        return "right" if found is None else "wrong", f"{said} by {asked.name}, recorded {entry.status}"
+        return "right" if now == "kept" else "wrong", f"{said} by {asked.name}, recorded {entry.status}"
     if now == entry.status:
         return "as recorded", said
     return "changed", f"recorded {entry.name} {entry.status}, now {now}"

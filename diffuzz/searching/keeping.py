@@ -172,6 +172,21 @@ def keeping(
     return Kept(target, subject.params, subject.name, seed, tuple(reports), interrupted, asked.handing)
 
 
+class NoWayError(QuestionError):
+    """A way that a function is not asked in, or not any more; one line."""
+
+
+@attrs.frozen
+class Seen:
+    """What one change showed: a ``finding``, if it did, what the function said if it was ``refused``, and the digest of
+    the numbers that were called with.
+    """
+
+    finding: Finding | None
+    refused: str | None
+    drawn: str
+
+
 def seen_again(
     target: Target,
     given: Mapping[str, object] | None,
@@ -181,28 +196,38 @@ def seen_again(
     numbers: Numbers,
     *,
     seed: int,
-) -> tuple[Finding | None, str]:
-    """What one change shows of the one property that is ``asked``, if it shows, and the digest of the numbers that were
-    called with.
+    seconds: float,
+) -> Seen:
+    """What one change shows of the one property that is ``asked``. What shows by chance is looked for again and again,
+    for so many ``seconds``.
 
-    Raises what ``keeping`` raises; QuestionError for a way, sizes or numbers that there are not.
+    Raises what ``keeping`` raises; NoWayError for a way that there is not; QuestionError for sizes or numbers that are
+    no call of it.
     """
     one = properties.get(*asked.properties)
     with opened(target, given, asked, seed=seed) as subject:
         ways = one.ways(subject)
         if isinstance(ways, str):
-            raise QuestionError(f"property {one.name}: {ways}")
+            raise NoWayError(f"property {one.name}: {ways}")
         found = next((other for other in ways if other.name == way), None)
         if found is None:
-            raise QuestionError(f"property {one.name}: there is no way {way!r}")
+            raise NoWayError(f"property {one.name}: there is no way {way!r}")
         _check(subject, found, sizes, numbers)
         drawn = sha256(b"".join(array.tobytes() for _, array in sorted(subject.drawn(sizes).items()))).hexdigest()
+        until = subject.clock + seconds
         for _ in range(_CHANCES if found.chance else 1):
             interruption.check()
-            if (difference := found.look(sizes, numbers).difference) is not None:
+            look = found.look(sizes, numbers)
+            if look.difference is not None:
                 asking = _Asking(subject, one, 0.0, seed, None)
-                return asking.finding(found, sizes, numbers, difference, {}), drawn
-    return None, drawn
+                return Seen(asking.finding(found, sizes, numbers, look.difference, {}), None, drawn)
+            if look.refused is not None:
+                return Seen(None, look.refused, drawn)
+            if not look.compared:
+                raise QuestionError(f"property: {way}: there is no such call of these sizes and numbers")
+            if subject.clock > until:
+                break
+    return Seen(None, None, drawn)
 
 
 def _check(subject: Subject, way: Way, sizes: Sizes, numbers: Numbers) -> None:

@@ -102,6 +102,51 @@ def _moved(entry: Counterexample) -> dict[str, np.ndarray]:
     return arrays
 
 
+def test_a_file_of_two_names_is_one_entry(entry: Counterexample, said: Said) -> None:
+    """A folder that is named twice, and links to files: nothing is removed, for nothing is there twice."""
+    path = files.save(entry, Path("corpus"))
+    Path("corpus/softmax/0.json").symlink_to(path.name)
+    Path("other").symlink_to("corpus")
+    assert run("distil", "corpus", Path("corpus").absolute(), "other", "./other/../corpus", "--apply") == 0
+    assert "1 of 1 entries are left" in said()[0]
+    assert path.is_file()
+    assert run("stats", "corpus", "--json") == 0
+    assert json.loads(said()[0])["entries"] == 1
+
+
+def test_what_has_the_place_of_an_entry_is_told(entry: Counterexample, said: Said) -> None:
+    """What is no entry, or a folder, is not overwritten, and the entry not passed over in silence."""
+    path = files.save(entry, Path("one"))
+    for name, make in (("garbage", lambda place: place.write_text("no")), ("folder", lambda place: place.mkdir())):
+        place = Path(name, *path.parts[1:])
+        place.parent.mkdir(parents=True)
+        make(place)
+        assert run("merge", "one", name) == 2
+        assert str(place) in said()[1]
+
+
+def test_an_entry_that_needs_a_file(entry: Counterexample, said: Said) -> None:
+    """Exit code 3, as in a replay; nothing is removed."""
+    path = files.save(entry, Path("corpus"))
+    stored = json.loads(path.read_text()) | {"target": "nobodys", "files": {"target": "nobodys.py:T"}}
+    Path("corpus/a.json").write_text(json.dumps(stored))
+    for words in (("stats",), ("distil", "--apply"), ("merge", "corpus", "all")):
+        assert run(*words) == 3
+        assert "give --target nobodys.py:T" in said()[1]
+    assert path.is_file()
+
+
+def test_a_case_that_takes_too_long_is_kept(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried on mutants, whatever its file asks for."""
+    Path("kernels.py").write_text(KERNEL)
+    words = ["search", "--target", "softmax", "--candidate", "kernels.py:soft_max", "--seed", "0", "--budget", "5s"]
+    assert main._run(words) == 1
+    said()
+    monkeypatch.setattr("diffuzz.corpus.replay.LONGEST", 1e-12)
+    assert run("distil", "--apply") == 0
+    assert "its case takes too long to be tried on mutants\n1 of 1 entries are left" in said()[0]
+
+
 def test_what_alone_kills_a_mutant_stays(said: Said) -> None:
     """An entry of a function is tried on the wrong kernels of its operation."""
     Path("kernels.py").write_text(KERNEL)

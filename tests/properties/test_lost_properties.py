@@ -140,9 +140,9 @@ def test_one_that_adds_nothing(entry: Path) -> None:
     loaded = files.load_any(entry)
     assert isinstance(loaded, Lost)
     larger = lost.loads(_again(entry, sizes={"b": 60, "n": 70}), "")
-    assert files.save_lost(larger, Path("corpus")) == entry
+    assert list(files.lost_like(larger, Path("corpus"))) == [(entry, loaded)]
     smaller = lost.loads(_again(entry, sizes={"b": 2, "n": 1}), "")
-    assert files.save_lost(smaller, Path("corpus")) != entry
+    assert not list(files.lost_like(smaller, Path("corpus")))
 
 
 def test_an_implementation_of_a_file(said: Said) -> None:
@@ -183,10 +183,13 @@ def _again(path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"way": "rows of z"}, "property batch: there is no way 'rows of z'"),
         ({"property": "batches"}, "there is no property 'batches'"),
         ({"sizes": {"b": 38}}, "property: rows of b: sizes of b, n are needed"),
         ({"sizes": {"b": 2**39, "n": 2**39}}, "where 2 s are allowed"),
+        (
+            {"property": "repeat", "way": "again", "sizes": {"b": 16384, "n": 128}, "numbers": {"calls": 64}},
+            "where 2 s are allowed",
+        ),
         ({"sizes": {"b": 0, "n": 9}}, "property: rows of b: b=0 is below 1"),
         ({"numbers": {"place": 0}}, "there is no such call of these sizes and numbers"),
         ({"numbers": {"place": 0, "beside": 99}}, "beside=99 is not between 0 and 4"),
@@ -220,7 +223,46 @@ def test_what_cannot_be_trusted_or_asked_is_one_line(
     out, err = said()
     assert line in out + err
     assert code == (3 if "are allowed" in line else 2)
+    assert main._run(["replay", "made.json", "--candidate", f"{KERNELS}:by_count", "--json"]) == code
     assert len(err.splitlines()) == (0 if code == 3 else 1)
+
+
+def test_a_way_that_there_is_not_any_more(entry: Path, said: Said) -> None:
+    """As of a function that has no parameter for threads now: the entry has changed, and is not broken."""
+    said()
+    Path("made.json").write_text(_again(entry, way="rows of z"))
+    assert main._run(["replay", "made.json", "--candidate", f"{KERNELS}:by_count", "--json"]) == 1
+    (found,) = json.loads(said()[0])["results"]
+    assert (found["status"], found["target"], found["property"]) == ("changed", "softmax", "batch")
+    assert "there is no way 'rows of z'" in found["message"]
+
+
+def test_a_call_that_is_refused_is_not_right(entry: Path, said: Said) -> None:
+    """Nothing was compared, so nothing is kept."""
+    said()
+    Path("mine.py").write_text(
+        "import numpy as np\n\n\ndef f(z):\n    if len(z) == 38:\n        raise RuntimeError('no')\n"
+        "    e = np.exp(z - z.max(-1, keepdims=True))\n    return e / e.sum(-1, keepdims=True)\n"
+    )
+    words = ["replay", "corpus", "--candidate", f"{KERNELS}:by_count=mine.py:f"]
+    assert main._run([*words, "--judge"]) == 1
+    assert "wrong" in said()[0].splitlines()[0]
+    assert main._run(words) == 1
+    assert "now unknown: it takes no such call: RuntimeError: no" in said()[0]
+
+
+def test_an_entry_that_does_not_show_any_more_hides_nothing(tmp_path: Path) -> None:
+    """Of a function that was changed, so that what is lost is lost in larger calls only."""
+    code = (
+        "import numpy as np\n\n\ndef f(z):\n    e = np.exp(z - z.max(-1, keepdims=True))\n"
+        "    s = e.sum(-1, keepdims=True)\n    return e / (s if len(z) < {} else np.nextafter(s, np.float32(np.inf)))\n"
+    )
+    words = ["search", "--target", "softmax", "--candidate", "mine.py:f", "--seed", "0", "--budget", "1s"]
+    for least in (10, 10, 38):
+        Path("mine.py").write_text(code.format(least))
+        assert main._run([*words, "--require", "batch"]) == 1
+    found = [files.load_any(path) for path in Path("corpus/softmax").glob("*.json")]
+    assert sorted(one.sizes["b"] for one in found if isinstance(one, Lost)) == [10, 38]
 
 
 def test_numbers_that_are_drawn_otherwise_say_nothing(entry: Path, said: Said) -> None:
