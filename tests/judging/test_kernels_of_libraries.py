@@ -296,6 +296,7 @@ def test_a_compiled_function_of_torch() -> None:
 
 
 @pytest.mark.quality
+@pytest.mark.slow
 @needs_torch
 def test_what_inductor_compiles() -> None:
     """The compiled example is right, in a process of its own."""

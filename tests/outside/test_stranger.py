@@ -228,8 +228,15 @@ def test_an_engine_that_fails(folder: Path) -> None:
     ("target", "params", "verdict", "right", "wrong"),
     [
         ("dequantize", (), "UNRESOLVED", "my_kernels.py:restored", "my_kernels.py:lowest_lost"),
-        ("matvec", ("--param", "n=96"), "FALSIFIED", "my_kernels.py:dots", "my_kernels.py:last_block_lost"),
-        ("quantize", (), None, "my_format.py:quantise", "my_kernels.py:truncated"),
+        pytest.param(
+            "matvec",
+            ("--param", "n=96"),
+            "FALSIFIED",
+            "my_kernels.py:dots",
+            "my_kernels.py:last_block_lost",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("quantize", (), None, "my_format.py:quantise", "my_kernels.py:truncated", marks=pytest.mark.slow),
     ],
 )
 def test_a_format(
@@ -254,6 +261,7 @@ def test_a_format(
     assert "format        from my_format.py:FORMAT" in _diffuzz(folder, *minimise)
 
 
+@pytest.mark.slow
 def test_a_format_in_the_matrix(folder: Path) -> None:
     """Kernels that can take any format take it; ggml's own library is not asked."""
     for target, kernels, agreements in (

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,21 @@ def search(*words: str, function: str, target: str = "softmax") -> int:
     return main._run(["search", *asked, *words])
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that a search saves of a batch that shows from 38 rows on."""
+    corpus = tmp_path_factory.mktemp("lost")
+    assert search("--property", "batch", "--require", "batch", "--corpus", str(corpus), function="by_count") == 1
+    (path,) = corpus.rglob("*.json")
+    return path
+
+
 @pytest.fixture
-def entry() -> Path:
-    """The entry of a batch that shows from 38 rows on."""
-    assert search("--property", "batch", "--require", "batch", function="by_count") == 1
-    (path,) = Path("corpus/softmax").glob("*.json")
+def entry(written: Path) -> Path:
+    """The same file, in a corpus of its own."""
+    path = Path("corpus/softmax", written.name)
+    path.parent.mkdir(parents=True)
+    shutil.copy(written, path)
     return path
 
 

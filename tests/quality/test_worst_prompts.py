@@ -23,6 +23,7 @@ def _model() -> Path:
     return next(Path(next(iter(found.submodule_search_locations))).glob("*.gguf"))
 
 
+@pytest.mark.slow
 def test_a_bad_prompt_is_found() -> None:
     """One that no move of the embeddings by one ULP makes good; the median random prompt has 0.008 nats."""
     found = search(targets.get("prompt"), {"model": str(_model()), "tokens": 16}, seconds=SECONDS, seed=1)
