@@ -78,7 +78,7 @@ def test_functions_that_take_some_sizes_only_are_not_flagged(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutant", _choice([m for m in WRONG if m.name not in PUBLISHED], 120), ids=lambda mutant: mutant.name
+    "mutant", _choice([m for m in WRONG if m.name not in PUBLISHED], 80), ids=lambda mutant: mutant.name
 )
 def test_killed(mutant: Mutant) -> None:
     """A search of at most ten seconds finds an input on which the function leaves its bound."""
