@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -54,21 +54,26 @@ def stats(paths: tuple[Path, ...], as_json: bool) -> int:
     from diffuzz.corpus import grouping
 
     entries, unread = _read(paths or (DEFAULT_CORPUS,))
-    groups = {
-        target: {
+    groups: dict[str, dict[str, Any]] = {}
+    for target, own in grouping.by_target(list(entries.values())).items():
+        mechanisms = set(map(grouping.mechanism_of, own))
+        groups[target] = {
             "entries": len(own),
-            "mechanisms": len(set(map(grouping.mechanism_of, own))),
+            "mechanisms": len(mechanisms),
             "outcomes": dict(Counter(map(_outcome, own))),
-            "implementations": sorted({who for entry in own if (who := _who(entry))}),
+            "implementations": sorted({one.who for one in mechanisms if one.who}),
         }
-        for target, own in grouping.by_target(list(entries.values())).items()
-    }
     size = sum(path.stat().st_size for path in entries)
     if as_json:
         print_json({"targets": groups, "entries": len(entries), "bytes": size, "unread": len(unread)})
     else:
         rows = [
-            (target, str(one["entries"]), str(one["mechanisms"]), _counts(one["outcomes"]))
+            (
+                target,
+                str(one["entries"]),
+                str(one["mechanisms"]),
+                ", ".join(f"{count} {name}" for name, count in one["outcomes"].items()),
+            )
             for target, one in groups.items()
         ]
         lines = table(("target", "entries", "mechanisms", ""), rows, justify="right") if rows else []
@@ -151,7 +156,7 @@ def distil_json(
         "kept": list(map(str, plan.kept)),
         "removed": {str(path): str(like) for path, like in plan.gone.items()},
         "not_tried": list(map(str, untried)),
-        "kept_for_mutants": {str(path): what.split(", ") for path, what in plan.rescued.items()},
+        "kept_for_mutants": {str(path): list(what) for path, what in plan.rescued.items()},
         "mutants": sorted({name for killed in shows.values() for name in killed}),
     }
 
@@ -160,7 +165,7 @@ def distil_text(plan: Plan, shows: Mapping[Path, Iterable[str]], untried: Sequen
     """A line for each entry that can go, and how many stay."""
     verb = "removed" if applied else "not needed"
     lines = [f"{verb}  {path}  like {like}" for path, like in plan.gone.items()]
-    lines += [f"kept  {path}  alone kills {what}" for path, what in plan.rescued.items()]
+    lines += [f"kept  {path}  alone kills {', '.join(what)}" for path, what in plan.rescued.items()]
     lines += [f"kept  {path}  its case takes too long to be tried on mutants" for path in untried]
     killed = {name for names in shows.values() for name in names}
     kept = f"{len(plan.kept)} of {len(plan.kept) + len(plan.gone)} entries "
@@ -219,19 +224,6 @@ def _outcome(entry: Counterexample | Lost) -> str:
     from diffuzz.corpus.lost import Lost
 
     return entry.status if isinstance(entry, Lost) else entry.verdict.value
-
-
-def _who(entry: Counterexample | Lost) -> str:
-    from diffuzz.corpus.lost import Lost
-
-    if isinstance(entry, Lost):
-        return entry.candidate or entry.kernels or ""
-    return entry.candidate or " against ".join(entry.kernels or ())
-
-
-def _counts(outcomes: object) -> str:
-    assert isinstance(outcomes, dict)
-    return ", ".join(f"{count} {name}" for name, count in outcomes.items())
 
 
 def _kills(entries: Entries) -> tuple[dict[Path, frozenset[str]], list[Path]]:

@@ -93,8 +93,9 @@ def command(
         found = fingerprint(box, sizes, seed=seed)
         params = dict(box.params)
     seconds = time.monotonic() - started
+    data = fingerprint_json(found, params, seed, seconds) if as_json or html is not None else {}
     if as_json:
-        print_json(fingerprint_json(found, params, seed, seconds))
+        print_json(data)
     else:
         text = fingerprint_text(found, params, seconds, target_name=_DOT if dot else found.target)
         print_text(answer_of(text, quiet=False))
@@ -106,7 +107,7 @@ def command(
     named |= {"n": str(length), "rows": str(rows) if rows else None, "columns": str(columns) if columns else None}
     again = command_line("fingerprint", "--target", target_name, *given_words(settings, named), "--seed", seed)
     more = {"target": target_name, "parameters": params_text(params), "command": again}
-    return written("--html", html, pages.page(fingerprint_json(found, params, seed, seconds) | more))
+    return written("--html", html, pages.page(data | more))
 
 
 def _opened(

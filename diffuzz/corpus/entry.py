@@ -284,10 +284,11 @@ def loads(text: str, stem: str) -> Counterexample:
     """Inverse of ``dumps``; a stem like a digest must be the entry's. Raises ValueError or RecursionError; EditedError,
     one of them, if all is as it must be but the seal.
     """
-    return _from_json(parsed(text), stem)
+    return of_json(parsed(text), stem)
 
 
-def _from_json(stored: object, stem: str) -> Counterexample:
+def of_json(stored: object, stem: str) -> Counterexample:
+    """The entry of the values of a file; see ``loads``."""
     wanted: dict[str, Kinds] = {
         "diffuzz": int, "target": str, "params": dict, "candidate": (str, type(None)), "verdict": str, "measure": str,
         "value": dict, "noise": str, "threshold": str, "bound": (dict, type(None)), "tolerance": (int, float),

@@ -23,9 +23,9 @@ import numpy as np
 
 from diffuzz.cases.case import Case
 from diffuzz.corpus import lost
-from diffuzz.corpus.entry import SCHEMA, Counterexample, EditedError, dumps, loads
+from diffuzz.corpus.entry import SCHEMA, Counterexample, EditedError, dumps, loads, of_json
 from diffuzz.corpus.lost import Lost
-from diffuzz.corpus.strict import NeedsFileError, checked_length
+from diffuzz.corpus.strict import NeedsFileError, checked_length, parsed
 from diffuzz.escaping import unwrapped
 from diffuzz.replacing import replace
 
@@ -69,7 +69,8 @@ def load_any(path: Path) -> Counterexample | Lost:
         raise CorpusError(f"{path}: is no corpus entry; a corpus entry (.json), or a folder of them, is needed")
     text = _read_text(path)
     try:
-        return lost.loads(text, path.stem) if lost.is_lost(text) else loads(text, path.stem)
+        stored = parsed(text)
+        return lost.of_json(stored, path.stem) if lost.is_lost(stored) else of_json(stored, path.stem)
     except EditedError as error:
         raise SealError(f"{path}: {error}; restore the file, or delete it and search again", error.entry) from error
     except (ValueError, RecursionError) as error:

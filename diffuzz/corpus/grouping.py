@@ -36,21 +36,16 @@ class Mechanism:
     outcome: str
     part: str
 
-    @property
-    def text(self) -> str:
-        """One line."""
-        return "; ".join(one for one in (self.target, self.choices, self.who, self.outcome, self.part) if one)
-
 
 @attrs.frozen
 class Plan:
     """Entries that are ``kept``, and those that can be ``gone``, each with the one that shows the same; ``rescued`` are
-    kept for what only they show, in words.
+    kept for what only they show.
     """
 
     kept: tuple[Path, ...]
     gone: Mapping[Path, Path]
-    rescued: Mapping[Path, str]
+    rescued: Mapping[Path, tuple[str, ...]]
 
 
 def mechanism_of(entry: Counterexample | Lost) -> Mechanism:
@@ -83,7 +78,7 @@ def distilled(entries: Mapping[Path, Counterexample | Lost], shows: Mapping[Path
     best = {path: max(group, key=lambda one: _worth(entries[one])) for group in groups.values() for path in group}
     kept = set(best.values())
     seen = {what for path in kept for what in (shows or {}).get(path, ())}
-    rescued: dict[Path, str] = {}
+    rescued: dict[Path, tuple[str, ...]] = {}
     while True:
         left = {path: set((shows or {}).get(path, ())) - seen for path in entries if path not in kept}
         most = max(left, key=lambda one: len(left[one]), default=None)
@@ -91,7 +86,7 @@ def distilled(entries: Mapping[Path, Counterexample | Lost], shows: Mapping[Path
             break
         kept.add(most)
         seen |= left[most]
-        rescued[most] = ", ".join(sorted(left[most]))
+        rescued[most] = tuple(sorted(left[most]))
     gone = {path: best[path] for path in entries if path not in kept}
     return Plan(tuple(path for path in entries if path in kept), gone, rescued)
 

@@ -141,17 +141,20 @@ def dumps(entry: Lost, indent: int | None = 1) -> str:
     return json.dumps(stored | {"seal": seal(stored)}, indent=indent, allow_nan=False)
 
 
-def is_lost(text: str) -> bool:
-    """Whether the text of an entry is of this kind. Raises ValueError, RecursionError."""
-    stored = parsed(text)
+def is_lost(stored: object) -> bool:
+    """Whether the values of a file are of an entry of this kind."""
     return isinstance(stored, dict) and FIELD in stored
 
 
 def loads(text: str, stem: str) -> Lost:
-    """Inverse of ``dumps``; a stem like a digest must be the entry's. Raises ValueError,
-    RecursionError, NeedsFileError.
+    """Inverse of ``dumps``; a stem like a digest must be the entry's. Raises ValueError, RecursionError,
+    NeedsFileError.
     """
-    stored = parsed(text)
+    return of_json(parsed(text), stem)
+
+
+def of_json(stored: object, stem: str) -> Lost:
+    """The entry of the values of a file; see ``loads``."""
     if not isinstance(stored, dict):
         raise FieldError("the entry: an object is needed")
     if type(schema := stored.get("diffuzz")) is int and schema not in READABLE:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
-from diffuzz.pages.charts import tree
+from diffuzz.fingerprinting.tree import Tree
+from diffuzz.pages.charts import tree as charts
 from diffuzz.pages.document import Data, behind, document, ending, heading, section, table
 from diffuzz.pages.figures import short
 from diffuzz.pages.markup import Child, Markup, element
@@ -21,6 +21,7 @@ def page(data: Data) -> str:
     """The text of the file, of the object that ``fingerprint --json`` prints."""
     order, name = str(data["order"]), str(data["implementation"])
     known = data["tree"] is not None
+    tree = Tree(data["n"], tuple(map(tuple, data["tree"]))) if data["tree"] else None
     verdict, tone = _verdict(data)
     answer = f"{name}: {order}" if known else f"{name} shows no order: {order.removeprefix('none: ')}"
     facts: list[tuple[str, Child]] = [
@@ -36,7 +37,7 @@ def page(data: Data) -> str:
     return document(
         f"diffuzz fingerprint: {name}, {data['target']}",
         heading(_KIND, answer, verdict, tone, facts),
-        section("The order of the sum", _picture(data), _depths(data)) if known and data["tree"] else None,
+        section("The order of the sum", _picture(data, tree), _depths(tree)) if tree else None,
         ending(data["command"], "diffuzz-fingerprint.json", data),
     )
 
@@ -57,27 +58,26 @@ def _sharper(ratio: float) -> str:
     return f"{short(1 / ratio, 3)} times that of any order"
 
 
-def _picture(data: Data) -> Markup:
-    nodes: Sequence[Sequence[int]] = data["tree"]
+def _picture(data: Data, tree: Tree) -> Markup:
     names = [_NAMES.get(bits, f"{bits} bits") for bits in data["bits"]]
     label = f"The tree of {data['n']} summands: {data['order']}"
     said = "Each line across is an addition, above what it adds; the scale is how many additions lie below it. "
     said += "Summands stand in the order of the tree" + (
-        ", and those that are added alone have no line." if data["n"] > tree.DENSE else "."
+        ", and those that are added alone have no line." if data["n"] > charts.DENSE else "."
     )
     rows = list(Counter(names).items())
-    more = Counter(len(node) for node in nodes)
+    more = Counter(len(node) for node in tree.nodes)
     return element(
-        "figure", element("figcaption", said), tree.chart(label, data["n"], nodes, names),
+        "figure", element("figcaption", said), charts.chart(label, tree, names),
         behind("Numbers: additions", table("Additions by precision", ("precision", "additions"), rows),
                table("Additions by the numbers that they add", ("numbers at once", "additions"),
                      [(str(size), count) for size, count in sorted(more.items())])),
     )  # fmt: skip
 
 
-def _depths(data: Data) -> Markup:
+def _depths(tree: Tree) -> Markup:
     """How often each summand is rounded with a sum that it is in: what the error of a sum grows with."""
-    depths = Counter(_rounded(data["n"], data["tree"]))
+    depths = Counter(tree.depths.tolist())
     rows = [(str(depth), count) for depth, count in sorted(depths.items())]
     few, many = min(depths), max(depths)
     said = f"{few} roundings" if few == many else f"{few} to {many} roundings"
@@ -89,11 +89,3 @@ def _depths(data: Data) -> Markup:
         element("p", f"On its way to the result, a summand goes through {said}."),
         behind("Numbers: roundings", table("Summands by roundings", ("roundings", "summands"), rows, tall=True)),
     )
-
-
-def _rounded(n: int, nodes: Sequence[Sequence[int]]) -> list[int]:
-    found = [0] * (n + len(nodes))
-    for k in reversed(range(len(nodes))):
-        for child in nodes[k]:
-            found[child] = found[n + k] + 1
-    return found[:n]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from diffuzz.fingerprinting.tree import Tree
 from diffuzz.pages.charts import plot
 from diffuzz.pages.charts.plot import SIZE, y
 from diffuzz.pages.figures import Ruler
@@ -19,26 +20,22 @@ DENSE = 256
 _KINDS = ("node", "node other", "node third")
 
 
-def chart(label: str, n: int, nodes: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
-    """The picture of a tree: node n + k adds up ``nodes[k]``, leaves below ``n`` or earlier nodes, in the precision
-    ``names[k]``; ``label`` says what it shows to whoever cannot see it.
+def chart(label: str, tree: Tree, names: Sequence[str]) -> Markup:
+    """The picture of a tree, of whose nodes ``names`` say in which precision each adds; ``label`` says what it shows to
+    whoever cannot see it.
     """
-    order = _order(n, nodes)
+    n, order, heights = tree.n, _order(tree), tree.heights
     places = {leaf: (place + 0.5) / n * SIZE for place, leaf in enumerate(order)}
-    heights = dict.fromkeys(range(n), 0)
     kinds = {name: _KINDS[min(place, len(_KINDS) - 1)] for place, name in enumerate(dict.fromkeys(names))}
     paths: dict[str, list[str]] = {kind: [] for kind in kinds.values()}
-    tallest = _tallest(n, nodes)
-    scale = _scale(tallest)
-    for k, node in enumerate(nodes):
-        own = n + k
-        heights[own] = 1 + max(heights[child] for child in node)
+    scale = _scale(int(heights[-1]))
+    for own, (node, name) in enumerate(zip(tree.nodes, names, strict=True), n):
         ends = [places[child] for child in node]
         places[own] = (min(ends) + max(ends)) / 2
         at = y(scale.at(heights[own]))
         drawn_up = [child for child in node if child >= n or n <= DENSE]
         pieces = "".join(f"M{places[child]:.2f} {y(scale.at(heights[child]))}V{at}" for child in drawn_up)
-        paths[kinds[names[k]]].append(f"{pieces}M{min(ends):.2f} {at}H{max(ends):.2f}")
+        paths[kinds[name]].append(f"{pieces}M{min(ends):.2f} {at}H{max(ends):.2f}")
     drawn = [element("path", class_=kind, d="".join(found)) for kind, found in paths.items() if found]
     numbered = [((place + 0.5) / n, str(leaf)) for place, leaf in enumerate(order)] if n <= _NUMBERED else []
     return element(
@@ -48,27 +45,17 @@ def chart(label: str, n: int, nodes: Sequence[Sequence[int]], names: Sequence[st
     )  # fmt: skip
 
 
-def _order(n: int, nodes: Sequence[Sequence[int]]) -> list[int]:
+def _order(tree: Tree) -> list[int]:
     """The leaves from left to right, so that no lines cross: parts of a node by their first summand."""
-    first = list(range(n))
-    for node in nodes:
-        first.append(min(first[child] for child in node))
     order: list[int] = []
-    stack = [n + len(nodes) - 1]
+    stack = [tree.root]
     while stack:
         one = stack.pop()
-        if one < n:
+        if one < tree.n:
             order.append(one)
         else:
-            stack += sorted(nodes[one - n], key=lambda child: -first[child])
+            stack += sorted(tree.children(one), key=lambda child: -int(tree.first[child]))
     return order
-
-
-def _tallest(n: int, nodes: Sequence[Sequence[int]]) -> int:
-    heights = [0] * n
-    for node in nodes:
-        heights.append(1 + max(heights[child] for child in node))
-    return heights[-1]
 
 
 def _scale(tallest: int) -> Ruler:
