@@ -106,10 +106,11 @@ class _Saved:
         """Save the first finding of each property that is broken, or required and not kept."""
         from diffuzz.corpus import files, record
 
-        for one in kept.reports if self.corpus is not None else ():
+        if self.corpus is None:
+            return
+        for one in kept.reports:
             if one.status != "broken" and not (one.findings and one.name in self.required):
                 continue
-            assert self.corpus is not None
             said = again(one, one.findings[0], kept, self.command)
             try:
                 entry = record.lost(kept, one, one.findings[0], asked, said)

@@ -34,6 +34,7 @@ from diffuzz.corpus.files import CorpusError, SealError
 from diffuzz.corpus.lost import Lost
 from diffuzz.corpus.strict import NeedsFileError
 from diffuzz.escaping import escaped
+from diffuzz.judging import properties
 from diffuzz.judging.handing import MissingArraysError
 from diffuzz.judging.opening import UnloadableError
 from diffuzz.judging.pair import MissingKernelsError
@@ -207,8 +208,7 @@ def _asked_again(
         return "changed", f"{entry.name}: its numbers are drawn otherwise by this version, so nothing can be said"
     found = seen.finding
     now = "kept" if found is None else "broken" if found.broken else "not invariant"
-    if seen.refused is not None and entry.name != "layout":
-        # Who refuses a layout keeps the property; who refuses this call cannot be said to.
+    if seen.refused is not None and not properties.get(entry.name).kept_by_refusing:
         now = f"unknown: it takes no such call: {seen.refused}"
     said = f"{entry.name} {now}"
     if judge and entry.candidate is not None:

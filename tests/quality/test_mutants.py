@@ -77,8 +77,16 @@ def test_functions_that_take_some_sizes_only_are_not_flagged(name: str) -> None:
     assert not ggml_criteria.fns_kills(BY_NAME[name])
 
 
+OTHERS = [mutant for mutant in WRONG if mutant.name not in PUBLISHED]
+USUAL = _choice(OTHERS, 80)
+
+
 @pytest.mark.parametrize(
-    "mutant", _choice([m for m in WRONG if m.name not in PUBLISHED], 80), ids=lambda mutant: mutant.name
+    "mutant",
+    [
+        pytest.param(mutant, marks=() if mutant in USUAL else pytest.mark.slow, id=mutant.name)
+        for mutant in _choice(OTHERS, 160)
+    ],
 )
 def test_killed(mutant: Mutant) -> None:
     """A search of at most ten seconds finds an input on which the function leaves its bound."""

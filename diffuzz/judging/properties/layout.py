@@ -73,4 +73,4 @@ def _repeated(subject: Subject, arrays: Arrays, name: str, axis: int) -> Arrays 
     return {**arrays, name: np.ascontiguousarray(np.broadcast_to(np.take(array, [0], axis=axis), array.shape))}
 
 
-PROPERTY = Property("layout", "strides, alignment and order in memory do not show", _ways)
+PROPERTY = Property("layout", "strides, alignment and order in memory do not show", _ways, kept_by_refusing=True)

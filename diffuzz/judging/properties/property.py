@@ -86,12 +86,13 @@ class Way:
 @attrs.frozen
 class Property:
     """``summary`` says what it is to keep it. ``ways(subject)`` are those in which it is asked of a subject, or a line
-    that says why it is not.
+    that says why it is not. ``kept_by_refusing`` says that a function which takes no such call keeps it.
     """
 
     name: str
     summary: str
     ways: Callable[[Subject], Sequence[Way] | str]
+    kept_by_refusing: bool = attrs.field(default=False, kw_only=True)
 
 
 def held_against(
