@@ -67,6 +67,8 @@ def drawn(
     """
     floor = {name: max(dim.lowest, least.get(name, 0)) for name, dim in dims.items()}
     free = [name for name, dim in dims.items() if dim.lowest < dim.highest]
+    # Those that are asked about have every other turn for themselves.
+    own = [name for name in free if name in least] or free
 
     def fitted(sizes: Mapping[str, int], kept: str | None = None) -> dict[str, int]:
         found = {name: max(nearest(dims[name], sizes[name]), floor[name]) for name in dims}
@@ -86,7 +88,7 @@ def drawn(
     while True:
         turn += 1
         if turn % 3 and free:
-            name = free[turn // 3 % len(free)] if turn % 3 == 1 else free[int(rng.integers(len(free)))]
+            name = own[turn // 3 % len(own)] if turn % 3 == 1 else free[int(rng.integers(len(free)))]
             sizes = {other: _any(dims[other], rng, _BESIDE) for other in dims}
             sizes[name] = _any(dims[name], rng, dims[name].highest)
             yield fitted(sizes, name)

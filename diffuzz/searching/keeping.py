@@ -351,12 +351,18 @@ class _Asking:
 
     def _settled(self, way: Way, sizes: Sizes) -> Sizes:
         """The sizes that are meant, made smaller where they are more work together than they were apart."""
-        found, dims = way.settled(sizes), self.subject.dims
+        found, dims = dict(way.settled(sizes)), self.subject.dims
         while integers.work(found) > max(self._most(), integers.work(sizes)):
+            # Those that the way is not about first.
+            others = [name for name, size in found.items() if name not in way.least and size > dims[name].lowest]
+            if others:
+                name = max(others, key=lambda one: found[one] / dims[one].lowest)
+                found[name] = max(dims[name].lowest, nearest(dims[name], found[name] // 2))
+                continue
             less = {name: max(least, nearest(dims[name], found[name] // 2)) for name, least in way.least.items()}
             if all(found[name] == size for name, size in less.items()):
                 break
-            found = way.settled({**found, **less})
+            found = dict(way.settled({**found, **less}))
         return found
 
     def _one_look(self, state: _State) -> tuple[Difference | None, tuple[Sizes, Numbers]]:
