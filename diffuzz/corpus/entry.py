@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
@@ -30,13 +27,16 @@ from diffuzz.cases.encoding import EncodingError, hex_float, parse_hex_float
 from diffuzz.cases.space import Space
 from diffuzz.corpus.strict import (
     LONGEST_TEXT,
+    SCHEMA,
     FieldError,
     Json,
     Kinds,
-    NeedsFileError,
     Scalar,
+    check_digest,
     check_fields,
+    check_kernels,
     files_of,
+    object_of,
     of_older_entries,
     params_of,
     parsed,
@@ -52,13 +52,10 @@ from diffuzz.targets.outcome import Bound
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import LARGEST_TOLERANCE, Target
 
-# Schema 1 called the threshold "limit", and had parameters that play no part in the question. Schema 2 had no seal.
-SCHEMA, READABLE = 3, (1, 2, 3)
 # Fields that an entry has only if there is something to say.
 _OPTIONAL = {"kernels": list, "files": dict, "company": dict, "chance": dict, "result": dict}
 # Elements of the result of a case.
 LARGEST_RESULT = 2**20
-_DIGEST12 = re.compile(r"[0-9a-f]{12}")
 
 
 class EditedError(ValueError):
@@ -294,13 +291,8 @@ def of_json(stored: object, stem: str) -> Counterexample:
         "value": dict, "noise": str, "threshold": str, "bound": (dict, type(None)), "tolerance": (int, float),
         "arrays": dict, "found": dict, "environment": dict, "digest": str, "seal": str,
     }  # fmt: skip
-    if not isinstance(stored, dict):
-        raise FieldError("the entry: an object is needed")
+    stored = object_of(stored)
     schema: Any = stored.get("diffuzz")
-    # First, since another schema may have other fields; True is 1, and not meant.
-    if type(schema) is int and schema not in READABLE:
-        readable = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
-        raise FieldError(f"diffuzz: schema {schema}, where this version reads {readable}")
     wanted |= {name: kind for name, kind in _OPTIONAL.items() if name in stored}
     if type(schema) is int and schema < 3:
         del wanted["seal"]
@@ -354,10 +346,7 @@ def of_json(stored: object, stem: str) -> Counterexample:
         scalars = target.contract.scalars if target.contract else ()
         each = Company(*(tuple(case for _, case in runs(side)) for side in (entry.company.before, entry.company.after)))
         each.around(entry.case.batch(), [scalar.array for scalar in scalars])
-    if entry.digest != stored["digest"]:
-        raise FieldError("digest: does not match target, params and arrays; the file was edited")
-    if _DIGEST12.fullmatch(stem) and not entry.digest.startswith(stem):
-        raise FieldError(f"the file's name is not the digest {entry.digest[:12]}")
+    check_digest(entry.digest, stored, stem, "target, params and arrays")
     if schema >= 3 and stored["seal"] != seal(stored):
         raise EditedError(entry)
     return entry
@@ -372,17 +361,7 @@ def _kernels(
     names = [name for name in stored if isinstance(name, str) and name.isprintable() and len(name) <= LONGEST_TEXT]
     if len(stored) != 2 or names != stored:
         raise FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
-    for name in names:
-        if modules.base(name) not in known and not modules.KernelName.parse(name).from_outside:
-            if "kernels" in files:
-                named = files["kernels"].split(",")
-                module = modules.KernelName.parse(name).module
-                file = next((file for file in named if Path(file.partition(".py")[0]).name == module), named[0])
-                raise NeedsFileError("kernels", file, name)
-            raise FieldError(f"kernels: {stored!r} are not two of {', '.join(known)}")
-    # A path would be a library to load: the caller has to name it.
-    if any("/" in name or "\\" in name for name in names):
-        raise FieldError(f"kernels: {stored!r} name a path")
+    check_kernels(names, known, files, f"kernels: {stored!r} are not two of")
     return names[0], names[1]
 
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from diffuzz.cases.case import Case
 from diffuzz.corpus import lost
-from diffuzz.corpus.entry import SCHEMA, Counterexample, EditedError, dumps, loads, of_json
+from diffuzz.corpus.entry import Counterexample, EditedError, dumps, loads, of_json
 from diffuzz.corpus.lost import Lost
-from diffuzz.corpus.strict import NeedsFileError, checked_length, parsed
+from diffuzz.corpus.strict import SCHEMA, NeedsFileError, checked_length, parsed
 from diffuzz.escaping import unwrapped
 from diffuzz.replacing import replace
 

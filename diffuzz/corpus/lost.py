@@ -16,15 +16,18 @@ from typing import Literal
 import attrs
 
 from diffuzz import kernels as modules
-from diffuzz.corpus.entry import READABLE, SCHEMA, NeedsCandidateError, NeedsLibraryError
+from diffuzz.corpus.entry import NeedsCandidateError, NeedsLibraryError
 from diffuzz.corpus.strict import (
+    SCHEMA,
     FieldError,
     Json,
     Kinds,
-    NeedsFileError,
     Scalar,
+    check_digest,
     check_fields,
+    check_kernels,
     files_of,
+    object_of,
     of_older_entries,
     params_of,
     parsed,
@@ -41,7 +44,6 @@ Status = Literal["not invariant", "broken"]
 FIELD = "property"
 _LARGEST = 2**40
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_DIGEST12 = re.compile(r"[0-9a-f]{12}")
 
 
 @attrs.frozen
@@ -155,10 +157,7 @@ def loads(text: str, stem: str) -> Lost:
 
 def of_json(stored: object, stem: str) -> Lost:
     """The entry of the values of a file; see ``loads``."""
-    if not isinstance(stored, dict):
-        raise FieldError("the entry: an object is needed")
-    if type(schema := stored.get("diffuzz")) is int and schema not in READABLE:
-        raise FieldError(f"diffuzz: schema {schema}, where this version reads {', '.join(map(str, READABLE))}")
+    stored = object_of(stored)
     wanted: dict[str, Kinds] = {
         FIELD: str, "diffuzz": int, "target": str, "params": dict, "candidate": (str, type(None)),
         "kernels": (str, type(None)), "way": str, "sizes": dict, "numbers": dict, "seed": int, "drawn": str,
@@ -185,7 +184,9 @@ def of_json(stored: object, stem: str) -> Lost:
         raise FieldError("seed, drawn: a number from 0 to 2^63 and a SHA-256 are needed")
     if (stored["candidate"] is None) == (stored["kernels"] is None):
         raise FieldError("candidate, kernels: one of them is needed, and not both")
-    kernels = _kernels(stored["kernels"], target.contract.kernels(params), files)
+    kernels = stored["kernels"]
+    if kernels is not None:
+        check_kernels((kernels,), target.contract.kernels(params), files, f"kernels: {kernels!r} is none of")
     entry = Lost(
         target=target.name,
         params=params,
@@ -204,24 +205,7 @@ def of_json(stored: object, stem: str) -> Lost:
         files=files,
     )
     Handing.recorded(entry.environment)
-    if entry.digest != stored["digest"]:
-        raise FieldError("digest: does not match what is asked; the file was edited")
-    if _DIGEST12.fullmatch(stem) and not entry.digest.startswith(stem):
-        raise FieldError(f"the file's name is not the digest {entry.digest[:12]}")
+    check_digest(entry.digest, stored, stem, "what is asked")
     if stored["seal"] != seal(stored):
         raise FieldError("seal: does not match, so the file was edited after it was saved")
     return entry
-
-
-def _kernels(name: str | None, known: tuple[str, ...], files: Mapping[str, str]) -> str | None:
-    """Raises FieldError for a name that there is not, or that is a path; NeedsFileError for one of a file."""
-    if name is None:
-        return None
-    if "/" in name or "\\" in name:
-        # A path would be a library to load: the caller has to name it.
-        raise FieldError(f"kernels: {name!r} names a path")
-    if modules.base(name) not in known and not modules.KernelName.parse(name).from_outside:
-        if "kernels" in files:
-            raise NeedsFileError("kernels", files["kernels"], name)
-        raise FieldError(f"kernels: {name!r} is none of {', '.join(known)}")
-    return name

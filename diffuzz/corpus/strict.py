@@ -6,20 +6,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from diffuzz import formats, targets
+from diffuzz import kernels as modules
 from diffuzz.cases import domain
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
 
+# Schema 1 called the threshold "limit", and had parameters that play no part in the question. Schema 2 had no seal.
+SCHEMA, READABLE = 3, (1, 2, 3)
 # Of a text other than the numbers of an array: what others look for in a list of names takes time.
 LONGEST_TEXT = 2**14
 # Commas and colons of a file. Parsed, each value takes a hundred times the memory and the time of its characters.
 MOST_VALUES = 2**17
+_DIGEST12 = re.compile(r"[0-9a-f]{12}")
 
 Scalar: TypeAlias = int | float | bool | str
 # An object of a file: its values may be anything until check_fields has looked at each.
@@ -79,6 +85,43 @@ def seal(stored: Json) -> str:
     """SHA-256, in hexadecimal, over all fields of an entry but the seal, as canonical JSON: keys sorted, no spaces."""
     rest = {name: value for name, value in stored.items() if name != "seal"}
     return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def object_of(stored: object) -> Json:
+    """The object that an entry is. Raises FieldError for anything else, and for one of another schema."""
+    if not isinstance(stored, dict):
+        raise FieldError("the entry: an object is needed")
+    schema: Any = stored.get("diffuzz")
+    # First, since another schema may have other fields; True is 1, and not meant.
+    if type(schema) is int and schema not in READABLE:
+        readable = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
+        raise FieldError(f"diffuzz: schema {schema}, where this version reads {readable}")
+    return stored
+
+
+def check_digest(digest: str, stored: Json, stem: str, of: str) -> None:
+    """Raises FieldError unless the digest of an entry is the one that was stored, and that of a stem that is like one."""
+    if digest != stored["digest"]:
+        raise FieldError(f"digest: does not match {of}; the file was edited")
+    if _DIGEST12.fullmatch(stem) and not digest.startswith(stem):
+        raise FieldError(f"the file's name is not the digest {digest[:12]}")
+
+
+def check_kernels(names: Sequence[str], known: Sequence[str], files: Mapping[str, str], wrong: str) -> None:
+    """Raises FieldError, which begins with ``wrong``, for a name that is none of those that are ``known``; one for a
+    path; NeedsFileError for one of a file.
+    """
+    for name in names:
+        if modules.base(name) not in known and not modules.KernelName.parse(name).from_outside:
+            if "kernels" in files:
+                named = files["kernels"].split(",")
+                module = modules.KernelName.parse(name).module
+                file = next((file for file in named if Path(file.partition(".py")[0]).name == module), named[0])
+                raise NeedsFileError("kernels", file, name)
+            raise FieldError(f"{wrong} {', '.join(known)}")
+    # A path would be a library to load: the caller has to name it.
+    if any("/" in name or "\\" in name for name in names):
+        raise FieldError(f"kernels: {', '.join(map(repr, names))} name a path")
 
 
 def check_lengths(stored: Json, where: str) -> None:
