@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from hashlib import sha256
 from itertools import pairwise
+from typing import Any
 
 import attrs
 import numpy as np

@@ -100,7 +100,7 @@ def object_of(stored: object) -> Json:
 
 
 def check_digest(digest: str, stored: Json, stem: str, of: str) -> None:
-    """Raises FieldError unless the digest of an entry is the one that was stored, and that of a stem that is like one."""
+    """Raises FieldError unless the digest of an entry is the one that was stored, and its file is called by it."""
     if digest != stored["digest"]:
         raise FieldError(f"digest: does not match {of}; the file was edited")
     if _DIGEST12.fullmatch(stem) and not digest.startswith(stem):
