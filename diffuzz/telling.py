@@ -79,7 +79,18 @@ class Smaller:
     value: float
 
 
-Message: TypeAlias = Part | Phase | Count | Standing | Smaller
+@attrs.frozen
+class Table:
+    """How far work of many searches is: the share of it that is done, a line about it, and the rows of a table, the
+    first of which are its headings.
+    """
+
+    share: float
+    said: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+Message: TypeAlias = Part | Phase | Count | Standing | Smaller | Table
 Listener: TypeAlias = Callable[[Message], None]
 
 _listener: Listener | None = None

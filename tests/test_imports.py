@@ -48,16 +48,17 @@ COMMANDS = (
     "targets", "search", "matrix", "measure", "minimise", "show", "replay", "claims", "check", "dump", "scan",
     "trace", "include", "report", "init", "export", "verify", "completion", "doctor", "fingerprint",
     "bench", "bench mutants", "bench engines", "bench witnesses", "bench kernelbench", "bench tolerances",
-    "bench faults", "bench vectors", "bench properties", "corpus", "corpus stats", "corpus merge", "corpus distil",
+    "bench faults", "bench vectors", "bench properties", "bisect", "campaign",
+    "campaign run", "campaign status", "corpus", "corpus stats", "corpus merge", "corpus distil",
 )  # fmt: skip
 
 
 def test_help_is_light(tmp_path: Path) -> None:
     """--help of every command exits 0, says what it is about, and loads nothing heavy."""
-    from diffuzz.cli import bench, corpus, main
+    from diffuzz.cli import bench, campaign, corpus, main
 
     assert set(main.COMMANDS) == {name for name in COMMANDS if " " not in name}
-    for group in (bench.command, corpus.command):
+    for group in (bench.command, campaign.command, corpus.command):
         named = {name.split()[1] for name in COMMANDS if name.startswith(f"{group.name} ")}
         assert set(group.commands) == named
     code = f"""

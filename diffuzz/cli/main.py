@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # What --help says of each command, so that it imports none of them.
 COMMANDS = {
     "bench": "Measure diffuzz itself.",
+    "bisect": "Find the first of several builds of a library or function that shows a witness.",
+    "campaign": "Search many jobs, in rounds, night after night, on one machine or many.",
     "check": "Judge every step of a model's run, from the inputs that the run itself dumped.",
     "claims": "Reproduce the published claims, search each one, and judge it.",
     "completion": "Print the script by which bash, zsh or fish completes commands and their options.",

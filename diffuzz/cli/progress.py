@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Seconds between two drawings, and before the first: what is over by then shows nothing.
 _TICK = 0.1
+# Columns that are left free: some terminals begin a new line after the last, and a Ctrl-C is shown as ^C.
+_FREE = 3
 _STYLES = {"label": "bold", "phase": "cyan", "part": "cyan", "value": "green", "wrong": "bold red", "": "none"}
 _BARS = (("\N{BOX DRAWINGS HEAVY HORIZONTAL}", "\N{BOX DRAWINGS LIGHT HORIZONTAL}"), ("#", "-"))
 
@@ -173,8 +175,7 @@ class _Shown:
         from diffuzz.cli.progress_text import lines
 
         full, empty = _BARS[not options.encoding.lower().startswith("utf")]
-        # The last column is left free: some terminals begin a new line after it.
-        for line in lines(self._state, max(options.max_width - 1, 1), time.monotonic()):
+        for line in lines(self._state, max(options.max_width - _FREE, 1), time.monotonic()):
             text = Text(no_wrap=True, overflow="crop", end="\n")
             for place, (said, kind) in enumerate(line.fields):
                 if place and place == line.before and line.bar is not None:

@@ -12,7 +12,7 @@ import attrs
 
 from diffuzz.cli.tables import number
 from diffuzz.escaping import escaped
-from diffuzz.telling import Count, Message, Part, Phase, Smaller, Standing
+from diffuzz.telling import Count, Message, Part, Phase, Smaller, Standing, Table
 
 # Of the rate, which is that of late.
 _RATE_SECONDS = 3.0
@@ -37,6 +37,7 @@ class State:
     standing_at: float = 0.0
     smaller: float | None = None
     stopping: bool = False
+    table: Table | None = None
     _rates: deque[tuple[float, int]] = attrs.field(factory=deque)
 
     def take(self, message: Message, now: float) -> None:
@@ -52,6 +53,8 @@ class State:
             # From threads, in any order.
             if self.count is None or message.done >= self.count.done:
                 self.count = message
+        elif isinstance(message, Table):
+            self.table = message
         elif isinstance(message, Smaller):
             self.smaller = message.share
             if self.standing is not None:
@@ -74,6 +77,8 @@ class State:
 
     def share(self, now: float) -> float | None:
         """How much of the part, or of the whole where that has no parts, is done; None where nobody can say."""
+        if self.table is not None:
+            return min(self.table.share, 1.0)
         if self.count is not None:
             return self.count.done / max(self.count.total, 1)
         if self.standing is None or self.phase not in ("searching", "compiling", "reproducing"):
@@ -115,8 +120,10 @@ class Line:
 
 
 def lines(state: State, width: int, now: float) -> list[Line]:
-    """One or two lines of at most ``width`` cells."""
+    """One or two lines of at most ``width`` cells, or a table below the first."""
     first = _first(state, width, now)
+    if state.table is not None:
+        return [first, *_rows(state.table, width)]
     second = _second(state, width, now)
     return [first, *([second] if second is not None else [])]
 
@@ -170,6 +177,15 @@ def _second(state: State, width: int, now: float) -> Line | None:
             if width - used >= min(cells(escaped(name)), least):
                 return Line(((fitted(name, width - used), "part"), *rest))
     return Line(((fitted(name, width), "part"),))
+
+
+def _rows(table: Table, width: int) -> Iterable[Line]:
+    """A line about all of it, and the columns of the table for which there is room, from the left."""
+    yield Line(((fitted(table.said, width), ""),))
+    wide = [max(cells(escaped(row[place])) for row in table.rows) for place in range(len(table.rows[0]))]
+    for place, row in enumerate(table.rows):
+        texts = [fitted(text, most) + " " * (most - cells(escaped(text))) for text, most in zip(row, wide, strict=True)]
+        yield Line(((fitted(_GAP.join(texts).rstrip(), width), "label" if place == 0 else "value"),))
 
 
 def _that_fits(layouts: Sequence[Sequence[Field]], width: int) -> Line:

@@ -11,7 +11,6 @@ import attrs
 
 from diffuzz.cli.annotating import annotate
 from diffuzz.cli.options import BAD_INPUT, CONFIRMED, INTERRUPTED, answer_of, complain, print_json, print_text, report
-from diffuzz.cli.saving import command_line
 from diffuzz.cli.tables import json_number, params_text
 from diffuzz.escaping import escaped
 from diffuzz.registry import one_line
@@ -111,7 +110,7 @@ class _Saved:
         for one in kept.reports:
             if one.status != "broken" and not (one.findings and one.name in self.required):
                 continue
-            said = again(one, one.findings[0], kept, self.command)
+            said = record.again(one, one.findings[0], kept, self.command)
             try:
                 entry = record.lost(kept, one, one.findings[0], asked, said)
                 self.paths[kept.name, one.name] = None if entry is None else _place(entry, asked, self.corpus)
@@ -158,6 +157,8 @@ def properties_text(
 
 
 def _lines(one: Report, kept: Kept, command: Sequence[str], witness: str, verbose: bool) -> list[str]:
+    from diffuzz.corpus import record
+
     head = f"{one.name:<{_INDENT}}"
     if one.status == "not asked":
         return [f"{head}not asked: {one.why}"]
@@ -171,7 +172,7 @@ def _lines(one: Report, kept: Kept, command: Sequence[str], witness: str, verbos
         status = "broken" if finding.broken else "not invariant"
         lines.append(f"{head if place == 0 else '':<{_INDENT}}{status}: {finding.text}")
         if place == 0:
-            lines.append(f"{'':<{_INDENT}}  again: {again(one, finding, kept, command)}")
+            lines.append(f"{'':<{_INDENT}}  again: {record.again(one, finding, kept, command)}")
             lines += [f"{'':<{_INDENT}}  witness: {witness}"] if witness else []
         elif place >= 3 and not verbose and len(one.findings) > 5:
             lines.append(f"{'':<{_INDENT}}and in {len(one.findings) - place - 1} other ways (--verbose)")
@@ -187,32 +188,6 @@ def _sizes(seen: frozenset[int]) -> str:
     from diffuzz.searching.integers import covered
 
     return covered(sorted(seen))
-
-
-def again(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> str:
-    """A command that shows the finding again: the same numbers, and no larger sizes."""
-    from diffuzz.cases import domain
-
-    words: list[object] = [*command, "--property", one.name, "--seed", kept.seed]
-    dims = kept.target.contract.space(kept.params).dims if kept.target.contract is not None else ()
-    known = {dim.name: dim for dim in dims}
-    said = set()
-    for name, size in finding.sizes.items():
-        dim = known.get(name)
-        if dim is not None and (dim.fixed or size > dim.highest):
-            # There is but one size; or more rows than a search for values has, which cannot be asked for.
-            continue
-        said.add(name)
-        if name in finding.asked or name == domain.BATCH:
-            words += domain.option(f"range:{name}", f"{1 if dim is None else dim.lowest}:{size}")
-        else:
-            words += domain.option(f"fix:{name}", size)
-    for key, value in kept.params.items():
-        kind, _, name = key.partition(":")
-        # Multiples narrow a range further; another range or size would contradict those of the finding.
-        if domain.is_domain(key) and (kind == "multiple" or name not in said):
-            words += domain.option(key, value)
-    return command_line(*words)
 
 
 def properties_json(
@@ -265,6 +240,8 @@ def _report_json(one: Report, kept: Kept, command: Sequence[str]) -> dict[str, o
 
 
 def _finding_json(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> dict[str, object]:
+    from diffuzz.corpus import record
+
     found = finding.difference
     return {
         "text": finding.text,
@@ -284,5 +261,5 @@ def _finding_json(one: Report, finding: Finding, kept: Kept, command: Sequence[s
         "seen": None if found.chance is None else list(found.chance),
         "values": [json_number(value) for value in finding.values],
         "within_bound": None if not finding.values else not finding.outside,
-        "command": again(one, finding, kept, command),
+        "command": record.again(one, finding, kept, command),
     }

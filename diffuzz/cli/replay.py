@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 @click.option(
     "--judge",
     is_flag=True,
-    help="Of entries of a candidate, ask whether it is right now, whatever was recorded: a mended one passes.",
+    help="Of entries of a candidate, and with --library of kernels, ask whether it is right now, whatever was "
+    "recorded: a mended one passes.",
 )
 @ANNOTATIONS
 @VERBOSITY

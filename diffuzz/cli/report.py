@@ -76,9 +76,10 @@ def command(
     as_json: bool,
 ) -> int:
     """Report what was found: RESULTS are entries and folders of a corpus, which are replayed (the functions of
-    --candidate are judged anew), and files (or - for standard input) of what search, replay, check, matrix and claims
-    print with --json [default: corpus/].
+    --candidate are judged anew), folders of campaigns, and files (or - for standard input) of what search, replay,
+    check, matrix, claims and campaign print with --json [default: corpus/].
     """
+    from diffuzz.campaigns import folder
     from diffuzz.corpus import candidates as named
     from diffuzz.reporting import finding
     from diffuzz.reporting import sarif as sarifs
@@ -90,11 +91,14 @@ def command(
             check_writable(option, file, *given_files, *files_named(*candidates, library))
     check_arrays(candidates, arrays, device)
     judged = named.parse(candidates, timeout, arrays, device)
-    replayed = [path for path in results if path != _STDIN and _is_corpus(path)] if results else [DEFAULT_CORPUS]
+    campaigns = [path for path in results if folder.is_campaign(path)]
+    others = [path for path in results if path not in campaigns]
+    replayed = [path for path in others if path != _STDIN and _is_corpus(path)] if results else [DEFAULT_CORPUS]
     given: list[Given] = []
     if replayed:
         given += _replayed(replayed, judged, library, longest)
-    for path in results:
+    given += map(_campaign, campaigns)
+    for path in others:
         if path not in replayed:
             given += _read(path)
     found = [finding for one in given for finding in one.findings]
@@ -132,6 +136,17 @@ def _replayed(paths: Sequence[Path], judged: Candidates | None, library: str | N
 
     for one in replay(paths, judged, library, longest=longest, judge=True):
         yield Given(reading.findings(replay_json([one])), replayed=one)
+
+
+def _campaign(path: Path) -> Given:
+    """What a campaign has found so far. Raises JournalError."""
+    from diffuzz.campaigns import folder
+    from diffuzz.cli.campaign import status_json
+    from diffuzz.cli.report_page import Given
+    from diffuzz.reporting import reading
+
+    said = status_json(folder.read(path), None)
+    return Given(reading.findings(said), result=said, place=str(path))
 
 
 def _read(path: Path) -> Iterator[Given]:

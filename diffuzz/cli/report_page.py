@@ -40,7 +40,7 @@ class Given:
         if self.result is None:
             return "entry"
         names = {
-            "cells": "matrix", "claims": "claims", "culprits": "check", "replayed": "replay",
+            "campaign": "campaign", "cells": "matrix", "claims": "claims", "culprits": "check", "replayed": "replay",
             "implementations": "properties",
         }  # fmt: skip
         return next((kind for name, kind in names.items() if name in self.result), "search")
@@ -98,12 +98,14 @@ def _shown(place: str, make: Callable[[], _Made]) -> _Made:
 
 def _single(one: Given, again: _Again) -> str | None:
     """The page of a result of its own; None where it has none."""
-    from diffuzz.pages import check, claims, matrix, search
+    from diffuzz.pages import campaign, check, claims, matrix, search
 
     if one.replayed is not None:
         found = again.found(one.replayed)
         return None if found is None else search.page(found)
     assert one.result is not None
+    if one.kind == "campaign":
+        return campaign.page(one.result)
     if one.kind == "matrix":
         return matrix.page(one.result)
     if one.kind == "claims":

@@ -71,6 +71,8 @@ def record(result: SearchResult) -> Counterexample:
         "stopped by": result.stopped,
         "command": command_of(result),
     }
+    if result.state.searches > 1:
+        found["searches before"] = result.state.searches - 1
     if result.problem.weights is not None:
         found["weights"] = result.problem.weights.given
     if result.failure is not None:
@@ -125,6 +127,30 @@ def lost(kept: Kept, report: Report, finding: Finding, asked: Keep, command: str
         kernels=None if asked.kernels is None else escaped(kept.name),
         files=_escaped(_sources(kept.target, kept.params, () if asked.kernels is None else (asked.kernels,))),
     )
+
+
+def again(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> str:
+    """A command that shows the finding again: the same numbers, and no larger sizes."""
+    words: list[object] = [*command, "--property", one.name, "--seed", kept.seed]
+    dims = kept.target.contract.space(kept.params).dims if kept.target.contract is not None else ()
+    known = {dim.name: dim for dim in dims}
+    said = set()
+    for name, size in finding.sizes.items():
+        dim = known.get(name)
+        if dim is not None and (dim.fixed or size > dim.highest):
+            # There is but one size; or more rows than a search for values has, which cannot be asked for.
+            continue
+        said.add(name)
+        if name in finding.asked or name == domain.BATCH:
+            words += domain.option(f"range:{name}", f"{1 if dim is None else dim.lowest}:{size}")
+        else:
+            words += domain.option(f"fix:{name}", size)
+    for key, value in kept.params.items():
+        kind, _, name = key.partition(":")
+        # Multiples narrow a range further; another range or size would contradict those of the finding.
+        if domain.is_domain(key) and (kind == "multiple" or name not in said):
+            words += domain.option(key, value)
+    return shlex.join(("python", "-m", "diffuzz", *map(str, words)))
 
 
 def still_lost(entry: Lost, asked: Keep) -> bool:

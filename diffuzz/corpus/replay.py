@@ -101,7 +101,8 @@ def replay(
     ``candidate`` is measured in the entries that were found with a candidate: one function in those that recorded its
     name or, if none did, in all of them; or functions by the names that entries recorded. The others need theirs.
     ``library`` is the folder or file that ``libggml`` stands for, ``longest`` the time in seconds that one case may be
-    expected to take. ``judge`` asks of entries of a candidate whether the function is right now.
+    expected to take. ``judge`` asks of entries of a candidate, and with a ``library`` of those of kernels, whether the
+    function is right now.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if "" in given:
@@ -164,9 +165,10 @@ def replay_file(
         entry = None
         return without("broken", f"{path}: {place}: {one_line(error)}")
     value, verdict, chance = now.measured.value, now.verdict, entry.chance
-    if judge and judged is not None:
+    named = judged.name if judged is not None else " against ".join(entry.kernels or ()) if library else None
+    if judge and named:
         wrong = verdict is Verdict.CONFIRMED
-        said = f"{judged.name} is {'wrong' if wrong else 'within its bound'} on this case: {value:.9g}"
+        said = f"{named} is {'wrong' if wrong else 'within its bound'} on this case: {value:.9g}"
         said += f", recorded {entry.value:.9g} {entry.verdict.value}"
         return Replayed(path, "wrong" if wrong else "right", said, time.perf_counter() - started, entry, value, verdict)
     # Values by chance differ from call to call; what has to come again is that there is one outside the bound.
@@ -211,7 +213,7 @@ def _asked_again(
     if seen.refused is not None and not properties.get(entry.name).kept_by_refusing:
         now = f"unknown: it takes no such call: {seen.refused}"
     said = f"{entry.name} {now}"
-    if judge and entry.candidate is not None:
+    if judge and (entry.candidate is not None or library is not None):
         return "right" if now == "kept" else "wrong", f"{said} by {asked.name}, recorded {entry.status}"
     if now == entry.status:
         return "as recorded", said

@@ -1,4 +1,5 @@
-"""From the objects that ``search``, ``replay``, ``check``, ``matrix`` and ``claims`` print with ``--json`` to findings.
+"""From the objects that ``search``, ``replay``, ``check``, ``matrix``, ``claims`` and others print with ``--json`` to
+findings.
 
 The lines may come from anywhere: what is not such an object is a ResultError, one line, and nothing in it is run.
 """
@@ -16,7 +17,7 @@ from diffuzz.escaping import unwrapped
 from diffuzz.reporting.finding import Finding, Level, Place, place_of_function
 
 _LONGEST = 2000
-_RESULT = "what search, replay, check, matrix or claims print with --json is needed"
+_RESULT = "what search, replay, check, matrix, claims or campaign print with --json is needed"
 # By the status of a replayed entry: how bad it is, and the exit code.
 _STATUSES: dict[str, tuple[Level, int]] = {
     "as recorded": ("none", 0),
@@ -70,6 +71,8 @@ def findings(result: object) -> list[Finding]:
     try:
         if "replayed" in result:
             return [_replayed(entry) for entry in _items(result["results"])]
+        if "campaign" in result:
+            return [_of_job(job) for job in _items(result["jobs"]) if job.get("status") is not None]
         if "culprits" in result:
             return list(_checked(result))
         if "cells" in result:
@@ -182,6 +185,38 @@ def _checked(result: Mapping[str, Any]) -> Iterator[Finding]:
             code=int(certain),
             place=Place(witness, 1) if witness else None,
         )
+
+
+def _of_job(job: Mapping[str, Any]) -> Finding:
+    """A job of a campaign: an error where it is a new finding, a warning where it is a known one or was not asked."""
+    target, status, title = _text(job, "target"), _text(job, "status"), _text(job, "title")
+    candidate, witness = _text(job, "candidate", None), _text(job, "witness", None)
+    why = _text(job, "why", None)
+    said = " ".join(map(str, filter(None, (job.get("verdict"), _value(job.get("value")), why))))
+    level: Level = "none"
+    code = 0
+    if status == "failed":
+        level, code, said = "warning", int(job.get("code") or 2), f"{title}: could not be asked: {why}"
+    elif job.get("finding"):
+        new = bool(job.get("new"))
+        level, code = ("error", 1) if new else ("warning", 0)
+        said = f"{'new' if new else 'known'}: {title}: {said}"
+    places = [place_of_function(candidate) if candidate else None, Place(witness, 1) if witness else None]
+    known = [place for place in places if place is not None]
+    return Finding(
+        rule=target,
+        level=level,
+        subject=title,
+        message=said,
+        code=code,
+        place=known[0] if known else None,
+        others=tuple(known[1:]),
+        command=_text(job, "command", None),
+    )
+
+
+def _value(value: object) -> str:
+    return "" if value is None else f"{float(str(value)):.7g}"
 
 
 def _compared(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Finding:

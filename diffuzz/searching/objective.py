@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import numpy as np
@@ -27,6 +27,7 @@ from diffuzz.judging.problem import Problem
 from diffuzz.searching.coverage import Coverage
 from diffuzz.searching.population import Population
 from diffuzz.searching.reproduction import reproduced
+from diffuzz.searching.state import State, most_cases
 from diffuzz.targets.outcome import Bound, Outcome
 from diffuzz.telling import Phase, Standing, listened, tell
 
@@ -40,6 +41,8 @@ LONGEST_CALL, MANY_ROWS = 0.25, 64
 # What a slow core evaluates in a second, in elements.
 WORK_PER_SECOND = 2**24
 ELITES = 64
+# Cases that the next search gets.
+KEPT = 192
 # Elements of one batch: 2 MiB of float64, which stays in a core's cache.
 ELEMENTS_PER_BATCH = 2**17
 # The cost from which on a row takes long by itself: no call has to be amortised.
@@ -149,6 +152,13 @@ class _Progress:
     # The least seconds that a row has taken, in a batch of MANY_ROWS.
     quickest: float = 0.0
     swept: bool = False
+    # The sizes of each dimension that the engine of shapes has dealt, in the searches before, too.
+    dealt: dict[str, set[int]] = attrs.field(factory=dict)
+    # What the best case of the search before has in this one.
+    kept: float | None = None
+    # The population that an engine works at, and what engines note for the next search.
+    worked_at: Population | None = None
+    notes: dict[str, Callable[[], Mapping[str, np.ndarray]]] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -158,7 +168,7 @@ class Objective:
     ``screen`` starts to evaluate a batch and returns a function that waits for ``(values float64[b], batch)``, the
     batch with better perturbation directions where it knows some (see diffuzz.searching.screen); without one the exact
     evaluation screens. ``on_found`` is called with each improvement. A value above ``enough``, beyond its noise, ends
-    the search. Engines that run others leave those ``without`` alone.
+    the search. Engines that run others leave those ``without`` alone. ``before`` is what an earlier search left.
     """
 
     problem: Problem
@@ -169,12 +179,14 @@ class Objective:
     enough: float | None = None
     engine: str = ""
     without: frozenset[str] = frozenset()
+    before: State = attrs.field(factory=State)
     _progress: _Progress = attrs.field()
     _shapes: dict[str, tuple[int, ...]] = attrs.field()
 
     @_progress.default
     def _begin(self) -> _Progress:
-        return _Progress(self.clock(), self.screen_to_begin_with, len(self.problem.warm_ups))
+        dealt = {name: set(sizes) for name, sizes in self.before.dealt.items()}
+        return _Progress(self.clock(), self.screen_to_begin_with, len(self.problem.warm_ups), dealt=dealt)
 
     @_shapes.default
     def _full_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -251,6 +263,59 @@ class Objective:
     def coverage(self) -> Coverage:
         """The sizes that were evaluated."""
         return Coverage({name: frozenset(found) for name, found in self._progress.sizes.items()})
+
+    @property
+    def dealt(self) -> Mapping[str, set[int]]:
+        """The sizes of each dimension that were dealt with, in the searches before, too; ``deal`` adds to them."""
+        return self._progress.dealt
+
+    def deal(self, name: str, size: int) -> None:
+        """Remember that the size of a dimension is dealt with."""
+        self._progress.dealt.setdefault(name, set()).add(size)
+
+    def works_at(self, population: Population) -> None:
+        """The population of an engine, from now on, of which the next search has the best cases, too."""
+        self._progress.worked_at = population
+
+    def note(self, engine: str, notes: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """What gives the notes of an engine for the next search, at the end of this one: float64 arrays by name."""
+        self._progress.notes[engine] = notes
+
+    @property
+    def state(self) -> State:
+        """What the next search begins with."""
+        progress, best = self._progress, self.best
+        names = [spec.name for spec in self.space.tensors]
+        kept = Population(KEPT)
+        for population in (self.elites, progress.worked_at):
+            if population is not None and len(population):
+                kept.admit({name: population.take(name) for name in names}, population.values)
+        cases = {name: kept.take(name) for name in names} if len(kept) else {}
+        most = most_cases(cases)
+        return State(
+            {name: array[:most] for name, array in cases.items()},
+            None if best is None else best.case,
+            {name: frozenset(sizes) for name, sizes in self.dealt.items()},
+            {
+                f"{engine}/{name}": np.asarray(array, np.float64)
+                for engine, notes in progress.notes.items()
+                for name, array in notes().items()
+            },
+            self.before.searches + 1,
+        )
+
+    @property
+    def kept(self) -> float | None:
+        """What the best case of the search before has in this one; -inf for no value, None if there is no such case."""
+        return self._progress.kept
+
+    def begin_with(self, state: State) -> None:
+        """Evaluate the cases that an earlier search has left."""
+        kept = self.for_engine("kept")
+        if (best := state.best_of(self.space)) is not None:
+            self._progress.kept = float(kept.evaluate(best.batch())[0])
+        if (batch := state.batch(self.space)) is not None:
+            kept.evaluate(batch)
 
     @property
     def swept(self) -> bool:

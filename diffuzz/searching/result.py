@@ -15,6 +15,7 @@ from diffuzz.judging.question import Compare
 from diffuzz.judging.verdict import Verdict
 from diffuzz.searching.coverage import Coverage
 from diffuzz.searching.objective import Found, Unsteady
+from diffuzz.searching.state import State
 from diffuzz.targets.outcome import Bound
 from diffuzz.targets.parameter import Params
 from diffuzz.targets.target import Target
@@ -58,6 +59,11 @@ class SearchResult:
     unminimised: str | None = None
     # The share of the numbers of all cases that were judged: of the others the arithmetic promises nothing.
     judged: float | None = None
+    # What the next search of the same question begins with; what the best case of the one before has in this one; and
+    # the work of this one, in seconds of a slow core.
+    state: State = attrs.field(factory=State)
+    kept: float | None = None
+    work_s: float = 0.0
 
     @property
     def target(self) -> Target:

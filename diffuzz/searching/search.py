@@ -42,6 +42,7 @@ from diffuzz.searching.objective import (
 )
 from diffuzz.searching.reproduction import CALLS, FEW_CALLS, counted, in_company, shows, simpler_company
 from diffuzz.searching.result import SearchResult
+from diffuzz.searching.state import State
 from diffuzz.targets.outcome import Arrays, Outcome
 from diffuzz.targets.target import Target
 from diffuzz.telling import Phase, tell
@@ -88,9 +89,11 @@ def search(
     largest: bool = False,
     first: bool = False,
     minimise_best: bool = True,
+    minimising: bool = True,
     without: Collection[str] = (),
     weights: Rows | None = None,
     warm_up: float | None = None,
+    state: State | None = None,
     on_found: Callable[[Found], None] | None = None,
     on_smaller: Callable[[float], None] | None = None,
 ) -> SearchResult:
@@ -111,11 +114,14 @@ def search(
             search else stops at its first value above the threshold, which shows all there is to show.
         first: stop there in a search of a target's own claim, too.
         minimise_best: make the best case simpler, too, where implementations are judged and it is no witness.
+        minimising: make the best case simpler at all, and look for it in a fresh process; one that is searched on need
+            not be.
         without: engines that the engine ``auto`` leaves alone, such as ``pbt``, which needs Hypothesis.
         weights: rows of a model (see diffuzz.models.rows) that the weights of all cases are taken from; then only the
             rest of a case is searched. Format and length follow from them.
         warm_up: seconds that a candidate which compiles may compile beside the budget; as many as the budget has if
             None. When they are over, and it has got a few, it gets no more new sizes.
+        state: what an earlier search of the same question has left, its result's ``state``: this one goes on there.
         on_found: called with every improvement.
         on_smaller: called while the witness is minimised (see diffuzz.minimising.minimise).
 
@@ -156,6 +162,7 @@ def search(
             enough=enough,
             engine=engine,
             without=frozenset(without),
+            before=State() if state is None else state,
         )
         interrupted = _run(objective, engine, np.random.default_rng(seed))
         if not (objective.valued or problem.judges or interrupted or not objective.evaluations):
@@ -168,7 +175,9 @@ def search(
                 f"target {target.name}: nothing could be judged: in none of {objective.evaluations} cases does the "
                 "arithmetic promise anything of the result (it overflows, is NaN, or divides by what may be zero)"
             )
-        made = _witness(objective, keep, on_smaller, hurried=interrupted, minimise_best=minimise_best)
+        made = _witness(
+            objective, keep, on_smaller, hurried=interrupted, minimise_best=minimise_best, minimising=minimising
+        )
         leisurely = not (interrupted or made.interrupted) and made.company is None and made.chance is None
         tell(Phase("explaining"))
         policies = explaining(problem, made.case, made.measurement) if leisurely and made.case is not None else ()
@@ -197,7 +206,17 @@ def search(
         policies=policies,
         unminimised=made.failed,
         judged=objective.judged,
+        state=_state(objective, made),
+        kept=objective.kept,
+        work_s=objective.work / WORK_PER_SECOND,
     )
+
+
+def _state(objective: Objective, made: _Witness) -> State:
+    """What the next search begins with: of a function that is wrong with the witness as it is shown."""
+    state, problem = objective.state, objective.problem
+    shown = made.company is None and made.chance is None and made.unsteady is None
+    return attrs.evolve(state, best=made.case) if problem.judges and made.case is not None and shown else state
 
 
 def _opened(
@@ -238,6 +257,7 @@ def _run(objective: Objective, engine: str, rng: np.random.Generator) -> bool:
     """Run an engine until the budget is spent; True if the user interrupted it."""
     try:
         tell(Phase("searching"))
+        objective.begin_with(objective.before)
         if not objective.problem.target.engine:
             # First values at once, however long compiling takes.
             objective.for_engine("sampling").evaluate(draws.structured(objective.space, rng, FIRST_ROWS))
@@ -296,6 +316,7 @@ def _witness(
     on_smaller: Callable[[float], None] | None,
     hurried: bool,
     minimise_best: bool,
+    minimising: bool,
 ) -> _Witness:
     """The best case, minimised, and what it measures in a fresh process, or else what was above the threshold, but was
     not had again.
@@ -308,7 +329,7 @@ def _witness(
         return _Witness(lost.case, Measurement(lost.value, lost.noise, problem.measure), unsteady=unsteady)
     if best is None:
         return _Witness(None, Measurement(0.0, 0.0, problem.measure), unsteady=unsteady)
-    if problem.judges and not wrong and not minimise_best:
+    if not minimising or (problem.judges and not wrong and not minimise_best):
         return _Witness(
             best.case, problem.measured(best.case, company=best.company), best.company, best.chance, unsteady
         )

@@ -23,6 +23,7 @@ from diffuzz.telling import Count, Part, Phase, Smaller, Standing
 # No screen, so nothing is compiled; and no bound that is reached, so it searches for all of its time.
 SEARCH = ("search", "--target", "dot-order", "--param", "n=64", "--engine", "random", "--seed", "3", "--no-save")
 LONG = {
+    "bisect", "campaign run", "campaign status",
     "search", "matrix", "claims", "check", "trace", "dump", "scan", "replay", "export", "measure", "minimise",
     "verify", "doctor", "report", "bench mutants", "bench engines", "bench witnesses", "bench kernelbench",
     "bench tolerances", "bench faults", "bench vectors", "bench properties", "fingerprint",

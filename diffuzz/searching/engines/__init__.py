@@ -36,6 +36,6 @@ def _check(found: object) -> Rounds:
 
 
 # What auto credits beside the engines.
-_CREDITED = ("sampling", "starts")
+_CREDITED = ("kept", "sampling", "starts")
 REGISTRY = Registry("engine", "diffuzz.engines", _check, folder=__name__, attribute="rounds", reserved=_CREDITED)
 names, get, load = REGISTRY.names, REGISTRY.get, REGISTRY.load

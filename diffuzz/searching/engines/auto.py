@@ -41,7 +41,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
         yield from _started_late(own, objective, rng)
         return
     made = objective.problem.starts(rng, objective.rows)
-    if made is not None:
+    if made is not None and not objective.before.searches:
         objective.for_engine("starts").refine(made)
         yield
     names = (*ORDER, *(name for name in engines.names() if name not in engines.REGISTRY.built_in()))
@@ -54,7 +54,20 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     returns = dict.fromkeys(names, math.inf)
     # The work at which each engine's waiting ends.
     due = dict.fromkeys(names, 0.0)
-    patience = {name: PATIENCE.get(name, OF_OTHERS) for name in names}
+    patience: dict[str, float] = {name: PATIENCE.get(name, OF_OTHERS) for name in names}
+    for index, kept in enumerate((returns, due, patience)):
+        # An engine that has had its turns in the search before does not begin anew.
+        known = objective.before.note(f"auto/{index} {' '.join(names)}", len(names))
+        kept |= {} if known is None else dict(zip(names, map(float, known), strict=True))
+
+    def notes() -> dict[str, np.ndarray]:
+        waits = {name: at - objective.work for name, at in due.items()}
+        return {
+            f"{index} {' '.join(names)}": np.array(list(kept.values()))
+            for index, kept in enumerate((returns, waits, patience))
+        }
+
+    objective.note("auto", notes)
     while running:
         name = _behind(objective, fresh) or _choose(objective, running, returns, due, fresh)
         work, value = objective.work, _value(objective)

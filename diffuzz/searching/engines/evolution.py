@@ -37,9 +37,17 @@ FROM_ELITES = 0.2
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     """One generation a round, for ever."""
+    known = objective.before.batch(objective.space)
+    credit = objective.before.note("evolution/credit", len(moves.moves(objective.space)))
     while True:
         tribe = _Tribe(objective, rng)
-        values, batch = objective.refine(_first(objective, rng))
+        objective.works_at(tribe.population)
+        objective.note("evolution", tribe.notes)
+        if credit is not None and (credit > 0).all():
+            tribe.credit = credit
+        # The population of the search before goes on.
+        values, batch = objective.refine(_first(objective, rng) if known is None else known)
+        known = credit = None
         tribe.population.admit(batch, values)
         yield
         while len(tribe.population) and tribe.idle < PATIENCE:
@@ -49,6 +57,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
 
 
 def _first(objective: Objective, rng: np.random.Generator) -> Batch:
+    """A population to begin with; half of them know the best cases of all engines."""
     batch = draws.structured(objective.space, rng, objective.rows)
     made = objective.problem.starts(rng, max(1, objective.rows // 8))
     if made is not None:
@@ -88,6 +97,10 @@ class _Tribe:
         ends = np.linspace(0, rows, min(GROUPS, rows) + 1).astype(int)
         self._starts = ends[:-1]
         self._groups = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+
+    def notes(self) -> dict[str, np.ndarray]:
+        """What the next search goes on with, beside the population."""
+        return {"credit": self.credit}
 
     def generation(self) -> None:
         """Make children, start to evaluate them, and learn from those before them."""

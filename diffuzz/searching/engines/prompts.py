@@ -142,6 +142,9 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     if problem.target.name != prompt.TARGET.name:
         return
     state = _Prompts(objective, given.pair(problem.params["model"]), rng)
+    if (known := objective.best) is not None:
+        # An earlier search has left it.
+        state.best.append((known.value, known.case.arrays["tokens"]))
     # A first value, however slow the machine is.
     objective.evaluate({"tokens": state.draw(min(2, state.most))[None]})
     while True:

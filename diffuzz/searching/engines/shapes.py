@@ -18,7 +18,7 @@ the largest shape has it, and every shape would be compiled anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import attrs
 import numpy as np
@@ -61,6 +61,8 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     # Sizes and numbers of rows that were compiled.
     seen: list[tuple[dict[str, int], int]] = []
     dealers = [_Dealer(dim, rng, compiled, again if dim is rows and not compiled else ()) for dim in dims]
+    for dealer in dealers:
+        dealer.leave_out(objective.dealt.get(dealer.dim.name, ()))
     while True:
         for _ in range(COMPILED_PER_ROUND if compiled else SHAPES_PER_ROUND):
             if objective.warm and seen:
@@ -78,6 +80,7 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
             if compiled:
                 seen.append(_shape_of(objective.space, batch))
             _evaluate(objective, batch)
+            objective.deal(dealer.dim.name, dealer.last)
         if not any(dealer.deck for dealer in dealers):
             objective.has_swept()
         yield
@@ -109,6 +112,8 @@ class _Dealer:
     deck: list[tuple[float, int]] = attrs.field(init=False)
     # Sizes of the whole deck.
     dealt_with: int = attrs.field(init=False)
+    # The size that was dealt last.
+    last: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         dim = self.dim
@@ -140,12 +145,18 @@ class _Dealer:
         self.deck = sorted(cards, reverse=True)
         self.dealt_with = len(self.deck)
 
+    def leave_out(self, sizes: Collection[int]) -> None:
+        """Take sizes out of the deck that an earlier search has looked at."""
+        self.deck = [card for card in self.deck if card[1] not in sizes]
+
     def deal(self) -> int:
         """The next of the deck; when it is empty a power of two, one less or more than that, or any, the small ones
         more often.
         """
-        if self.deck:
-            return self.deck.pop()[1]
+        self.last = self.deck.pop()[1] if self.deck else self._random()
+        return self.last
+
+    def _random(self) -> int:
         dim, rng = self.dim, self.rng
         most, kind = dim.highest // dim.step, rng.random()
         if kind < 1 / 4:

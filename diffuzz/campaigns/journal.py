@@ -1,0 +1,175 @@
+"""The journal of a campaign: what was done, one line of JSON for each slice, appended and never changed.
+
+Each line ends with a checksum of the rest, so that what a crash has cut short, or a disk has spoilt, is seen: such a
+line counts for nothing: its slice is done again, and it is said. Lines reach the disk in batches, once a second and at
+the end; a process that is killed loses none, a machine that loses power those of the last second.
+
+Each shard has a journal of its own, ``journal-2-of-8.jsonl``, in the folder that they share; whoever writes to one has
+locked it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a second campaign in one folder is not noticed
+    fcntl = None  # type: ignore[assignment]
+
+Record = dict[str, Any]
+SCHEMA = 1
+_NAME = re.compile(r"journal-([0-9]+)-of-([0-9]+)\.jsonl")
+_EACH = 1.0
+_LONGEST_LINE = 2**24
+
+
+class JournalError(ValueError):
+    """A journal that cannot be read or written; one line with the file, and what to do."""
+
+
+def name(shard: int, shards: int) -> str:
+    """The name of the file of a shard."""
+    return f"journal-{shard}-of-{shards}.jsonl"
+
+
+def line(record: Record) -> str:
+    """A record as its line."""
+    text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+    return f'{text[:-1]},"sum":"{_sum(text)}"}}\n'
+
+
+def _sum(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def parsed(text: str) -> Record | None:
+    """The record of a line; None for one that is not whole."""
+    body, mark, rest = text.rpartition(',"sum":"')
+    if not mark or not rest.endswith('"}') or _sum(body + "}") != rest.removesuffix('"}'):
+        return None
+    try:
+        found = json.loads(body + "}")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("kind"), str) else None
+
+
+@attrs.frozen
+class Read:
+    """The records of a file, in order, and the numbers of the lines that are not whole."""
+
+    records: tuple[Record, ...]
+    broken: tuple[int, ...] = ()
+
+
+def read(path: Path) -> Read:
+    """The records of a journal; none of one that is not there. Raises JournalError."""
+    try:
+        with path.open("rb") as file:
+            return _read(file, path)
+    except FileNotFoundError:
+        return Read(())
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror}") from error
+
+
+def _read(file: IO[bytes], path: Path) -> Read:
+    found: list[Record] = []
+    broken: list[int] = []
+    number = 0
+    while text := file.readline(_LONGEST_LINE):
+        number += 1
+        record = parsed(text.decode("utf-8", "replace").removesuffix("\n")) if text.endswith(b"\n") else None
+        if record is None:
+            broken.append(number)
+            continue
+        if record.get("schema", SCHEMA) != SCHEMA:
+            raise JournalError(f"{path}: is of another version of diffuzz (schema {record['schema']})")
+        found.append(record)
+    return Read(tuple(found), tuple(broken))
+
+
+def all_of(folder: Path) -> dict[tuple[int, int], Path]:
+    """The journals of a folder, by shard and number of shards, in this order. Raises JournalError."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise JournalError(f"{folder}: {error.strerror}") from error
+    found = [(match, entry) for entry in names if (match := _NAME.fullmatch(entry))]
+    return dict(sorted(((int(match[1]), int(match[2])), folder / entry) for match, entry in found))
+
+
+@attrs.define(eq=False)
+class Journal:
+    """A journal that is written to. Used in a with statement. Raises JournalError where it cannot be, or another
+    process writes to it.
+    """
+
+    path: Path
+    before: Read = attrs.field(init=False)
+    _file: IO[bytes] = attrs.field(init=False)
+    _synced: float = attrs.field(init=False, factory=time.monotonic)
+    _behind: bool = attrs.field(init=False, default=False)
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise JournalError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self._file.close()
+                raise JournalError(
+                    f"{self.path}: another process writes to it; wait for it, or choose another folder or shard"
+                ) from error
+        # What a crash has cut short is no line, and the next one must not become a part of it.
+        text = self.path.read_bytes()
+        self._file.truncate(text.rfind(b"\n") + 1)
+        self.before = read(self.path)
+
+    def add(self, record: Record) -> None:
+        """Append a record. Raises JournalError."""
+        try:
+            self._file.write(line(record).encode())
+            self._file.flush()
+            self._behind = True
+            if time.monotonic() - self._synced > _EACH:
+                self.sync()
+        except OSError as error:
+            raise JournalError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def sync(self) -> None:
+        """Have all that was appended reach the disk."""
+        if self._behind:
+            os.fsync(self._file.fileno())
+            self._synced, self._behind = time.monotonic(), False
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+
+
+def records_of(folder: Path) -> Iterator[Record]:
+    """The records of all journals of a folder. Raises JournalError."""
+    for path in all_of(folder).values():
+        yield from read(path).records

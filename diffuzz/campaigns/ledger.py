@@ -1,0 +1,178 @@
+"""The ledger: what the journals of a campaign say of each job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from diffuzz.campaigns import scheduling
+from diffuzz.campaigns.job import Job
+from diffuzz.campaigns.journal import Record
+from diffuzz.campaigns.scheduling import Standing
+
+# Why a search ends for good: until what it asks of changes, more of it finds nothing else.
+OVER = ("bound reached", "witness", "ideas")
+
+
+def value_of(record: Mapping[str, Any]) -> float:
+    """The value of a slice, 0 without one."""
+    return float(record.get("value") or 0.0)
+
+
+def key_of(record: Mapping[str, Any]) -> str | None:
+    """What tells a finding from others of the same job; None where a slice found nothing."""
+    if not record.get("finding"):
+        return None
+    return str(record.get("mechanism") or record["status"])
+
+
+@attrs.define(eq=False)
+class Ledger:
+    """``jobs`` by name, and the slices that each has had, by ``records`` in their order.
+
+    ``of`` says of each job what it asks of now: digests and versions, which a slice has recorded, too. ``known`` are
+    the findings of another campaign, as (job, key).
+    """
+
+    jobs: Mapping[str, Job]
+    of: Mapping[str, str]
+    known: frozenset[tuple[str, str]] = frozenset()
+    night: int = 0
+    # Whether the last night has not come to its end.
+    unfinished: bool = False
+    begun: Record | None = None
+    slices: dict[str, list[Record]] = attrs.field(init=False, factory=dict)
+    # Slices of jobs that are not among those of the plan any more.
+    others: int = 0
+
+    @classmethod
+    def of_records(
+        cls,
+        jobs: Sequence[Job],
+        of: Mapping[str, str],
+        records: Iterable[Record],
+        known: frozenset[tuple[str, str]] = frozenset(),
+    ) -> Ledger:
+        """The ledger of what was recorded."""
+        found = cls({job.name: job for job in jobs}, of, known)
+        for record in records:
+            found.take(record)
+        return found
+
+    def take(self, record: Record) -> None:
+        """Take a record of the journal into account."""
+        kind = record["kind"]
+        if kind == "begin":
+            self.night, self.unfinished, self.begun = int(record["night"]), True, record
+        elif kind == "end":
+            self.unfinished = False
+        elif kind == "slice":
+            if record["job"] in self.jobs:
+                self.slices.setdefault(record["job"], []).append(record)
+            else:
+                self.others += 1
+
+    def last(self, name: str) -> Record | None:
+        """The last slice of a job that had a result, or else the last at all."""
+        found = self.slices.get(name, ())
+        return next((one for one in reversed(found) if one["status"] == "searched"), found[-1] if found else None)
+
+    def tonight(self, name: str) -> list[Record]:
+        """The slices of a job in this night."""
+        return [one for one in self.slices.get(name, ()) if one["night"] == self.night]
+
+    def open_before(self, name: str, number: int) -> bool:
+        """Whether more time may find more, by what was known before a round of this night."""
+        found = self._before(name, number)
+        if not found or found[-1].get("of") != self.of.get(name):
+            return True
+        if found[-1]["status"] != "searched":
+            # What failed, or ended its process, is tried once a night.
+            return bool(found[-1]["night"] != self.night)
+        return found[-1]["stopped"] not in OVER
+
+    def _before(self, name: str, number: int) -> list[Record]:
+        """The slices of a job before a round of this night, but for those that made a case simpler."""
+        return [
+            one
+            for one in self.slices.get(name, ())
+            if one["round"] != "final" and (one["night"] < self.night or one["round"] < number)
+        ]
+
+    def done(self, name: str, number: int | str) -> bool:
+        """Whether a job has had its slice of a round of this night."""
+        return any(one["round"] == number for one in self.tonight(name))
+
+    def spent(self, number: float = math.inf) -> float:
+        """Seconds of search in this night before a round; what makes cases simpler is not in the budget."""
+        return sum(
+            float(one["spent"])
+            for name in self.jobs
+            for one in self.tonight(name)
+            if one["round"] != "final" and one["round"] < number
+        )
+
+    def standing(self, name: str, number: int) -> Standing:
+        """What is known of a job before a round of this night."""
+        known = self._before(name, number)
+        tonight = [one for one in known if one["night"] == self.night]
+        values = [value_of(one) for one in known if one["status"] == "searched"]
+        last = known[-1] if known else None
+        gained = 0.0
+        if last is not None and values and not last.get("judges"):
+            earlier = values[-2] if len(values) > 1 else 0.0
+            gained = scheduling.gain(earlier, values[-1], float(last["seconds"]))
+        bound = float(last.get("bound") or 0.0) if last is not None else 0.0
+        return Standing(
+            name,
+            slices=len(tonight),
+            last=max((int(one["round"]) for one in tonight), default=-1),
+            gain=gained,
+            valued=bool(values) and (values[-1] > 0 or bool(last and last.get("judges"))),
+            reached=values[-1] / bound if values and 0 < bound < math.inf else 0.0,
+            changed=last is not None and last.get("of") != self.of.get(name),
+        )
+
+    def unsaved(self, name: str) -> bool:
+        """Whether a claim has a larger value than that of the case that was made simpler and kept last."""
+        last = self.last(name)
+        if last is None or last["status"] != "searched" or last.get("judges") or not value_of(last) > 0:
+            return False
+        kept = [value_of(one) for one in self.slices[name] if one.get("witness") or one["round"] == "final"]
+        return not kept or value_of(last) > kept[-1] * (1 + 1e-9)
+
+    def findings(self, *, tonight: bool) -> dict[str, Record]:
+        """The last finding of each job that stands, by job: in this night, or in any before it."""
+        found: dict[str, Record] = {}
+        for name in self.jobs:
+            slices = [one for one in self.slices.get(name, ()) if (one["night"] == self.night) == tonight]
+            said = [one for one in slices if one["status"] != "failed"]
+            if said and key_of(said[-1]) is not None:
+                found[name] = said[-1]
+        return found
+
+    def is_known(self, record: Record) -> bool:
+        """Whether a finding was one before this night, or is one of the campaign that this one is compared with: of the
+        same kind, or on the very case that was wrong then.
+        """
+        name, key = record["job"], key_of(record)
+        before = {key_of(one) for one in self.slices.get(name, ()) if one["night"] < self.night} - {None}
+        before |= {known for job, known in self.known if job == name}
+        return key in before or (bool(before) and self._still(record))
+
+    def _still(self, record: Record) -> bool:
+        """Whether what a slice began with was a finding itself."""
+        kept, threshold = record.get("kept"), record.get("threshold")
+        return kept is not None and threshold is not None and float(kept) > float(threshold)
+
+    def new(self) -> list[Record]:
+        """The findings of this night that are new."""
+        return [one for one in self.findings(tonight=True).values() if not self.is_known(one)]
+
+    def failed(self) -> list[Record]:
+        """The jobs of this night that could not be asked, by their last slice."""
+        last = [found[-1] for name in self.jobs if (found := self.tonight(name))]
+        return [one for one in last if one["status"] == "failed"]

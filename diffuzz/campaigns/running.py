@@ -1,0 +1,365 @@
+"""Running: the rounds of a night, one after the other, until its budget is spent or nothing is left to look for.
+
+For each slice that comes back, in this order: what it found goes to the corpus, what the next one begins with into a
+file, and then a line into the journal. So a campaign that is ended at any moment, in whatever way, has lost no finding,
+and goes on with the slices that have no line yet.
+
+A slice whose process ends, or that does not come back in time, is done again, elsewhere where there is an elsewhere,
+twice; then it is a finding of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from diffuzz import __version__, interruption
+from diffuzz.campaigns import journal as journals
+from diffuzz.campaigns import scheduling, versions
+from diffuzz.campaigns.job import Job
+from diffuzz.campaigns.journal import Journal, Record
+from diffuzz.campaigns.ledger import Ledger
+from diffuzz.campaigns.places import Place, PlaceError
+from diffuzz.corpus import files as store
+from diffuzz.corpus import lost
+from diffuzz.corpus.entry import loads
+from diffuzz.corpus.grouping import mechanism_of
+from diffuzz.corpus.strict import NeedsFileError
+from diffuzz.registry import one_line
+from diffuzz.replacing import replace
+
+STATES = "states"
+# How often a slice is done that does not come back, and what it may take beside its seconds: loading, compiling,
+# reproducing and minimising, which are bounded by themselves.
+ATTEMPTS, FACTOR, EXTRA = 3, 6.0, 150.0
+# The slice that a claim gets at the end of a night, so that its case is made simpler, in seconds.
+FINAL = 1.0
+# Seconds in which a place that is gone may come back.
+_PATIENCE, _PAUSE = 120.0, 1.0
+
+
+class BudgetError(ValueError):
+    """Too little time for so many jobs; one line."""
+
+
+@attrs.frozen
+class Asked:
+    """How much is asked for: seconds of search in all and of a first slice, the seed, and which shard of how many."""
+
+    budget: float
+    slice: float
+    seed: int
+    shard: int = 1
+    shards: int = 1
+
+
+@attrs.define
+class Tally:
+    """What a campaign has done since it was started, for who watches it: slices and evaluations, the round that it is
+    in and the slices that are left of that, what was done again, what could not be saved, and broken lines of journals.
+    """
+
+    ledger: Ledger
+    total: float
+    slices: int = 0
+    evaluations: int = 0
+    round: int = 0
+    left: int = 0
+    began: float = attrs.field(factory=time.monotonic)
+    retried: list[str] = attrs.field(factory=list)
+    unsaved: list[str] = attrs.field(factory=list)
+    broken: list[str] = attrs.field(factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.began
+
+
+def shard_of(jobs: Sequence[Job], shard: int, shards: int) -> list[Job]:
+    """The jobs of one of several shards: each job is in one, and they differ by one job at most."""
+    chosen = {job.name for job in sorted(jobs, key=lambda one: one.name)[shard - 1 :: shards]}
+    return [job for job in jobs if job.name in chosen]
+
+
+def check(jobs: Sequence[Job], asked: Asked, corpus: Path) -> None:
+    """Raise BudgetError, or CorpusError, before anything is written, where a campaign could do nothing."""
+    store.check_writable(corpus)
+    if jobs and asked.budget / len(jobs) < scheduling.least(asked.slice):
+        raise BudgetError(
+            f"budget: {asked.budget:g} s for {len(jobs)} jobs are less than {scheduling.LEAST:g} s each; give more "
+            "time, or name fewer things"
+        )
+
+
+def run(
+    jobs: Sequence[Job],
+    asked: Asked,
+    folder: Path,
+    corpus: Path,
+    place: Place,
+    *,
+    known: frozenset[tuple[str, str]] = frozenset(),
+    baseline: Path | None = None,
+    limit: Callable[[float], float] = lambda seconds: FACTOR * seconds + EXTRA,
+    on_slice: Callable[[Tally, Record | None], None] = lambda tally, record: None,
+) -> Tally:
+    """Run a night, or what is left of one, and return what was done. Raises KeyboardInterrupt after the journal has all
+    that has come back; PlaceError; JournalError; what ``check`` raises.
+    """
+    check(jobs, asked, corpus)
+    with Journal(folder / journals.name(asked.shard, asked.shards)) as journal:
+        of = {job.name: versions.of(job) for job in jobs}
+        records = [*_of_others(folder, asked.shards), *journal.before.records]
+        ledger = Ledger.of_records(jobs, of, records, known)
+        if not ledger.unfinished:
+            begin = {
+                "kind": "begin", "schema": journals.SCHEMA, "night": ledger.night + 1, "version": __version__,
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "jobs": len(jobs), **attrs.asdict(asked),
+            }  # fmt: skip
+            journal.add(begin)
+            ledger.take(begin)
+        broken = [f"{journal.path}: line {number}" for number in journal.before.broken]
+        tally = Tally(ledger, asked.budget, broken=broken)
+        night = _Night(asked, folder, corpus, place, journal, tally, baseline, limit, on_slice)
+        night.run()
+        end = {"kind": "end", "night": ledger.night}
+        journal.add(end)
+        ledger.take(end)
+        return night.tally
+
+
+def _of_others(folder: Path, shards: int) -> Iterator[Record]:
+    """The slices that were done in other numbers of shards, as those of a night before all others."""
+    for (_, others), path in journals.all_of(folder).items():
+        if others != shards:
+            found = journals.read(path).records
+            yield from (record | {"night": 0} for record in found if record["kind"] == "slice")
+
+
+@attrs.define(eq=False)
+class _Night:
+    asked: Asked
+    folder: Path
+    corpus: Path
+    place: Place
+    journal: Journal
+    tally: Tally
+    baseline: Path | None
+    limit: Callable[[float], float]
+    on_slice: Callable[[Tally, Record | None], None]
+    # Tasks that are out: the job and its round, how often it was tried, and until when it may take.
+    _out: dict[Future[str], _Task] = attrs.field(init=False, factory=dict)
+
+    def run(self) -> None:
+        ledger = self.tally.ledger
+        for number in self._rounds():
+            self.tally.round = number
+            seconds = self._allotted(number)
+            self._do(
+                [self._task(name, number, each) for name, each in seconds.items() if not ledger.done(name, number)]
+            )
+        unsaved = [name for name in ledger.jobs if ledger.unsaved(name) and not ledger.done(name, "final")]
+        self._do([self._task(name, "final", FINAL) for name in unsaved])
+
+    def _rounds(self) -> Iterator[int]:
+        """The numbers of rounds, as long as there is something to do in them."""
+        number = 0
+        while self._allotted(number):
+            yield number
+            number += 1
+
+    def _allotted(self, number: int) -> Mapping[str, float]:
+        """The seconds of each job in a round. They follow from the rounds before, so what this round has brought so far
+        is left out.
+        """
+        ledger = self.tally.ledger
+        standings = [ledger.standing(name, number) for name in ledger.jobs if ledger.open_before(name, number)]
+        return scheduling.allotted(standings, number, self.asked.slice, self.asked.budget - ledger.spent(number))
+
+    def _task(self, name: str, number: int | str, seconds: float) -> _Task:
+        job = self.tally.ledger.jobs[name]
+        text = f"{self.asked.seed} {name} {self.tally.ledger.night} {number}"
+        return _Task(job, number, seconds, int.from_bytes(sha256(text.encode()).digest()[:4]))
+
+    def _do(self, tasks: Sequence[_Task]) -> None:
+        """Have tasks done, as many at once as the place has slots, and keep what comes of them."""
+        waiting = deque(tasks)
+        self.tally.left = len(tasks)
+        self.on_slice(self.tally, None)
+        try:
+            while waiting or self._out:
+                interruption.check()
+                while waiting and len(self._out) < self.place.slots:
+                    self._submit(waiting)
+                finished, _ = wait(self._out, timeout=0.1, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    self._take(future, self._out.pop(future), waiting)
+                for future in [one for one, task in self._out.items() if time.monotonic() > task.until]:
+                    # It may be at work still, somewhere; what comes of it is not waited for.
+                    future.cancel()
+                    task = self._out.pop(future)
+                    self._again(task, f"did not come back within {task.limit:.0f} s", waiting)
+        finally:
+            for future in self._out:
+                future.cancel()
+            self._out.clear()
+
+    def _submit(self, waiting: deque[_Task]) -> None:
+        """Hand in the next task. A place that is gone may come back; after a while that is an error, and what was
+        handed in is done again by the next run.
+        """
+        task, began = waiting[0], time.monotonic()
+        limit = self.limit(task.seconds)
+        text = json.dumps(
+            {
+                "job": task.job.as_json(), "seconds": task.seconds, "seed": task.seed, "final": task.round == "final",
+                "state": self._state(task.job.name),
+            }
+        )  # fmt: skip
+        while True:
+            try:
+                future = self.place.submit(text, limit)
+                break
+            except PlaceError:
+                if time.monotonic() - began > _PATIENCE or not self.tally.slices:
+                    raise
+                self.place.reopen()
+                _pause(_PAUSE)
+        waiting.popleft()
+        # The process ends what takes too long; what is waited for here is a machine that has gone.
+        self._out[future] = attrs.evolve(task, limit=limit, until=time.monotonic() + limit + EXTRA)
+
+    def _state(self, name: str) -> str | None:
+        """What the next slice of a job begins with, as text; of a new one what the campaign has that this one is
+        compared with.
+        """
+        record = self.tally.ledger.last(name)
+        place = None if record is None else record.get("state")
+        for folder, file in ((self.folder, place), (self.baseline, None)):
+            if folder is None:
+                continue
+            try:
+                path = folder / STATES / str(file) if file is not None else _latest(folder, name)
+                if path is not None and path.parent == folder / STATES:
+                    return base64.b64encode(path.read_bytes()).decode()
+            except OSError:
+                # It is lost; the search begins anew.
+                continue
+        return None
+
+    def _take(self, future: Future[str], task: _Task, waiting: deque[_Task]) -> None:
+        try:
+            outcome = json.loads(future.result())
+            if not isinstance(outcome, dict) or not isinstance(outcome.get("status"), str):
+                raise ValueError("what came back is no outcome of a slice")
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            # The place has lost it: its worker, its scheduler, or the way there.
+            self.place.reopen() if not self._out else None
+            self._again(task, f"was lost: {one_line(error)}", waiting)
+            return
+        if outcome["status"] == "died":
+            self._again(task, str(outcome["why"]), waiting)
+            return
+        self._keep(task, outcome)
+
+    def _again(self, task: _Task, why: str, waiting: deque[_Task]) -> None:
+        if task.attempts + 1 < ATTEMPTS:
+            self.tally.retried.append(f"{task.job.title}: {why}")
+            # After the others, so that it is done elsewhere where there is an elsewhere.
+            waiting.append(attrs.evolve(task, attempts=task.attempts + 1))
+            return
+        self._keep(
+            task,
+            {
+                "status": "died", "why": f"{ATTEMPTS} times; the last one {why}", "finding": True,
+                "spent": task.seconds, "evaluations": 0,
+            },
+        )  # fmt: skip
+
+    def _keep(self, task: _Task, outcome: dict[str, Any]) -> None:
+        """Save what a slice found, then what the next one begins with, then say so in the journal."""
+        entry, state = outcome.pop("entry", None), outcome.pop("state", None)
+        ledger, name = self.tally.ledger, task.job.name
+        record: Record = {
+            "kind": "slice", "job": name, "title": task.job.title, "night": ledger.night, "round": task.round,
+            "seconds": task.seconds, "seed": task.seed, "of": ledger.of[name], "spent": 0.0, "evaluations": 0,
+        } | outcome  # fmt: skip
+        if entry is not None:
+            record |= self._saved(str(entry))
+        if state is not None:
+            file = f"{name}.{ledger.night}.{task.round}.npz"
+            try:
+                (self.folder / STATES).mkdir(parents=True, exist_ok=True)
+                replace(self.folder / STATES / file, (base64.b64decode(state),), mode=0o644)
+                record["state"] = file
+            except OSError as error:
+                self.tally.unsaved.append(f"{self.folder / STATES / file}: cannot be written ({error.strerror})")
+        before = ledger.last(name)
+        self.journal.add(record)
+        ledger.take(record)
+        if "state" in record and before is not None and before.get("state") not in (None, record["state"]):
+            # Once the line is on the disk nothing needs the one before.
+            self._forget(self.folder / STATES / str(before["state"]))
+        self.tally.slices += 1
+        self.tally.evaluations += int(record["evaluations"])
+        self.tally.left -= 1
+        self.on_slice(self.tally, record)
+
+    def _forget(self, path: Path) -> None:
+        self.journal.sync()
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self.tally.unsaved.append(f"{path}: cannot be removed ({error.strerror})")
+
+    def _saved(self, text: str) -> Record:
+        """What a record says of an entry that was saved; all of it, where it cannot be."""
+        try:
+            stored = json.loads(text)
+            entry = lost.of_json(stored, "") if lost.is_lost(stored) else loads(text, "")
+            if isinstance(entry, lost.Lost):
+                like = next((path for path, _ in store.lost_like(entry, self.corpus)), None)
+                path = like or store.save_lost(entry, self.corpus)
+            else:
+                path = store.save(entry, self.corpus)
+            known = mechanism_of(entry)
+            return {"witness": str(path), "mechanism": "; ".join(filter(None, attrs.astuple(known)))}
+        except (ValueError, NeedsFileError, RecursionError) as error:
+            self.tally.unsaved.append(str(error))
+            return {"unsaved": text, "mechanism": "not saved"}
+
+
+@attrs.frozen
+class _Task:
+    job: Job
+    round: int | str
+    seconds: float
+    seed: int
+    attempts: int = 0
+    limit: float = 0.0
+    until: float = 0.0
+
+
+def _latest(folder: Path, name: str) -> Path | None:
+    """The state of a job in the folder of a campaign, the last that was written."""
+    found = (folder / STATES).glob(f"{name}.*.npz")
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _pause(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        interruption.check()
+        time.sleep(0.05)

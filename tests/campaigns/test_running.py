@@ -1,0 +1,237 @@
+"""A night: it goes on wherever it was stopped, loses nothing, and does again what did not come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import made_up_places
+import pytest
+from made_up_places import Outcome, searched
+
+from diffuzz.campaigns import folder as folders
+from diffuzz.campaigns import journal, running
+from diffuzz.campaigns.job import Job
+from diffuzz.campaigns.journal import Record
+from diffuzz.campaigns.plan import Jobs
+from diffuzz.campaigns.running import Asked, Tally, run
+
+_JOBS = [Job("softmax", (("n", str(size)),)) for size in range(3, 12)]
+_ASKED = Asked(budget=60.0, slice=2.0, seed=5)
+
+
+def _slices(folder: Path) -> list[Record]:
+    return [one for one in journal.records_of(folder) if one["kind"] == "slice"]
+
+
+def _run(folder: Path, do: Any = searched, **others: Any) -> Tally:
+    with made_up_places.place(do) as place:
+        return run(_JOBS, others.pop("asked", _ASKED), folder, folder / "corpus", place, **others)
+
+
+def test_a_night(tmp_path: Path) -> None:
+    """Each job has a first slice, the budget is spent, states go from slice to slice, and one of each is left."""
+    tally = _run(tmp_path)
+    found = _slices(tmp_path)
+    assert Counter(one["job"] for one in found if one["round"] == 0) == dict.fromkeys((job.name for job in _JOBS), 1)
+    assert 58 < tally.ledger.spent() <= 60
+    for job in _JOBS:
+        values = [one["value"] for one in found if one["job"] == job.name]
+        assert values == sorted(values)
+        # At the end the case of a claim is made simpler.
+        assert [one["round"] for one in found if one["job"] == job.name][-1] == "final"
+    assert len(list((tmp_path / "states").iterdir())) == len(_JOBS)
+    assert [one["kind"] for one in journal.records_of(tmp_path)][-1] == "end"
+
+
+class _StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_goes_on_as_it_would_have(seed: int, tmp_path: Path) -> None:
+    """A campaign that is stopped again and again, after any slice, has done the same in the end, to the bit."""
+    _run(tmp_path / "whole")
+    rng = random.Random(seed)
+
+    def watch(tally: Tally, record: Record | None) -> None:
+        if record is not None and rng.random() < 0.3:
+            raise _StopError
+
+    for _ in range(200):
+        try:
+            _run(tmp_path / "stopped", on_slice=watch)
+        except _StopError:
+            continue
+        break
+    key = ("job", "round", "seed", "seconds", "value", "state")
+    whole, stopped = (
+        sorted(([one[name] for name in key] for one in _slices(tmp_path / name)), key=str)
+        for name in ("whole", "stopped")
+    )
+    assert stopped == whole
+
+
+def test_the_next_night(tmp_path: Path) -> None:
+    """It begins where the last one ended; what was a finding is no new one; what changed is asked again, and first."""
+
+    def finding(task: dict[str, Any]) -> Outcome:
+        outcome = searched(task)
+        if dict(task["job"]["params"])["n"] == "5":
+            outcome |= {"finding": True, "verdict": "CONFIRMED", "stopped": "bound reached", "judges": True}
+        return outcome
+
+    first = _run(tmp_path, finding)
+    assert [one["title"] for one in first.ledger.new()] == ["softmax n=5"]
+    second = _run(tmp_path, finding)
+    assert second.ledger.night == 2
+    assert second.ledger.new() == []
+    # It is over, so it has no slice in the second night.
+    assert not second.ledger.tonight(_JOBS[2].name)
+    values = {one["job"]: one["value"] for one in _slices(tmp_path) if one["night"] == 1}
+    assert all(one["value"] >= values[one["job"]] for one in _slices(tmp_path) if one["night"] == 2)
+
+
+def test_what_changed_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose function is another is open again, though it was over."""
+
+    def over(task: dict[str, Any]) -> Outcome:
+        return searched(task) | {"stopped": "witness", "finding": True, "judges": True}
+
+    monkeypatch.setattr("diffuzz.campaigns.versions.of", lambda job: "one")
+    _run(tmp_path, over)
+    assert _run(tmp_path, over).slices == 0
+    monkeypatch.setattr("diffuzz.campaigns.versions.of", lambda job: "two" if job == _JOBS[0] else "one")
+    third = _run(tmp_path, over)
+    assert [one["title"] for one in _slices(tmp_path) if one["night"] == 3] == [_JOBS[0].title]
+    # It was wrong before, in the same way.
+    assert third.ledger.new() == []
+
+
+@pytest.mark.parametrize("how", ["died", "lost"])
+def test_what_does_not_come_back(how: str, tmp_path: Path) -> None:
+    """It is tried three times; then it is a finding of its own, and the others are done."""
+    tries: Counter[str] = Counter()
+
+    def dying(task: dict[str, Any]) -> Outcome:
+        size = dict(task["job"]["params"])["n"]
+        tries[size] += 1
+        if size == "4" or (size == "6" and tries[size] < 3):
+            if how == "lost":
+                raise OSError("the network is gone")
+            return {"status": "died", "why": "was ended by signal 9"}
+        return searched(task)
+
+    tally = _run(tmp_path, dying)
+    assert tries["4"] == 3
+    (new,) = tally.ledger.new()
+    assert (new["title"], new["status"]) == ("softmax n=4", "died")
+    assert ("signal 9" if how == "died" else "the network is gone") in new["why"]
+    # The third time it was there.
+    assert tally.ledger.last(_JOBS[3].name)["status"] == "searched"  # type: ignore[index]
+    assert len(tally.retried) == 4
+    # It is tried again the next night, and is no new finding then.
+    assert _run(tmp_path, dying).ledger.new() == []
+    assert tries["4"] == 6
+
+
+def test_what_fails_is_told(tmp_path: Path) -> None:
+    """A job that cannot be asked is not asked for long, is no finding, and does not stop the others."""
+
+    def failing(task: dict[str, Any]) -> Outcome:
+        if dict(task["job"]["params"])["n"] == "4":
+            return {"status": "failed", "why": "no such thing", "code": 2}
+        return searched(task)
+
+    tally = _run(tmp_path, failing)
+    assert [one["why"] for one in tally.ledger.failed()] == ["no such thing"]
+    assert len(tally.ledger.slices[_JOBS[1].name]) == 1
+    assert tally.ledger.new() == []
+
+
+def test_a_baseline(tmp_path: Path) -> None:
+    """The states of another campaign are what this one begins with, and its findings are known."""
+    _run(tmp_path / "old")
+    old = {one["job"]: one["value"] for one in _slices(tmp_path / "old")}
+    _run(tmp_path / "new", baseline=tmp_path / "old", asked=Asked(18.0, 2.0, 77))
+    first = {one["job"]: one["value"] for one in _slices(tmp_path / "new") if one["round"] == 0}
+    assert all(first[name] >= old[name] for name in old)
+
+
+def test_shards(tmp_path: Path) -> None:
+    """Several of them write to one folder, at any time, and their status is one; other numbers of shards go on, too."""
+    folders.write(tmp_path, Jobs(tuple(_JOBS), ()))
+    for shard in (2, 1):
+        own = running.shard_of(_JOBS, shard, 2)
+        with made_up_places.place() as place:
+            run(own, Asked(30.0, 2.0, 5, shard, 2), tmp_path, tmp_path / "corpus", place)
+    found = folders.read(tmp_path)
+    assert len(found.ledgers) == 2
+    assert sorted(name for ledger in found.ledgers for name in ledger.slices) == sorted(job.name for job in _JOBS)
+    before = {one["job"]: one["value"] for one in _slices(tmp_path)}
+    _run(tmp_path, asked=Asked(20.0, 2.0, 6))
+    after = {one["job"]: one["value"] for one in _slices(tmp_path)}
+    assert all(after[name] >= before[name] for name in before)
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+    """What cannot be saved in the corpus is in the journal, to the bit."""
+    text = saved.read_text()
+
+    def finding(task: dict[str, Any]) -> Outcome:
+        return searched(task) | {"finding": True, "entry": text, "stopped": "witness"}
+
+    def full(*_: object, **__: object) -> Path:
+        raise running.store.CorpusError("corpus: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(running.store, "save", full)
+    tally = _run(tmp_path / "c", finding)
+    assert "No space left" in tally.unsaved[0]
+    assert {one["unsaved"] for one in _slices(tmp_path / "c")} == {text}
+
+
+def _campaign(folder: Path, *words: str) -> list[str]:
+    return [
+        sys.executable, "-m", "diffuzz", "campaign", "--targets", "softmax,rope,rmsnorm", "--params", "n=3,7,9",
+        "--slice", "300ms", "--budget", "6s", "--seed", "4", "--into", str(folder / "c"),
+        "--corpus", str(folder / "corpus"), *words,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_kill_9_loses_no_finding(kills: int, tmp_path: Path) -> None:
+    """Killed at random moments, again and again, it ends with the findings of a campaign that was not disturbed, and
+    with all of its entries in the corpus.
+    """
+    rng = random.Random(kills)
+    undisturbed = tmp_path / "undisturbed"
+    subprocess.run(_campaign(undisturbed), capture_output=True, check=False)
+    killed = tmp_path / "killed"
+    for _ in range(kills):
+        # The folder is new now and then, so that it is killed at its beginning, too.
+        process = subprocess.Popen(_campaign(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.3, 2.5))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        _no_finding_is_lost(killed)
+    done = subprocess.run(_campaign(killed), capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    whole, after = ({one["job"]: one["verdict"] for one in _slices(place / "c")} for place in (undisturbed, killed))
+    assert after == whole
+    assert _no_finding_is_lost(killed) == _no_finding_is_lost(undisturbed)
+
+
+def _no_finding_is_lost(place: Path) -> set[str]:
+    """The jobs of which the journal says that something was found, each with its entry in the corpus."""
+    found = [one for one in _slices(place / "c") if one["finding"] and one["round"] != "final" and one.get("witness")]
+    for one in found:
+        assert json.loads(Path(one["witness"]).read_text())["verdict"] == "CONFIRMED"
+    return {one["job"] for one in found}
