@@ -168,6 +168,11 @@ class Ledger:
         kept, threshold = record.get("kept"), record.get("threshold")
         return kept is not None and threshold is not None and float(kept) > float(threshold)
 
+    def is_first(self, record: Record) -> bool:
+        """Whether a slice that was taken into account is the first of this night that has a new finding of its job."""
+        found = [one for one in self.tonight(record["job"]) if key_of(one) is not None]
+        return key_of(record) is not None and found[0] is record and not self.is_known(record)
+
     def new(self) -> list[Record]:
         """The findings of this night that are new."""
         return [one for one in self.findings(tonight=True).values() if not self.is_known(one)]

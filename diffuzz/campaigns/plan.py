@@ -47,6 +47,8 @@ from diffuzz.targets.target import Target
 ALL = "all"
 _UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _LARGEST_FILE = 2**20
+# Of a complaint that is quoted, such as one that lists all formats.
+_LONGEST = 120
 MOST_JOBS = 100_000
 
 
@@ -238,7 +240,8 @@ def _of_target(
         raise
     except ValueError as error:
         said = " ".join(f"{key}={value}" for key, value in params)
-        left_out[f"{name} {said}".strip() + f": {error}"] = None
+        why = str(error)
+        left_out[f"{name} {said}".strip() + f": {why if len(why) <= _LONGEST else why[:_LONGEST] + ' ...'}"] = None
         return
     wanted, required = _properties(part)
     for function, called in _candidates(part):

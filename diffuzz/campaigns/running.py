@@ -72,7 +72,7 @@ class Tally:
     total: float
     slices: int = 0
     evaluations: int = 0
-    round: int = 0
+    round: int | str = 0
     left: int = 0
     began: float = attrs.field(factory=time.monotonic)
     retried: list[str] = attrs.field(factory=list)
@@ -169,6 +169,7 @@ class _Night:
                 [self._task(name, number, each) for name, each in seconds.items() if not ledger.done(name, number)]
             )
         unsaved = [name for name in ledger.jobs if ledger.unsaved(name) and not ledger.done(name, "final")]
+        self.tally.round = "final"
         self._do([self._task(name, "final", FINAL) for name in unsaved])
 
     def _rounds(self) -> Iterator[int]:

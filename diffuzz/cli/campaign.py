@@ -322,21 +322,21 @@ def _show(tally: Tally, record: Record | None, *, verbose: bool) -> None:
     from diffuzz.cli.campaign_json import campaign_json
     from diffuzz.cli.campaign_text import HEADINGS, target_row
     from diffuzz.cli.progress import line_printer
-    from diffuzz.telling import Table, listened, tell
+    from diffuzz.telling import Phase, Table, listened, tell
 
     say = line_printer()
-    if say is not None and record is not None and record.get("finding") and not tally.ledger.is_known(record):
+    if say is not None and record is not None and tally.ledger.is_first(record):
         say(f"new finding: {record['title']}: {record.get('verdict', record['status'])}")
     if not listened():
         return
     said = campaign_json(Path(), [tally.ledger], planned=len(tally.ledger.jobs))
     rows = sorted(said["targets"], key=lambda one: (-one["new"], -one["findings"], -(one["share"] or 0.0)))
     seconds = max(tally.seconds, 1e-3)
+    tell(Phase(f"round {tally.round}" if isinstance(tally.round, int) else "making cases simpler"))
     tell(
         Table(
             tally.ledger.spent() / max(tally.total, 1e-9),
-            f"round {tally.round}, {tally.left} slices left in it, {tally.slices:,} done, "
-            f"{tally.evaluations / seconds:,.0f} cases/s",
+            f"{tally.left} slices left in it, {tally.slices:,} done, {tally.evaluations / seconds:,.0f} cases/s",
             (HEADINGS, *map(target_row, rows[:_MOST_ROWS])),
         )
     )

@@ -122,8 +122,8 @@ def _targets(results: Sequence[Object]) -> list[Object]:
                 "findings": sum(one["finding"] for one in own),
                 "new": sum(one["new"] for one in own),
                 "largest": None if most is None else {k: most[k] for k in ("title", "value", "bound", "threshold")},
-                # A value of a function that is judged is a share itself.
-                "share": None if most is None or most["judges"] or not math.isfinite(share(most)) else share(most),
+                # Of a bound: a value of a function that is judged is a share itself.
+                "share": share(most) if most is not None and most["bound"] and not most["judges"] else None,
                 "evaluations": sum(one["evaluations"] for one in own),
             }
         )

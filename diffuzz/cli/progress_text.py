@@ -96,7 +96,7 @@ class State:
             return None if done < 1 else (now - self.began) * (self.part.total - done) / done
         if share is None:
             return None
-        elapsed = now - self.phase_began
+        elapsed = now - (self.phase_began if self.table is None else self.began)
         by_share = elapsed * (1 - share) / share if share > 0.02 and elapsed > 0.5 else None
         if self.count is not None or self.standing is None:
             return by_share

@@ -55,11 +55,10 @@ def _findings(found: list[Data]) -> Markup:
             element("span", "new" if one["new"] else "known", class_="bad" if one["new"] else "odd"),
             str(one["title"]), str(one["verdict"] or one["status"]), _value(one["value"]), _value(one["threshold"]),
             str(one["why"] or ""), str(one["witness"] or ""),
-            element("code", str(one["command"])) if one["command"] else "",
         )
         for one in found
     ]  # fmt: skip
-    return table("Findings", ("", "job", "verdict", "value", "threshold", "how", "witness", "again"), rows)
+    return table("Findings", ("", "job", "verdict", "value", "threshold", "how", "witness"), rows)
 
 
 def _changes(changes: list[Data]) -> Markup:

@@ -27,7 +27,7 @@ from diffuzz.judging.problem import Problem
 from diffuzz.searching.coverage import Coverage
 from diffuzz.searching.population import Population
 from diffuzz.searching.reproduction import reproduced
-from diffuzz.searching.state import State, most_cases
+from diffuzz.searching.state import Kept, State, kept_of
 from diffuzz.targets.outcome import Bound, Outcome
 from diffuzz.telling import Phase, Standing, listened, tell
 
@@ -41,8 +41,6 @@ LONGEST_CALL, MANY_ROWS = 0.25, 64
 # What a slow core evaluates in a second, in elements.
 WORK_PER_SECOND = 2**24
 ELITES = 64
-# Cases that the next search gets.
-KEPT = 192
 # Elements of one batch: 2 MiB of float64, which stays in a core's cache.
 ELEMENTS_PER_BATCH = 2**17
 # The cost from which on a row takes long by itself: no call has to be amortised.
@@ -57,6 +55,8 @@ AGREEMENT = 1e-6
 LEAST_GAIN = 1e-9
 # A value counts only if the float64 noise of its evaluation is below this share of it.
 LARGEST_NOISE = 0.05
+# A value that a case has again up to this share, relative: then others have theirs, too.
+SAME_AGAIN = 1e-9
 # A value that a row alone has up to this share is the one that it had in its batch, summed in another order.
 SAME = 0.01
 # Values that did not come again and are looked for, of which each may take thousands of calls.
@@ -156,9 +156,8 @@ class _Progress:
     dealt: dict[str, set[int]] = attrs.field(factory=dict)
     # What the best case of the search before has in this one.
     kept: float | None = None
-    # The population that an engine works at, and what engines note for the next search.
-    worked_at: Population | None = None
-    notes: dict[str, Callable[[], Mapping[str, np.ndarray]]] = attrs.field(factory=dict)
+    # What gives what each engine keeps for the next search.
+    keeping: dict[str, Callable[[], Kept]] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -273,34 +272,21 @@ class Objective:
         """Remember that the size of a dimension is dealt with."""
         self._progress.dealt.setdefault(name, set()).add(size)
 
-    def works_at(self, population: Population) -> None:
-        """The population of an engine, from now on, of which the next search has the best cases, too."""
-        self._progress.worked_at = population
-
-    def note(self, engine: str, notes: Callable[[], Mapping[str, np.ndarray]]) -> None:
-        """What gives the notes of an engine for the next search, at the end of this one: float64 arrays by name."""
-        self._progress.notes[engine] = notes
+    def keep(self, engine: str, kept: Callable[[], Kept]) -> None:
+        """What gives, at the end of this search, what an engine keeps for the next."""
+        self._progress.keeping[engine] = kept
 
     @property
     def state(self) -> State:
         """What the next search begins with."""
-        progress, best = self._progress, self.best
-        names = [spec.name for spec in self.space.tensors]
-        kept = Population(KEPT)
-        for population in (self.elites, progress.worked_at):
-            if population is not None and len(population):
-                kept.admit({name: population.take(name) for name in names}, population.values)
-        cases = {name: kept.take(name) for name in names} if len(kept) else {}
-        most = most_cases(cases)
+        elites, best = self.elites, self.best
+        names = [spec.name for spec in self.space.tensors] if len(elites) else []
         return State(
-            {name: array[:most] for name, array in cases.items()},
             None if best is None else best.case,
+            0.0 if best is None else best.value,
             {name: frozenset(sizes) for name, sizes in self.dealt.items()},
-            {
-                f"{engine}/{name}": np.asarray(array, np.float64)
-                for engine, notes in progress.notes.items()
-                for name, array in notes().items()
-            },
+            {"elites": kept_of({name: elites.take(name) for name in names}, elites.values)}
+            | {engine: kept() for engine, kept in self._progress.keeping.items()},
             self.before.searches + 1,
         )
 
@@ -310,12 +296,24 @@ class Objective:
         return self._progress.kept
 
     def begin_with(self, state: State) -> None:
-        """Evaluate the cases that an earlier search has left."""
+        """Evaluate the best case that an earlier search has left, and the others, if it has another value now."""
         kept = self.for_engine("kept")
         if (best := state.best_of(self.space)) is not None:
             self._progress.kept = float(kept.evaluate(best.batch())[0])
-        if (batch := state.batch(self.space)) is not None:
+        batch, values = self.recalled("elites")
+        if values is not None:
+            self.elites.admit(batch, values)
+        elif batch:
             kept.evaluate(batch)
+
+    def recalled(self, engine: str) -> tuple[Batch, np.ndarray | None]:
+        """The cases that an engine has kept, and their values, if those of the best case have not changed."""
+        found = self.before.of(engine).recalled(self.space)
+        if found is None:
+            return {}, None
+        now, then = self._progress.kept, self.before.value
+        same = now is not None and (now == then or abs(now - then) <= SAME_AGAIN * abs(then))
+        return found if same else (found[0], None)
 
     @property
     def swept(self) -> bool:

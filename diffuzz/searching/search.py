@@ -216,7 +216,11 @@ def _state(objective: Objective, made: _Witness) -> State:
     """What the next search begins with: of a function that is wrong with the witness as it is shown."""
     state, problem = objective.state, objective.problem
     shown = made.company is None and made.chance is None and made.unsteady is None
-    return attrs.evolve(state, best=made.case) if problem.judges and made.case is not None and shown else state
+    return (
+        attrs.evolve(state, best=made.case, value=made.measurement.value)
+        if problem.judges and made.case is not None and shown
+        else state
+    )
 
 
 def _opened(

@@ -127,7 +127,8 @@ def test_claims(here: Path) -> None:
     [
         (
             "{}",
-            "line 1: is of another command; what search, replay, check, matrix, claims or campaign print with --json is needed",
+            "line 1: is of another command; what search, replay, check, matrix, claims or campaign print with --json "
+            "is needed",
         ),
         ("\n[]", "line 2: is no object;"),
         ("CONFIRMED: f is wrong", "line 1: is no JSON;"),

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from diffuzz import Judge, search, targets
 from diffuzz.cases.case import Case
-from diffuzz.searching.state import State, StateError
+from diffuzz.searching.state import Kept, State, StateError
 
 
 def _state() -> State:
+    cases = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
     return State(
-        {"x": np.arange(6, dtype=np.float32).reshape(2, 3)},
         Case({"x": np.array([1.0, 2.0], np.float32)}),
+        1.5,
         {"n": frozenset({1, 7})},
-        {"evolution/credit": np.array([0.5, 2.0])},
+        {"elites": Kept(cases), "evolution": Kept(cases, np.array([1.5, 1.0]), {"credit": np.array([0.5, 2.0])})},
         3,
     )
 
@@ -29,9 +30,12 @@ def test_a_state_comes_back() -> None:
     before, after = _state(), State.loads(_state().dumps())
     assert after.searches == 3
     assert after.dealt == before.dealt
-    assert after.best == before.best
-    assert after.cases["x"].tobytes() == before.cases["x"].tobytes()
-    assert list(after.notes["evolution/credit"]) == [0.5, 2.0]
+    assert (after.best, after.value) == (before.best, 1.5)
+    assert after.of("elites").values is None
+    assert list(after.of("evolution").values) == [1.5, 1.0]  # type: ignore[arg-type]
+    assert after.of("elites").cases["x"].tobytes() == before.of("elites").cases["x"].tobytes()
+    assert list(after.of("evolution").notes["credit"]) == [0.5, 2.0]
+    assert not after.of("nobody").cases
 
 
 @given(st.binary(max_size=200), st.integers(0, 5000), st.integers(0, 255))
@@ -64,7 +68,8 @@ def test_what_does_not_fit_is_left_out() -> None:
     result = search(targets.get("softmax"), {"n": 5}, seconds=0.2, seed=1, engine="random", state=other)
     assert result.kept is None
     assert result.history[0].engine != "kept"
-    outside = State({"z": np.full((1, 5), np.nan, np.float32), "z_direction": np.ones((1, 5), np.float32)}, None)
+    cases = {"z": np.full((1, 5), np.nan, np.float32), "z_direction": np.ones((1, 5), np.float32)}
+    outside = State(Case({"z": cases["z"][0]}), 1.0, {}, {"elites": Kept(cases), "evolution": Kept(cases)}, 1)
     assert search(targets.get("softmax"), {"n": 5}, seconds=0.2, seed=1, engine="random", state=outside).value > 0
 
 
@@ -76,16 +81,18 @@ def test_sizes_are_dealt_once() -> None:
         wide = np.exp(z.astype(np.float64) - z.max(axis=1, keepdims=True))
         return (wide / wide.sum(axis=1, keepdims=True)).astype(np.float32)
 
-    first = search(target, {}, Judge(right), seconds=0.5, seed=1, engine="shapes", minimise_best=False)
-    dealt = first.state.dealt["n"]
-    assert dealt
+    def dealt(state: State) -> set[tuple[str, int]]:
+        return {(name, size) for name, sizes in state.dealt.items() for size in sizes}
+
+    first = search(target, {}, Judge(right), seconds=1, seed=1, engine="shapes", minimise_best=False)
     second = search(
-        target, {}, Judge(right), seconds=0.5, seed=1, engine="shapes", minimise_best=False, state=first.state
+        target, {}, Judge(right), seconds=1, seed=1, engine="shapes", minimise_best=False, state=first.state
     )
-    new = second.state.dealt["n"] - dealt
-    # With the same seed the same sizes would have come again.
-    assert len(new) >= min(len(dealt), 8) or second.state.dealt["n"] == dealt
-    assert second.state.dealt["n"] >= dealt
+    before, after = dealt(first.state), dealt(second.state)
+    assert before
+    # With the same seed the same sizes would have come again; but the machine may have been busy.
+    assert before <= after
+    assert len(after) > len(before) or second.evaluations < first.evaluations / 2
 
 
 def test_a_wrong_function_is_wrong_at_once() -> None:

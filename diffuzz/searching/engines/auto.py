@@ -12,20 +12,22 @@ and a wrong one may be wrong in one place and nowhere near it. There fresh batch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+import attrs
 import numpy as np
 
 from diffuzz.cases import draws
 from diffuzz.searching import engines
 from diffuzz.searching.objective import Objective
+from diffuzz.searching.state import Kept
 
-ORDER = ("evolution", "shapes", "gradient", "pbt", "random")
+ORDER = ("evolution", "shapes", "device", "gradient", "pbt", "random")
 # Share of an engine's old return that remains after a round of its own.
 MEMORY = 0.7
 # After how much work of the others, in units of what its last round took, even a hopeless engine gets another; after
 # each that brings nothing it waits twice as long.
-PATIENCE = {"evolution": 1, "shapes": 4, "gradient": 4, "pbt": 8, "random": 16}
+PATIENCE = {"evolution": 1, "shapes": 4, "device": 1, "gradient": 4, "pbt": 8, "random": 16}
 # The same for engines that come from elsewhere.
 OF_OTHERS = 4
 MOST_PATIENCE = 2**20
@@ -47,46 +49,95 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     names = (*ORDER, *(name for name in engines.names() if name not in engines.REGISTRY.built_in()))
     names = tuple(name for name in names if name not in objective.without)
     running: dict[str, Iterator[None]] = {name: _started_late(name, objective, rng) for name in names}
+    if "device" in names:
+        running["device"] = _on_device(objective, rng)
     fresh: dict[str, float] = {}
     if objective.problem.judges:
         fresh = dict.fromkeys(FRESH, 0.0)
         running["sampling"] = _sampling(objective, rng)
-    returns = dict.fromkeys(names, math.inf)
-    # The work at which each engine's waiting ends.
-    due = dict.fromkeys(names, 0.0)
-    patience: dict[str, float] = {name: PATIENCE.get(name, OF_OTHERS) for name in names}
-    for index, kept in enumerate((returns, due, patience)):
-        # An engine that has had its turns in the search before does not begin anew.
-        known = objective.before.note(f"auto/{index} {' '.join(names)}", len(names))
-        kept |= {} if known is None else dict(zip(names, map(float, known), strict=True))
-
-    def notes() -> dict[str, np.ndarray]:
-        waits = {name: at - objective.work for name, at in due.items()}
-        return {
-            f"{index} {' '.join(names)}": np.array(list(kept.values()))
-            for index, kept in enumerate((returns, waits, patience))
-        }
-
-    objective.note("auto", notes)
+    bandit = _Bandit(objective, names)
+    objective.keep("auto", bandit.kept)
     while running:
-        name = _behind(objective, fresh) or _choose(objective, running, returns, due, fresh)
-        work, value = objective.work, _value(objective)
+        name = _behind(objective, fresh) or bandit.choice(running, fresh)
+        bandit.begin(name)
         if next(running[name], "ended") == "ended":
             del running[name]
             fresh.pop(name, None)
-            continue
-        if name in fresh:
-            fresh[name] += objective.work - work
+        elif name in fresh:
+            fresh[name] += bandit.spent
             yield
-            continue
-        gain = math.log(_value(objective) / value) if value > 0 else 0.0
-        patience[name] = (
-            PATIENCE.get(name, OF_OTHERS) if _value(objective) > value else min(2 * patience[name], MOST_PATIENCE)
-        )
-        due[name] = objective.work + patience[name] * (objective.work - work)
-        paid = gain / max(objective.work - work, 1.0)
-        returns[name] = paid if math.isinf(returns[name]) else MEMORY * returns[name] + (1 - MEMORY) * paid
-        yield
+        else:
+            bandit.learn()
+            yield
+
+
+@attrs.define(eq=False)
+class _Bandit:
+    """What the rounds of engines have paid, and whose turn it is."""
+
+    objective: Objective
+    names: tuple[str, ...]
+    returns: dict[str, float] = attrs.field(init=False)
+    # The work at which each engine's waiting ends.
+    due: dict[str, float] = attrs.field(init=False)
+    patience: dict[str, float] = attrs.field(init=False)
+    # The engine whose round it is, and what there was when it began.
+    _at: tuple[str, float, float] | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self.returns = dict.fromkeys(self.names, math.inf)
+        self.due = dict.fromkeys(self.names, 0.0)
+        self.patience = {name: PATIENCE.get(name, OF_OTHERS) for name in self.names}
+        # An engine that has had its turns in the search before does not begin anew.
+        noted = self.objective.before.of("auto")
+        for what, kept in self._tables().items():
+            known = noted.note(what, len(self.names))
+            kept |= {} if known is None else dict(zip(self.names, map(float, known), strict=True))
+
+    def _tables(self) -> dict[str, dict[str, float]]:
+        order = " ".join(self.names)
+        return {f"returns {order}": self.returns, f"due {order}": self.due, f"patience {order}": self.patience}
+
+    def kept(self) -> Kept:
+        """What the next search goes on with. A round that the end of this one has cut short was one, too."""
+        if self._at is not None and self._at[0] in self.returns and self.spent > 0:
+            self.learn()
+        self.due = {name: at - self.objective.work for name, at in self.due.items()}
+        return Kept(notes={what: np.array(list(kept.values()), float) for what, kept in self._tables().items()})
+
+    @property
+    def spent(self) -> float:
+        """The work of the round that was begun last."""
+        return 0.0 if self._at is None else self.objective.work - self._at[1]
+
+    def begin(self, name: str) -> None:
+        """A round of an engine begins."""
+        self._at = name, self.objective.work, _value(self.objective)
+
+    def learn(self) -> None:
+        """The round of the engine is over."""
+        assert self._at is not None
+        (name, _, value), now = self._at, _value(self.objective)
+        spent, self._at = self.spent, None
+        gain = math.log(now / value) if value > 0 else 0.0
+        patience = PATIENCE.get(name, OF_OTHERS) if now > value else min(2 * self.patience[name], MOST_PATIENCE)
+        self.patience[name] = patience
+        self.due[name] = self.objective.work + patience * spent
+        paid = gain / max(spent, 1.0)
+        known = self.returns[name]
+        self.returns[name] = paid if math.isinf(known) else MEMORY * known + (1 - MEMORY) * paid
+
+    def choice(self, running: Collection[str], fresh: Collection[str]) -> str:
+        """The best of those without a share of their own."""
+        names = [name for name in running if name not in fresh]
+        if "shapes" in fresh and not self.objective.swept and len(names) > 1:
+            # To import Hypothesis takes as long as hundreds of shapes.
+            names = [name for name in names if name != "pbt"]
+        for name in names:
+            if math.isinf(self.returns[name]) or self.objective.work > self.due[name]:
+                return name
+        # Ties, as when nothing pays any more, go to the first in order.
+        return max(names, key=lambda name: self.returns[name])
 
 
 def _own_engine(objective: Objective) -> str:
@@ -97,6 +148,13 @@ def _own_engine(objective: Objective) -> str:
 def _started_late(name: str, objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     """The rounds of an engine that is imported only when its first turn comes: many searches end before."""
     yield from engines.started(name, objective.for_engine(name), rng)
+
+
+def _on_device(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
+    """The engine that works on the device, where that is no CPU."""
+    from diffuzz.searching.engines import device
+
+    yield from device.on_accelerators(objective, rng)
 
 
 def _sampling(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
@@ -116,25 +174,6 @@ def _behind(objective: Objective, fresh: dict[str, float]) -> str | None:
     elif not objective.swept:
         shares["shapes"] = SWEEPING_SHAPES
     return next((name for name, spent in fresh.items() if spent < shares[name] * objective.work), None)
-
-
-def _choose(
-    objective: Objective,
-    running: dict[str, Iterator[None]],
-    returns: dict[str, float],
-    due: dict[str, float],
-    fresh: dict[str, float],
-) -> str:
-    """The best of those without a share of their own."""
-    running = {name: rounds for name, rounds in running.items() if name not in fresh}
-    if "shapes" in fresh and not objective.swept and len(running) > 1:
-        # To import Hypothesis takes as long as hundreds of shapes.
-        running.pop("pbt", None)
-    for name in running:
-        if math.isinf(returns[name]) or objective.work > due[name]:
-            return name
-    # Ties, as when nothing pays any more, go to the first in order.
-    return max(running, key=lambda name: returns[name])
 
 
 def _value(objective: Objective) -> float:

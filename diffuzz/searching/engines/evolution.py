@@ -24,6 +24,7 @@ from diffuzz.cases.space import TensorSpec
 from diffuzz.searching import moves
 from diffuzz.searching.objective import Batch, Objective, Values
 from diffuzz.searching.population import Population
+from diffuzz.searching.state import Kept, kept_of
 
 POPULATION = 128
 GROUPS = 8
@@ -37,18 +38,18 @@ FROM_ELITES = 0.2
 
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     """One generation a round, for ever."""
-    known = objective.before.batch(objective.space)
-    credit = objective.before.note("evolution/credit", len(moves.moves(objective.space)))
+    batch, values = objective.recalled("evolution")
+    credit = objective.before.of("evolution").note("credit", len(moves.moves(objective.space)))
     while True:
         tribe = _Tribe(objective, rng)
-        objective.works_at(tribe.population)
-        objective.note("evolution", tribe.notes)
+        objective.keep("evolution", tribe.kept)
         if credit is not None and (credit > 0).all():
             tribe.credit = credit
-        # The population of the search before goes on.
-        values, batch = objective.refine(_first(objective, rng) if known is None else known)
-        known = credit = None
+        if values is None:
+            values, batch = objective.refine(batch or _first(objective, rng))
         tribe.population.admit(batch, values)
+        # The population of the search before goes on; after it there are others.
+        batch, values, credit = {}, None, None
         yield
         while len(tribe.population) and tribe.idle < PATIENCE:
             tribe.generation()
@@ -98,9 +99,11 @@ class _Tribe:
         self._starts = ends[:-1]
         self._groups = [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
-    def notes(self) -> dict[str, np.ndarray]:
-        """What the next search goes on with, beside the population."""
-        return {"credit": self.credit}
+    def kept(self) -> Kept:
+        """What the next search goes on with."""
+        names = [spec.name for spec in self.objective.space.tensors] if len(self.population) else []
+        cases = {name: self.population.take(name) for name in names}
+        return kept_of(cases, self.population.values, {"credit": self.credit})
 
     def generation(self) -> None:
         """Make children, start to evaluate them, and learn from those before them."""

@@ -9,6 +9,7 @@ a quantiser it climbs each tooth and no further. Codes, scales and positions sta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import TypeAlias
 
@@ -20,6 +21,7 @@ from diffuzz.formats.arrays import AnyArray, ArrayModule
 from diffuzz.judging.problem import Screen
 from diffuzz.searching.objective import Batch, Objective
 from diffuzz.searching.screen import configured_jax, worst_directions
+from diffuzz.searching.state import kept_of
 
 AnyArrays: TypeAlias = dict[str, AnyArray]
 # Adam's: the free variables, the means of their slopes and of the squares of these, and the number of steps.
@@ -48,10 +50,18 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     ascend = jax.jit(_ascent(jax, objective, screen, ascended))
     if not _differentiable(jax, ascend, objective.space, ascended, restarts):
         return
+    known, _ = objective.recalled("gradient")
+    turns = objective.before.of("gradient").note("rounds", 1)
+    done = 0
     while True:
-        batch = _starts(objective, rng, restarts)
-        state = None
-        for _ in range(ROUNDS_PER_START):
+        batch, state = _starts(objective, rng, restarts), None
+        if known and turns is not None:
+            # The ascents of the search before go on, from where they were.
+            for name, array in batch.items():
+                array[: len(known[name])] = known[name][:restarts]
+            done = int(np.clip(turns[0], 0, ROUNDS_PER_START - 1))
+            known = {}
+        while done < ROUNDS_PER_START:
             with jax.enable_x64(True):
                 if state is None:
                     free = {s.name: _to_free(s, batch[s.name]) for s in ascended}
@@ -61,8 +71,11 @@ def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
             evaluations = restarts * STEPS
             objective.charge(evaluations * objective.space.elements * objective.problem.cost, evaluations)
             batch = batch | {s.name: ranges.clip(s, reached[s.name]) for s in ascended}
+            done += 1
+            objective.keep("gradient", partial(kept_of, batch, None, {"rounds": np.array([float(done)])}))
             _, batch = objective.refine(batch)
             yield
+        done = 0
 
 
 def _differentiable(
