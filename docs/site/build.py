@@ -39,6 +39,7 @@ SECTIONS = {
         "docs/torch",
         "docs/implementations",
         "docs/fingerprint",
+        "docs/campaigns",
         "docs/ci",
         "docs/pages",
         "docs/vectors",

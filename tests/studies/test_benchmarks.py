@@ -22,6 +22,13 @@ FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
         ("startup.py", ("--repeats", "1", "--entries", "10", "--compiled", "softmax"), "replay of 10 entries"),
         ("analysis.py", ("--rows", "3", "--repeats", "1", "--operation", "softmax"), "softmax"),
         ("pytest_plugin.py", ("--tests", "40", "--pairs", "1"), "40 tests, 1 pairs"),
+        ("device.py", ("--seconds", "0.01", "--largest", "0", "softmax"), "softmax"),
+        pytest.param(
+            "rounds.py", ("--seconds", "0.1", "--rounds", "2", "softmax"), "geometric mean", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "shards.py", ("--shards", "2", "--budget", "8s", "--slice", "200ms"), "2 shards", marks=pytest.mark.slow
+        ),
         ("worker.py", ("--rows", "3", "--repeats", "2"), "rows without a result: [100]"),
     ],
 )
@@ -40,9 +47,12 @@ def test_every_script_is_run_here() -> None:
         "analysis.py",
         "arrays.py",
         "batch_size.py",
+        "device.py",
         "first_witness.py",
         "pytest_plugin.py",
         "roofline.py",
+        "rounds.py",
+        "shards.py",
         "startup.py",
         "throughput.py",
         "worker.py",

@@ -39,17 +39,20 @@ FROM_ELITES = 0.2
 def rounds(objective: Objective, rng: np.random.Generator) -> Iterator[None]:
     """One generation a round, for ever."""
     batch, values = objective.recalled("evolution")
-    credit = objective.before.of("evolution").note("credit", len(moves.moves(objective.space)))
+    kept = objective.before.of("evolution")
+    credit, idle = kept.note("credit", len(moves.moves(objective.space))), kept.note("idle", 1)
     while True:
         tribe = _Tribe(objective, rng)
         objective.keep("evolution", tribe.kept)
         if credit is not None and (credit > 0).all():
             tribe.credit = credit
+        if idle is not None:
+            tribe.idle = int(np.clip(idle[0], 0, PATIENCE))
         if values is None:
             values, batch = objective.refine(batch or _first(objective, rng))
         tribe.population.admit(batch, values)
         # The population of the search before goes on; after it there are others.
-        batch, values, credit = {}, None, None
+        batch, values, credit, idle = {}, None, None, None
         yield
         while len(tribe.population) and tribe.idle < PATIENCE:
             tribe.generation()
@@ -103,7 +106,7 @@ class _Tribe:
         """What the next search goes on with."""
         names = [spec.name for spec in self.objective.space.tensors] if len(self.population) else []
         cases = {name: self.population.take(name) for name in names}
-        return kept_of(cases, self.population.values, {"credit": self.credit})
+        return kept_of(cases, self.population.values, {"credit": self.credit, "idle": np.array([float(self.idle)])})
 
     def generation(self) -> None:
         """Make children, start to evaluate them, and learn from those before them."""
