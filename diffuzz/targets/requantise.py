@@ -192,10 +192,12 @@ def bound(p: Params) -> Bound:
     )
 
 
-def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+def starts(p: Params, rng: np.random.Generator, count: int) -> dict[str, np.ndarray] | None:
     """The construction of the docstring of the module: a scale just below a power of two, elements at the first
-    midpoint, all of them moving outwards.
+    midpoint, all of them moving outwards. None for a format whose codes are not known.
     """
+    if p["format"] not in matvec.WEIGHT_FORMATS:
+        return None
     weights, signs = matvec.plain_weights(p, rng, count)
     exponent = math.floor(math.log2(p["max_abs"] / 127)) - rng.integers(0, 2, (count, 1))
     peak = np.nextafter((127 * 2.0**exponent).astype(np.float32), np.float32(0))

@@ -31,16 +31,16 @@ from diffuzz.cli import drawn_json, main, opening, search_json
 from diffuzz.cli.claims import claims_json
 from diffuzz.judging.evidence import Compared, Judged
 from diffuzz.judging.question import Compare, Judge
-from diffuzz.pages import claims, figures, fingerprint, index, matrix, search
+from diffuzz.pages import campaign, claims, figures, fingerprint, index, matrix, search
 from diffuzz.pages.figures import plain, real, ruler
 from diffuzz.searching.objective import Found
 from diffuzz.studies.claims import settling
 
 HOSTILE = "\"'></title></style><script>alert(1)</script><img src=//x onerror=alert(1)>\x1b[31m\u202e&lt;\u2028"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PAGES = ("claim", "judged", "pair", "entry", "matrix", "claims", "index", "tree", "dense", "none")
+PAGES = ("claim", "judged", "pair", "entry", "matrix", "claims", "index", "tree", "dense", "none", "campaign")
 MAKERS = {"claim": search, "judged": search, "pair": search, "entry": search, "matrix": matrix, "claims": claims,
-          "index": index, "tree": fingerprint, "dense": fingerprint, "none": fingerprint}  # fmt: skip
+          "index": index, "tree": fingerprint, "dense": fingerprint, "none": fingerprint, "campaign": campaign}  # fmt: skip
 KERNEL = """
 import numpy as np
 
@@ -96,6 +96,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _run(*of, "kernels.py:in_turn", "--n", 24, "--html", "tree.html", code=0)
             _run(*of, "kernels.py:in_turn", "--n", 300, "--html", "dense.html", code=0)
             _run(*of, "kernels.py:ordered", "--n", 24, "--html", "none.html", code=0)
+            _run("campaign", "--targets", "softmax,sum", "--candidates", "kernels.py:soft_max", "--slice", "100ms",
+                 "--budget", "1s", "--seed", 1, "--corpus", "found", "--html", "campaign.html", code=1)  # fmt: skip
             _run("report", "corpus", "claim.json", "matrix.json", "--html", "index.html", code=1)
     finally:
         os.chdir(before)
@@ -301,7 +303,7 @@ def test_numbers_far_apart_are_drawn_in_decades() -> None:
     assert "∞" == figures.ruler([1.0]).with_infinity().ticks[-1][1]
 
 
-_LOOKED_UP = {"verdict", "agreement", "kind", "level", "stopped_by", "href"}
+_LOOKED_UP = {"verdict", "agreement", "kind", "level", "stopped_by", "href", "status", "how"}
 
 
 def _hostile(value: Any, key: str = "") -> Any:
