@@ -5,7 +5,7 @@
 
 One run with one process; then as many shards, one after the other, each with one process: the longest of them is what
 they take on as many cores, beside starting. Then two shards at once, and one run with one process again, on two cores.
-Each writes to a folder of its own. For each: the findings, seconds of search by counting work, and seconds on the clock.
+Each writes to a folder of its own. For each: the findings, seconds of search by counting work, and those on the clock.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +44,8 @@ DEFAULT_FOLDER = Path("campaign")
 SLICE, SLICES = 5.0, 4
 # Rows of the table that is shown while it works.
 _MOST_ROWS = 12
+# Seconds between two tables.
+_TICK = 0.5
 
 
 class _Campaign(Parts):
@@ -176,11 +180,16 @@ def run(
     running.check(own, asked, corpus)
     interrupted = False
     tally: Tally | None = None
+    shown = -math.inf
 
     def watch(now: Tally, record: Record | None) -> None:
-        nonlocal tally
+        nonlocal tally, shown
         tally = now
-        _show(now, record, verbose=verbose)
+        _say(now, record)
+        # With thousands of jobs a table takes as long as a slice.
+        if time.monotonic() - shown > _TICK or not now.left:
+            shown = time.monotonic()
+            _show(now)
 
     with places.place(executor, jobs) as place:
         try:
@@ -256,7 +265,9 @@ def _told(
         if failed := written("--html", html, pages.page(said)):
             return failed
     if unsaved:
-        return complain("; ".join(unsaved), BAD_INPUT)
+        different = list(dict.fromkeys(unsaved))
+        rest = f"; and {len(different) - 3} more like these" if len(different) > 3 else ""
+        return complain("; ".join(different[:3]) + rest, BAD_INPUT)
     if said["new"]:
         return CONFIRMED
     if said["interrupted"]:
@@ -317,16 +328,21 @@ def _asked(
     return Asked(whole * own / max(count, 1), slice_, seed, *shard)
 
 
-def _show(tally: Tally, record: Record | None, *, verbose: bool) -> None:
-    """Tell how far it is, and of what is new at once."""
-    from diffuzz.cli.campaign_json import campaign_json
-    from diffuzz.cli.campaign_text import HEADINGS, target_row
+def _say(tally: Tally, record: Record | None) -> None:
+    """Tell of what is new at once."""
     from diffuzz.cli.progress import line_printer
-    from diffuzz.telling import Phase, Table, listened, tell
 
     say = line_printer()
     if say is not None and record is not None and tally.ledger.is_first(record):
         say(f"new finding: {record['title']}: {record.get('verdict', record['status'])}")
+
+
+def _show(tally: Tally) -> None:
+    """Tell how far it is."""
+    from diffuzz.cli.campaign_json import campaign_json
+    from diffuzz.cli.campaign_text import HEADINGS, target_row
+    from diffuzz.telling import Phase, Table, listened, tell
+
     if not listened():
         return
     said = campaign_json(Path(), [tally.ledger], planned=len(tally.ledger.jobs))

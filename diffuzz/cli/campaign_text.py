@@ -10,8 +10,9 @@ from diffuzz.cli.progress_text import duration
 from diffuzz.cli.tables import fitting, number
 
 Object = Mapping[str, Any]
-# Findings that were known before, and lines about what was left out, that are told without --verbose.
-_FEW = 10
+# Findings that are new, and those that were known before and lines about what was left out, that are told without
+# --verbose.
+_MANY, _FEW = 20, 10
 HEADINGS = ("target", "jobs", "over", "found", "largest", "of", "share", "by")
 
 
@@ -77,15 +78,16 @@ def target_row(one: Object) -> tuple[str, ...]:
 
 
 def _findings(said: Object, verbose: bool) -> list[str]:
-    found = [one for one in said["jobs"] if one["finding"]]
-    new = [one for one in found if one["new"]]
-    known = [one for one in found if not one["new"]]
-    lines = [line for one in new for line in _finding("new", one)]
-    lines += [
-        line for one in (known if verbose else known[:_FEW]) for line in _finding("known", one)[: 3 if verbose else 1]
-    ]
-    if len(known) > _FEW and not verbose:
-        lines.append(f"known  {len(known) - _FEW} more (--verbose)")
+    """What was found, what is new first, and functions that are wrong before claims."""
+    lines: list[str] = []
+    for how, most in (("new", _MANY), ("known", _FEW)):
+        found = [one for one in said["jobs"] if one["finding"] and one["new"] == (how == "new")]
+        found.sort(key=lambda one: not one["judges"])
+        for one in found if verbose else found[:most]:
+            told = _finding(how, one)
+            lines += told if verbose or how == "new" else told[:1]
+        if len(found) > most and not verbose:
+            lines.append(f"{how}  {len(found) - most} more (--verbose)")
     return lines
 
 

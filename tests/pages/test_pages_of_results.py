@@ -40,7 +40,8 @@ HOSTILE = "\"'></title></style><script>alert(1)</script><img src=//x onerror=ale
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAGES = ("claim", "judged", "pair", "entry", "matrix", "claims", "index", "tree", "dense", "none", "campaign")
 MAKERS = {"claim": search, "judged": search, "pair": search, "entry": search, "matrix": matrix, "claims": claims,
-          "index": index, "tree": fingerprint, "dense": fingerprint, "none": fingerprint, "campaign": campaign}  # fmt: skip
+          "index": index, "tree": fingerprint, "dense": fingerprint, "none": fingerprint,
+          "campaign": campaign}  # fmt: skip
 KERNEL = """
 import numpy as np
 

@@ -17,7 +17,7 @@ def _with_formats() -> list[str]:
 
 @pytest.mark.parametrize("name", _with_formats())
 def test_its_claim_can_be_asked(name: str) -> None:
-    """Constructions, where it knows any, and draws are cases of its space, and have values, none of them above the bound."""
+    """Constructions, where it knows any, and draws are cases of its space, and none has a value above the bound."""
     target, taken = targets.get(name), 0
     for format in formats.names():
         try:
