@@ -8,9 +8,9 @@ show on its own witness any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -23,58 +23,69 @@ ALIKE = 0.01
 How = Literal["new", "gone", "worse", "better"]
 
 
+# What is told of a slice of either.
+COMPARED = ("verdict", "value", "why", "failure", "witness", "of")
+
+
+@attrs.frozen
+class Baseline:
+    """Another campaign: its folder, and the last result of each of its jobs."""
+
+    path: Path
+    last: Mapping[str, Record]
+
+    @classmethod
+    def read(cls, path: Path) -> Baseline:
+        """Raises JournalError where there is none."""
+        if not journal.all_of(path):
+            raise JournalError(f"{path} is no folder of a campaign: it has no journal")
+        last = {
+            record["job"]: record
+            for record in journal.records_of(path)
+            if record["kind"] == "slice" and record["status"] != "failed"
+        }
+        return cls(path, last)
+
+    @property
+    def known(self) -> frozenset[tuple[str, str]]:
+        """Its findings, as a ledger knows them."""
+        found = ((name, key_of(record)) for name, record in self.last.items())
+        return frozenset((name, key) for name, key in found if key is not None)
+
+
 @attrs.frozen
 class Change:
-    """What has changed about a job: its last slice in each campaign; ``before`` is None where there was none."""
+    """What has changed about a job: ``before`` is None where there was nothing to compare with."""
 
     how: How
     job: str
     title: str
-    before: Record | None
-    now: Record
+    before: Mapping[str, Any] | None
+    now: Mapping[str, Any]
 
 
-def last_of(folder: Path) -> dict[str, Record]:
-    """The last result of each job of a campaign. Raises JournalError where there is none."""
-    paths = journal.all_of(folder)
-    if not paths:
-        raise JournalError(f"{folder}: is no folder of a campaign (it has no journal-1-of-1.jsonl)")
-    found: dict[str, Record] = {}
-    for record in journal.records_of(folder):
-        if record["kind"] == "slice" and record["status"] != "failed":
-            found[record["job"]] = record
-    return found
+def changes(ledgers: Sequence[Ledger], baseline: Baseline | None) -> Iterator[Change]:
+    """What has changed since the nights before, and, with a ``baseline``, since that campaign; in order of the jobs.
 
-
-def known_of(folder: Path) -> frozenset[tuple[str, str]]:
-    """The findings of a campaign, as a ledger knows them. Raises JournalError."""
-    return frozenset((name, key) for name, record in last_of(folder).items() if (key := key_of(record)) is not None)
-
-
-def changes(before: dict[str, Record], ledgers: Sequence[Ledger]) -> Iterator[Change]:
-    """What has changed, in the order of the jobs."""
+    What is worse or better is so on the same case, that with which the first slice of a job began; what is larger
+    because it was searched for longer is no change of the build.
+    """
     for ledger in ledgers:
         for name in ledger.jobs:
-            now, then = ledger.last(name), before.get(name)
+            now = ledger.last(name)
             if now is None or now["status"] == "failed":
                 continue
-            how = _how(then, now, ledger)
-            if how is not None:
-                yield Change(how, name, str(now["title"]), then, now)
-
-
-def _how(then: Record | None, now: Record, ledger: Ledger) -> How | None:
-    if key_of(now) is not None:
-        return None if ledger.is_known(now) else "new"
-    if then is None:
-        return None
-    if key_of(then) is not None:
-        return "gone"
-    # On the same case: what is larger because it was searched for longer is no change of the build.
-    kept = next((one["kept"] for one in ledger.slices[now["job"]] if one.get("kept") is not None), None)
-    if kept is None:
-        return None
-    old, new = value_of(then), float(kept)
-    if new > old * (1 + ALIKE):
-        return "worse"
-    return "better" if new < old * (1 - ALIKE) else None
+            if key_of(now) is not None:
+                if not ledger.is_known(now) and now["night"] == ledger.night:
+                    yield Change("new", name, now["title"], None if baseline is None else baseline.last.get(name), now)
+                continue
+            lost = ledger.found_before(name)
+            first = next((one for one in ledger.slices[name] if one.get("before")), None) if baseline else None
+            old = first["before"] if first is not None else None
+            if lost is not None or (old is not None and old["key"] is not None):
+                yield Change("gone", name, now["title"], lost or old, now)
+            elif first is not None and old is not None and first.get("kept") is not None:
+                was, kept = value_of(old), float(first["kept"])
+                if kept > was * (1 + ALIKE) or kept < was * (1 - ALIKE):
+                    how: How = "worse" if kept > was else "better"
+                    yield Change(how, name, now["title"], old, first | {"value": first["kept"]})

@@ -115,6 +115,7 @@ def _of_value(job: Job, task: Mapping[str, Any]) -> Outcome:
         "evaluations": result.evaluations,
         # What goes on from an earlier slice is not had again by a command.
         "command": record.command_of(result) if result.state.searches == 1 else None,
+        "detail": {name: number(one) for name, one in result.measurement.evidence.as_dict().items()} if wrong else None,
         "entry": dumps(record.record(result)) if keeps else None,
         "state": base64.b64encode(result.state.dumps()).decode(),
     }

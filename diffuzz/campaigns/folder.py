@@ -34,6 +34,12 @@ class Folder:
     broken: tuple[str, ...]
 
 
+def shard_of(jobs: Sequence[Job], shard: int, shards: int) -> list[Job]:
+    """The jobs of one of several shards: each job is in one, and they differ by one job at most."""
+    chosen = {job.name for job in sorted(jobs, key=lambda one: one.name)[shard - 1 :: shards]}
+    return [job for job in jobs if job.name in chosen]
+
+
 def is_campaign(path: Path) -> bool:
     """Whether a folder is one of a campaign."""
     return (path / FILE).is_file()
@@ -57,25 +63,26 @@ def read(path: Path) -> Folder:
     try:
         stored = json.loads(file.read_bytes())
         if stored["campaign"] != SCHEMA:
-            raise JournalError(f"{file}: is of another version of diffuzz (schema {stored['campaign']})")
+            raise JournalError(f"{file} is of another version of diffuzz (schema {stored['campaign']})")
         jobs = tuple(map(Job.of_json, stored["jobs"]))
         left_out = tuple(map(str, stored["left_out"]))
     except OSError as error:
-        raise JournalError(f"{path}: is no folder of a campaign ({FILE}: {error.strerror})") from error
+        raise JournalError(f"{path} is no folder of a campaign ({FILE}: {error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError, JobError) as error:
         if isinstance(error, JournalError):
             raise
-        raise JournalError(f"{file}: is not as a campaign writes it; run the campaign again ({error})") from error
-    ledgers, broken = [], []
-    for place in journal.all_of(path).values():
-        found = journal.read(place)
-        broken += [f"{place}: line {number}" for number in found.broken]
-        ledgers.append(_ledger(jobs, found.records))
+        raise JournalError(f"{file} is not as a campaign writes it; run the campaign again ({error})") from error
+    paths = journal.all_of(path)
+    found = {place: journal.read(file) for place, file in paths.items()}
+    broken = [f"{paths[place]}: line {number}" for place, one in found.items() for number in one.broken]
+    # Of several numbers of shards the one that was at work last; the slices of the others count in its ledgers.
+    last = max(
+        found, key=lambda place: max((one.get("time", 0.0) for one in found[place].records), default=0.0), default=None
+    )
+    ledgers = []
+    for (shard, shards), one in found.items():
+        if last is not None and shards == last[1]:
+            own = shard_of(jobs, shard, shards)
+            of = {job.name: versions.of(job) for job in own}
+            ledgers.append(Ledger.of_records(own, of, journal.merged(path, one.records, shards)))
     return Folder(path, jobs, left_out, tuple(ledgers), tuple(broken))
-
-
-def _ledger(jobs: Sequence[Job], records: Sequence[journal.Record]) -> Ledger:
-    """The ledger of a journal, of the jobs that it has."""
-    named = {record["job"] for record in records if record["kind"] == "slice"}
-    own = [job for job in jobs if job.name in named]
-    return Ledger.of_records(own, {job.name: versions.of(job) for job in own}, records)

@@ -87,7 +87,10 @@ class Job:
         if self.kernels:
             (name,) = self.kernels
             return Keep(kernels=kernels.located(kernels.load(name), self.library), properties=wanted)
-        return Keep(self.candidate, properties=wanted, timeout=self.timeout, arrays=self.arrays, device=self.device)
+        return Keep(
+            self.candidate, properties=wanted, timeout=self.timeout, arrays=self.arrays, device=self.device,
+            called=self.called,
+        )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, without what is as it is by default."""

@@ -5,7 +5,7 @@ line counts for nothing: its slice is done again, and it is said. Lines reach th
 the end; a process that is killed loses none, a machine that loses power those of the last second.
 
 Each shard has a journal of its own, ``journal-2-of-8.jsonl``, in the folder that they share; whoever writes to one has
-locked it.
+locked it. Slices that were done in another number of shards count, too. Records have the time at which they were added.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -145,7 +145,7 @@ class Journal:
     def add(self, record: Record) -> None:
         """Append a record. Raises JournalError."""
         try:
-            self._file.write(line(record).encode())
+            self._file.write(line(record | {"time": round(time.time(), 3)}).encode())
             self._file.flush()
             self._behind = True
             if time.monotonic() - self._synced > _EACH:
@@ -170,6 +170,25 @@ class Journal:
 
 
 def records_of(folder: Path) -> Iterator[Record]:
-    """The records of all journals of a folder. Raises JournalError."""
-    for path in all_of(folder).values():
-        yield from read(path).records
+    """The records of all journals of a folder, those of slices in the order of time. Raises JournalError."""
+    found = [record for path in all_of(folder).values() for record in read(path).records]
+    yield from sorted(found, key=_time)
+
+
+def merged(folder: Path, own: Sequence[Record], shards: int) -> list[Record]:
+    """The records of a shard's ``own`` journal, and the slices that were done in other numbers of shards, as those of a
+    night before all others, in the order of time. Raises JournalError.
+    """
+    others: list[Record] = []
+    for (_, split), path in all_of(folder).items():
+        if split != shards:
+            others += [
+                record | {"night": 0, "was": record["night"]}
+                for record in read(path).records
+                if record["kind"] == "slice"
+            ]
+    return sorted([*own, *others], key=_time)
+
+
+def _time(record: Record) -> float:
+    return float(record.get("time", 0.0))

@@ -168,6 +168,16 @@ class Ledger:
         kept, threshold = record.get("kept"), record.get("threshold")
         return kept is not None and threshold is not None and float(kept) > float(threshold)
 
+    def found_before(self, name: str) -> Record | None:
+        """The last finding of a job in the night before the last one in which it was asked, if it was one then and is
+        none now.
+        """
+        found = [one for one in self.slices.get(name, ()) if one["status"] != "failed"]
+        if not found or key_of(found[-1]) is not None or found[-1]["night"] != self.night:
+            return None
+        before = [one for one in found if one["night"] != self.night]
+        return before[-1] if before and key_of(before[-1]) is not None else None
+
     def is_first(self, record: Record) -> bool:
         """Whether a slice that was taken into account is the first of this night that has a new finding of its job."""
         found = [one for one in self.tonight(record["job"]) if key_of(one) is not None]

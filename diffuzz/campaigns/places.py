@@ -266,15 +266,20 @@ def _of_function(name: str, jobs: int | None) -> Place:
             f"--executor {name}: local, dask:local, dask://HOST:PORT or MODULE:FUNCTION is needed, a function that "
             "returns an executor"
         )
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        # As `python -m` has it, wherever the command was found.
+        sys.path.insert(0, os.getcwd())
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise PlaceError(f"--executor {name}: {one_line(error)}") from error
+        raise PlaceError(f"--executor {name}: {one_line(error)}, as seen from {os.getcwd()}") from error
 
     def made() -> tuple[Executor, Callable[[], None]]:
         executor = make()
         if not callable(getattr(executor, "submit", None)) or not callable(getattr(executor, "shutdown", None)):
-            raise PlaceError(f"--executor {name}: it returns a {type(executor).__name__}, which is no executor")
+            raise PlaceError(
+                f"--executor {name}: it returns an object of type {type(executor).__name__}, which is no executor"
+            )
         return executor, lambda: executor.shutdown(wait=False, cancel_futures=True)
 
     return Place(name, jobs or cores(), made)

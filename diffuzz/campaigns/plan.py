@@ -3,6 +3,8 @@
     budget = "2h"                      time of all searches together
     slice = "5s"                       what each job gets in the first round
     seed = 1
+    into = "campaign"                  folder of the journal
+    corpus = "corpus"                  where witnesses are saved
 
     [[jobs]]
     targets = ["matvec", "dequantize"]
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -135,23 +137,28 @@ class Plan:
     budget: float | None = None
     slice: float | None = None
     seed: int | None = None
+    into: Path | None = None
+    corpus: Path | None = None
 
     def jobs(self) -> Jobs:
         """All jobs. Raises PlanError where there are none; RegistryError, UnknownNameError, QuestionError."""
         found: dict[str, Job] = {}
-        left_out: dict[str, None] = {}
+        gathered = _Gathered()
         for part in self.parts:
-            for job in _jobs(part, left_out):
+            for job in _jobs(part, gathered):
                 found.setdefault(job.name, job)
                 if len(found) > MOST_JOBS:
                     raise PlanError(f"the plan has more than {MOST_JOBS} jobs; name fewer things")
         if not found:
-            why = f": {next(iter(left_out))}" if left_out else ""
+            why = f": {next(iter(gathered.left_out))}" if gathered.left_out else ""
             raise PlanError(f"the plan has no job{why}")
-        return Jobs(tuple(found.values()), tuple(left_out))
+        return Jobs(tuple(found.values()), tuple(gathered.left_out))
 
 
-_KEYS = {"budget": seconds, "slice": seconds, "seed": _seed}
+_KEYS: dict[str, Callable[[object], Any]] = {
+    "budget": seconds, "slice": seconds, "seed": _seed,
+    "into": lambda given: Path(_text(given)), "corpus": lambda given: Path(_text(given)),
+}  # fmt: skip
 
 
 def read(path: Path) -> Plan:
@@ -201,7 +208,15 @@ def _check_keys(given: Mapping[str, Any], known: Iterable[str], where: str) -> N
             raise PlanError(f"{where}: there is no key {escaped(key)!r}; there are {', '.join(known)}")
 
 
-def _jobs(part: Part, left_out: dict[str, None]) -> Iterator[Job]:
+@attrs.frozen
+class _Gathered:
+    """What was left out of a plan, a line each, and the kernels of its parts that a target has."""
+
+    left_out: dict[str, None] = attrs.field(factory=dict)
+    taken: set[str] = attrs.field(factory=set)
+
+
+def _jobs(part: Part, gathered: _Gathered) -> Iterator[Job]:
     named = list(targets.names()) if part.targets == (ALL,) else list(part.targets)
     chosen = list(formats.names()) if part.formats == (ALL,) else list(part.formats)
     used: set[str] = set()
@@ -214,14 +229,17 @@ def _jobs(part: Part, left_out: dict[str, None]) -> Iterator[Job]:
         used |= {key for key, _ in settings}
         for values in product(*(values for _, values in settings)):
             params = tuple(zip((key for key, _ in settings), values, strict=True))
-            yield from _of_target(part, name, target, params, left_out)
+            yield from _of_target(part, name, target, params, gathered)
+    for one in part.kernels:
+        if one != ALL and kernels.base(kernels.load(one)) not in gathered.taken:
+            raise PlanError(f"kernels {one}: none of the targets {', '.join(named)} has such an implementation")
     for key in (*(key for key, _ in part.params), *(("format",) if chosen else ())):
         if key not in used:
             raise PlanError(f"{key}: none of the targets {', '.join(named)} has this parameter")
 
 
 def _of_target(
-    part: Part, name: str, target: Target, params: tuple[tuple[str, str], ...], left_out: dict[str, None]
+    part: Part, name: str, target: Target, params: tuple[tuple[str, str], ...], gathered: _Gathered
 ) -> Iterator[Job]:
     """The jobs of a target with these parameters."""
     given = {key: formats.load(value) if key == "format" else value for key, value in params}
@@ -235,13 +253,15 @@ def _of_target(
         if target.contract is None:
             raise QuestionError(f"target {target.name} judges no implementation: its claim is about the arithmetic")
         target.contract_params(given)
-        pairs, single = _kernels(part, target, given, left_out)
+        pairs, single = _kernels(part, target, given, gathered)
     except UnknownNameError:
         raise
     except ValueError as error:
         said = " ".join(f"{key}={value}" for key, value in params)
         why = str(error)
-        left_out[f"{name} {said}".strip() + f": {why if len(why) <= _LONGEST else why[:_LONGEST] + ' ...'}"] = None
+        gathered.left_out[
+            f"{name} {said}".strip() + f": {why if len(why) <= _LONGEST else why[:_LONGEST] + ' ...'}"
+        ] = None
         return
     wanted, required = _properties(part)
     for function, called in _candidates(part):
@@ -265,23 +285,22 @@ def _candidates(part: Part) -> Iterator[tuple[str, str | None]]:
 
 
 def _kernels(
-    part: Part, target: Target, given: Mapping[str, str], left_out: dict[str, None]
+    part: Part, target: Target, given: Mapping[str, str], gathered: _Gathered
 ) -> tuple[Sequence[tuple[str, str]], Sequence[str]]:
     """(the pairs that are compared, the kernels whose properties are asked for). Raises QuestionError."""
     if not part.kernels:
         return (), ()
-    asked = () if part.kernels == (ALL,) else part.kernels
     known = implementations(target, target.contract_params(given))
-    chosen = [name for name in asked if kernels.base(kernels.load(name)) in known]
-    left_out |= {
-        f"{target.name}: kernels {name}: it has no such operation": None for name in asked if name not in chosen
-    }
-    here, missing = _here(chosen or ([] if asked else known), part.library)
-    left_out |= dict.fromkeys(missing)
+    asked = known if part.kernels == (ALL,) else tuple(map(kernels.load, part.kernels))
+    chosen = [one for one in asked if kernels.base(one) in known or kernels.KernelName.parse(one).from_outside]
+    gathered.taken.update(map(kernels.base, chosen))
+    here, missing = _here(chosen, part.library)
+    gathered.left_out.update(dict.fromkeys(missing))
+    absent = [one for one in asked if one not in chosen]
     if len(here) < 2 and not (part.properties or part.require):
-        raise QuestionError(
-            f"kernels: of {', '.join(part.kernels)} it has {', '.join(here) or 'none'} here; two are needed"
-        )
+        said = f", not {', '.join(absent)}" if absent else ""
+        raise QuestionError(f"two kernels are needed, and it has {', '.join(here) or 'none of them'} here{said}")
+    gathered.left_out.update({f"{target.name}: {one}, which it does not have": None for one in absent})
     # A mathematical function in float64 keeps no promise of bits.
     return list(combinations(here, 2)), [name for name in here if name != "exact"]
 

@@ -25,9 +25,10 @@ import attrs
 from diffuzz import __version__, interruption
 from diffuzz.campaigns import journal as journals
 from diffuzz.campaigns import scheduling, versions
+from diffuzz.campaigns.comparing import COMPARED, Baseline
 from diffuzz.campaigns.job import Job
 from diffuzz.campaigns.journal import Journal, Record
-from diffuzz.campaigns.ledger import Ledger
+from diffuzz.campaigns.ledger import Ledger, key_of
 from diffuzz.campaigns.places import Place, PlaceError
 from diffuzz.corpus import files as store
 from diffuzz.corpus import lost
@@ -85,12 +86,6 @@ class Tally:
         return time.monotonic() - self.began
 
 
-def shard_of(jobs: Sequence[Job], shard: int, shards: int) -> list[Job]:
-    """The jobs of one of several shards: each job is in one, and they differ by one job at most."""
-    chosen = {job.name for job in sorted(jobs, key=lambda one: one.name)[shard - 1 :: shards]}
-    return [job for job in jobs if job.name in chosen]
-
-
 def check(jobs: Sequence[Job], asked: Asked, corpus: Path) -> None:
     """Raise BudgetError, or CorpusError, before anything is written, where a campaign could do nothing."""
     store.check_writable(corpus)
@@ -108,8 +103,7 @@ def run(
     corpus: Path,
     place: Place,
     *,
-    known: frozenset[tuple[str, str]] = frozenset(),
-    baseline: Path | None = None,
+    baseline: Baseline | None = None,
     limit: Callable[[float], float] = lambda seconds: FACTOR * seconds + EXTRA,
     on_slice: Callable[[Tally, Record | None], None] = lambda tally, record: None,
 ) -> Tally:
@@ -119,12 +113,13 @@ def run(
     check(jobs, asked, corpus)
     with Journal(folder / journals.name(asked.shard, asked.shards)) as journal:
         of = {job.name: versions.of(job) for job in jobs}
-        records = [*_of_others(folder, asked.shards), *journal.before.records]
-        ledger = Ledger.of_records(jobs, of, records, known)
+        records = journals.merged(folder, journal.before.records, asked.shards)
+        ledger = Ledger.of_records(jobs, of, records, frozenset() if baseline is None else baseline.known)
         if not ledger.unfinished:
             begin = {
-                "kind": "begin", "schema": journals.SCHEMA, "night": ledger.night + 1, "version": __version__,
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "jobs": len(jobs), **attrs.asdict(asked),
+                "kind": "begin", "schema": journals.SCHEMA, "night": 1 + max(ledger.night, _night_of_others(records)),
+                "version": __version__, "jobs": len(jobs), **attrs.asdict(asked),
+                "baseline": None if baseline is None else str(baseline.path),
             }  # fmt: skip
             journal.add(begin)
             ledger.take(begin)
@@ -138,12 +133,8 @@ def run(
         return night.tally
 
 
-def _of_others(folder: Path, shards: int) -> Iterator[Record]:
-    """The slices that were done in other numbers of shards, as those of a night before all others."""
-    for (_, others), path in journals.all_of(folder).items():
-        if others != shards:
-            found = journals.read(path).records
-            yield from (record | {"night": 0} for record in found if record["kind"] == "slice")
+def _night_of_others(records: Sequence[Record]) -> int:
+    return max((int(record.get("was", 0)) for record in records), default=0)
 
 
 @attrs.define(eq=False)
@@ -154,7 +145,7 @@ class _Night:
     place: Place
     journal: Journal
     tally: Tally
-    baseline: Path | None
+    baseline: Baseline | None
     limit: Callable[[float], float]
     on_slice: Callable[[Tally, Record | None], None]
     # Tasks that are out: the job and its round, how often it was tried, and until when it may take.
@@ -221,10 +212,11 @@ class _Night:
         """
         task, began = waiting[0], time.monotonic()
         limit = self.limit(task.seconds)
+        state, old = self._state(task.job.name)
         text = json.dumps(
             {
                 "job": task.job.as_json(), "seconds": task.seconds, "seed": task.seed, "final": task.round == "final",
-                "state": self._state(task.job.name),
+                "state": state,
             }
         )  # fmt: skip
         while True:
@@ -238,25 +230,24 @@ class _Night:
                 _pause(_PAUSE)
         waiting.popleft()
         # The process ends what takes too long; what is waited for here is a machine that has gone.
-        self._out[future] = attrs.evolve(task, limit=limit, until=time.monotonic() + limit + EXTRA)
+        self._out[future] = attrs.evolve(task, limit=limit, until=time.monotonic() + limit + EXTRA, old=old)
 
-    def _state(self, name: str) -> str | None:
+    def _state(self, name: str) -> tuple[str | None, Record | None]:
         """What the next slice of a job begins with, as text; of a new one what the campaign has that this one is
-        compared with.
+        compared with, and that record.
         """
-        record = self.tally.ledger.last(name)
+        record, folder, old = self.tally.ledger.last(name), self.folder, None
+        if record is None and self.baseline is not None:
+            record = old = self.baseline.last.get(name)
+            folder = self.baseline.path
         place = None if record is None else record.get("state")
-        for folder, file in ((self.folder, place), (self.baseline, None)):
-            if folder is None:
-                continue
+        if isinstance(place, str) and Path(place).name == place:
             try:
-                path = folder / STATES / str(file) if file is not None else _latest(folder, name)
-                if path is not None and path.parent == folder / STATES:
-                    return base64.b64encode(path.read_bytes()).decode()
+                return base64.b64encode((folder / STATES / place).read_bytes()).decode(), old
             except OSError:
                 # It is lost; the search begins anew.
-                continue
-        return None
+                pass
+        return None, None
 
     def _take(self, future: Future[str], task: _Task, waiting: deque[_Task]) -> None:
         try:
@@ -299,8 +290,11 @@ class _Night:
         } | outcome  # fmt: skip
         if entry is not None:
             record |= self._saved(str(entry))
+        if task.old is not None:
+            record["before"] = {key: task.old.get(key) for key in COMPARED} | {"key": key_of(task.old)}
         if state is not None:
-            file = f"{name}.{ledger.night}.{task.round}.npz"
+            shard = f".{self.asked.shard}-{self.asked.shards}" if self.asked.shards > 1 else ""
+            file = f"{name}{shard}.{ledger.night}.{task.round}.npz"
             try:
                 (self.folder / STATES).mkdir(parents=True, exist_ok=True)
                 replace(self.folder / STATES / file, (base64.b64decode(state),), mode=0o644)
@@ -351,12 +345,8 @@ class _Task:
     attempts: int = 0
     limit: float = 0.0
     until: float = 0.0
-
-
-def _latest(folder: Path, name: str) -> Path | None:
-    """The state of a job in the folder of a campaign, the last that was written."""
-    found = (folder / STATES).glob(f"{name}.*.npz")
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    # The slice of another campaign that this one goes on from.
+    old: Record | None = None
 
 
 def _pause(seconds: float) -> None:

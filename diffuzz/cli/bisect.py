@@ -74,7 +74,7 @@ def command(
 
     Each build that is asked is asked in a process of its own. One that cannot be asked is passed over.
     """
-    from diffuzz.campaigns.bisecting import bisect
+    from diffuzz.campaigns.bisecting import BisectError, bisect
     from diffuzz.cli.progress import line_printer
     from diffuzz.corpus import files
     from diffuzz.corpus.entry import Counterexample
@@ -90,6 +90,7 @@ def command(
         candidate, library = (MARK, None) if found.candidate is not None else (None, MARK)
     options = {"candidate": candidate, "library": library, "arrays": arrays, "device": device}
     say = line_printer()
+    reasons: dict[str, str] = {}
 
     def ask(build: str) -> Answer:
         if before is not None:
@@ -103,11 +104,16 @@ def command(
         return told(build, *_answer(subprocess.run(line, capture_output=True, text=True, check=False)))
 
     def told(build: str, answer: Answer, why: str) -> Answer:
+        reasons[build] = why
         if say is not None:
             say(f"{build}: {answer}: {why}")
         return answer
 
-    result = bisect(builds, ask)
+    try:
+        result = bisect(builds, ask)
+    except BisectError as error:
+        last = next(reversed(reasons.values()), "")
+        raise BisectError(f"{error}: {last}" if last else str(error)) from error
     if as_json:
         print_json(bisect_json(entry, result))
     else:

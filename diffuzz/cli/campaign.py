@@ -73,25 +73,35 @@ class _Shard(click.ParamType):  # type: ignore[type-arg]
 def command() -> None:
     """Search many jobs, in rounds, night after night, on one machine or many.
 
-    `campaign PLAN.toml` runs a plan, or goes on with it where it was; so does `campaign --target NAME ...`, without a
+    `campaign PLAN.toml` runs a plan, or goes on with it where it was; so does `campaign --targets NAME,...`, without a
     file. `campaign run --help` says what its options are.
     """
 
 
 @command.command("run")
 @click.argument("plan_file", required=False, metavar="[PLAN.toml]", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--targets", metavar="T,...", help="Targets, or all.")
-@click.option("--params", "settings", multiple=True, metavar="KEY=V,...", help="Values of a parameter (repeatable).")
-@click.option("--formats", metavar="F,...", help="Block formats, or all.")
+@click.option("--targets", "--target", "targets", metavar="T,...", help="Targets, or all.")
+@click.option(
+    "--params", "--param", "settings", multiple=True, metavar="KEY=V,...", help="Values of a parameter (repeatable)."
+)
+@click.option("--formats", "--format", "formats", metavar="F,...", help="Block formats, or all.")
 @click.option(
     "--candidates",
+    "--candidate",
+    "candidates",
     multiple=True,
     metavar="[NAME=]FUNCTION",
     shell_complete=completed("files"),
     help="A function to judge (repeatable); NAME stands for it in the next campaign, too.",
 )
 @click.option("--kernels", metavar="A,B,...", help="Implementations, of which every pair is compared, or all.")
-@click.option("--properties", metavar="P,...", help="Properties of the candidates and kernels, or all.")
+@click.option(
+    "--properties",
+    "--property",
+    "properties",
+    metavar="P,...",
+    help="Properties of the candidates and kernels, or all.",
+)
 @click.option("--require", metavar="P,...", help="Properties of which it is a finding that they are not kept.")
 @LIBRARY
 @click.option(
@@ -115,13 +125,10 @@ def command() -> None:
 @click.option("--shard", type=_Shard(), default="1/1", help="Do the I-th of N parts of the jobs, without any server.")
 @click.option(
     "--into",
-    "folder",
     type=FOLDER,
-    default=DEFAULT_FOLDER,
-    show_default=True,
-    help="Folder of the journal, from which a campaign goes on.",
+    help=f"Folder of the journal, from which a campaign goes on [default: the plan's, or {DEFAULT_FOLDER}].",
 )
-@click.option("--corpus", type=FOLDER, default=DEFAULT_CORPUS, show_default=True, help="Where witnesses are saved.")
+@click.option("--corpus", type=FOLDER, help=f"Where witnesses are saved [default: the plan's, or {DEFAULT_CORPUS}].")
 @click.option(
     "--baseline",
     type=FOLDER,
@@ -148,8 +155,8 @@ def run(
     jobs: int | None,
     executor: str,
     shard: tuple[int, int],
-    folder: Path,
-    corpus: Path,
+    into: Path | None,
+    corpus: Path | None,
     baseline: Path | None,
     html: Path | None,
     annotations: bool | None,
@@ -172,10 +179,10 @@ def run(
     planned = _plan(plan_file, named)
     if html is not None:
         check_writable("--html", html, *([plan_file] if plan_file is not None else []))
-    before = None if baseline is None else comparing.last_of(baseline)
-    known = frozenset() if baseline is None else comparing.known_of(baseline)
+    folder, corpus = into or planned.into or DEFAULT_FOLDER, corpus or planned.corpus or DEFAULT_CORPUS
+    old = None if baseline is None else comparing.Baseline.read(baseline)
     found = planned.jobs()
-    own = running.shard_of(found.jobs, *shard)
+    own = folders.shard_of(found.jobs, *shard)
     asked = _asked(planned, len(found.jobs), len(own), budget, first, seed, shard, folder)
     running.check(own, asked, corpus)
     interrupted = False
@@ -194,18 +201,20 @@ def run(
     with places.place(executor, jobs) as place:
         try:
             folders.write(folder, found)
-            tally = running.run(own, asked, folder, corpus, place, known=known, baseline=baseline, on_slice=watch)
+            tally = running.run(own, asked, folder, corpus, place, baseline=old, on_slice=watch)
         except KeyboardInterrupt:
             interrupted = True
         except places.PlaceError as error:
-            return complain(f"{error}; what has come back is in {folder}, and the same command goes on", MISSING)
+            done = tally is not None and tally.slices
+            rest = f"; what has come back is in {folder}, and the same command goes on" if done else ""
+            return complain(f"{error}{rest}", MISSING if done else BAD_INPUT)
     if tally is None:
         return INTERRUPTED
     from diffuzz.cli.campaign_json import campaign_json
 
     said = campaign_json(
         folder, [tally.ledger], planned=len(own), left_out=found.left_out, retried=tally.retried,
-        broken=tally.broken, changes=None if before is None else comparing.changes(before, [tally.ledger]),
+        broken=tally.broken, seconds=tally.seconds, changes=comparing.changes([tally.ledger], old),
         interrupted=interrupted,
     )  # fmt: skip
     return _told(said, tally.unsaved, html, annotations, quiet=quiet, verbose=verbose, as_json=as_json)
@@ -234,10 +243,14 @@ def status_json(found: Folder, baseline: Path | None) -> dict[str, Any]:
     from diffuzz.campaigns import comparing
     from diffuzz.cli.campaign_json import campaign_json
 
-    before = None if baseline is None else comparing.last_of(baseline)
+    if baseline is None:
+        # That of the last night, if it is there still.
+        named = next((one.begun.get("baseline") for one in found.ledgers if one.begun), None)
+        baseline = Path(named) if named and Path(named).is_dir() else None
+    old = None if baseline is None else comparing.Baseline.read(baseline)
     return campaign_json(
         found.path, found.ledgers, planned=len(found.jobs), left_out=found.left_out, broken=found.broken,
-        changes=None if before is None else comparing.changes(before, found.ledgers),
+        changes=comparing.changes(found.ledgers, old),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffuzz.campaigns.comparing import Change
+    from diffuzz.campaigns.job import Job
     from diffuzz.campaigns.journal import Record
     from diffuzz.campaigns.ledger import Ledger
 
@@ -23,8 +24,9 @@ def campaign_json(
     left_out: Iterable[str] = (),
     broken: Iterable[str] = (),
     retried: Iterable[str] = (),
-    changes: Iterable[Change] | None = None,
+    changes: Iterable[Change] = (),
     interrupted: bool = False,
+    seconds: float | None = None,
 ) -> Object:
     """What a campaign of so many ``planned`` jobs has found, job by job and target by target."""
     from diffuzz.corpus.environment import environment
@@ -32,7 +34,6 @@ def campaign_json(
     results = [_result(ledger, name) for ledger in ledgers for name in ledger.jobs]
     begun = [one for one in results if one["status"] is not None]
     found = [one for one in begun if one["finding"]]
-    compared = None if changes is None else [_change(one) for one in changes]
     return {
         "campaign": str(folder),
         "night": max((ledger.night for ledger in ledgers), default=0),
@@ -43,13 +44,18 @@ def campaign_json(
         "begun": len(begun),
         "settled": sum(one["settled"] for one in begun),
         "spent_s": round(sum(ledger.spent() for ledger in ledgers), 3),
+        "seconds": None if seconds is None else round(seconds, 3),
         "evaluations": sum(one["evaluations"] for one in begun),
+        "evaluations_tonight": sum(
+            int(one["evaluations"]) for ledger in ledgers for name in ledger.jobs for one in ledger.tonight(name)
+        ),
+        "baseline": next((ledger.begun.get("baseline") for ledger in ledgers if ledger.begun), None),
         "findings": len(found),
         "new": sum(one["new"] for one in found),
         "failed": sum(one["status"] == "failed" for one in begun),
         "targets": _targets(begun),
         "jobs": results,
-        "changes": compared,
+        "changes": [_change(one) for one in changes],
         "left_out": list(left_out),
         "broken_lines": list(broken),
         "retried": list(retried),
@@ -65,6 +71,7 @@ def _result(ledger: Ledger, name: str) -> Object:
     # A slice that only made the case simpler, or failed tonight, says less of what was found than the one before.
     said: Mapping[str, Any] = (ledger.last(name) or last) if last.get("status") == "searched" else last
     finding = bool(said.get("finding"))
+    witness = next((str(one["witness"]) for one in reversed(slices) if one.get("witness")), None)
     return {
         "job": name,
         "title": job.title,
@@ -80,23 +87,32 @@ def _result(ledger: Ledger, name: str) -> Object:
         "finding": finding,
         "new": finding and said.get("night") == ledger.night and not ledger.is_known(dict(said)),
         "settled": said.get("stopped") in OVER,
+        "property": job.keeps,
         "why": said.get("failure") or said.get("why"),
+        "failure": said.get("failure"),
+        "detail": said.get("detail"),
         "code": said.get("code"),
-        "witness": next((one["witness"] for one in reversed(slices) if one.get("witness")), None),
-        "command": said.get("command") or _shown(slices),
+        "witness": witness,
+        "command": _command(job, witness) or said.get("command"),
+        "search": said.get("command"),
         "candidate": job.called or job.candidate,
+        "function": job.candidate,
         "slices": len(slices),
         "seconds": round(sum(float(one["spent"]) for one in slices), 3),
         "evaluations": sum(int(one["evaluations"]) for one in slices),
     }
 
 
-def _shown(slices: Sequence[Record]) -> str | None:
-    """The command that shows the witness."""
-    import shlex
+def _command(job: Job, witness: str | None) -> str | None:
+    """The command that asks whether the witness still shows it, or else shows the witness."""
+    from diffuzz.cli.saving import command_line
 
-    found = next((one["witness"] for one in reversed(slices) if one.get("witness")), None)
-    return None if found is None else f"python -m diffuzz show {shlex.quote(str(found))}"
+    if witness is None:
+        return None
+    if job.candidate is None:
+        return command_line("show", witness)
+    named = job.candidate if job.called is None else f"{job.called}={job.candidate}"
+    return command_line("replay", "--judge", witness, "--candidate", named)
 
 
 def share(result: Mapping[str, Any]) -> float:
@@ -131,8 +147,8 @@ def _targets(results: Sequence[Object]) -> list[Object]:
 
 
 def _change(one: Change) -> Object:
-    def told(record: Record | None) -> Object | None:
-        keys = ("verdict", "value", "kept", "why", "witness", "of")
-        return None if record is None else {key: record.get(key) for key in keys}
+    from diffuzz.campaigns.comparing import COMPARED
 
-    return {"how": one.how, "job": one.job, "title": one.title, "before": told(one.before), "now": told(one.now)}
+    before = None if one.before is None else {key: one.before.get(key) for key in COMPARED}
+    now = {key: one.now.get(key) for key in COMPARED}
+    return {"how": one.how, "job": one.job, "title": one.title, "before": before, "now": now}

@@ -13,7 +13,9 @@ Object = Mapping[str, Any]
 # Findings that are new, and those that were known before and lines about what was left out, that are told without
 # --verbose.
 _MANY, _FEW = 20, 10
-HEADINGS = ("target", "jobs", "over", "found", "largest", "of", "share", "by")
+# Cases that say little.
+_LITTLE = 100
+HEADINGS = ("target", "jobs", "done", "found", "largest", "of", "share", "by")
 
 
 def campaign_text(said: Object, *, verbose: bool = False) -> str:
@@ -21,10 +23,17 @@ def campaign_text(said: Object, *, verbose: bool = False) -> str:
     lines = [answer(said), ""]
     rows = [target_row(one) for one in said["targets"]]
     if rows:
-        lines += [*fitting(HEADINGS, rows, ("by", "of", "over")), ""]
+        lines += [*fitting(HEADINGS, rows, ("by", "of", "done")), ""]
     lines += _findings(said, verbose)
-    for change in said["changes"] or ():
-        lines += [] if change["how"] == "new" else [_change(change)]
+    lines += [_change(change) for change in said["changes"] if change["how"] != "new"]
+    lines += [*_kept(said), *_agreeing(said)]
+    few = sum(
+        one["status"] == "searched" and not one["settled"] and one["evaluations"] < _LITTLE for one in said["jobs"]
+    )
+    if few:
+        lines.append(
+            f"{_count(few, 'job')} of those that go on looked at fewer than {_LITTLE} cases: longer slices look at more"
+        )
     failed: dict[str, list[str]] = {}
     for one in said["jobs"]:
         if one["status"] == "failed":
@@ -42,22 +51,49 @@ def campaign_text(said: Object, *, verbose: bool = False) -> str:
 
 def answer(said: Object) -> str:
     """One line: what was found, in how many jobs, for how much."""
-    count = (
-        f"{said['begun']:,} of {said['planned']:,} jobs"
-        if said["begun"] < said["planned"]
-        else f"{said['begun']:,} jobs"
-    )
-    known = said["findings"] - said["new"]
-    found = "nothing new" if not said["new"] else f"{said['new']} new finding" + "s" * (said["new"] > 1)
+    begun, planned, known = said["begun"], said["planned"], said["findings"] - said["new"]
+    count = _count(begun, "job") if begun == planned else f"{begun:,} of {_count(planned, 'job')}"
+    found = "nothing new" if not said["new"] else _count(said["new"], "new finding")
     found += f", {known} known" if known else ""
-    how = f"night {said['night']}, {duration(said['spent_s'])} of search, {said['evaluations']:,} cases"
-    how += f", seed {said['seed']}"
+    clock = "" if said["seconds"] is None else f" in {duration(said['seconds'])}"
+    how = f"night {said['night']}, {duration(said['spent_s'])} of search{clock}, "
+    how += f"{_count(said['evaluations_tonight'], 'case')}, seed {said['seed']}"
     rest = ""
     if said["interrupted"]:
         rest = "; interrupted: the same command goes on"
-    elif not said["finished"] and said["begun"]:
+    elif not said["finished"] and said["night"]:
         rest = "; not finished: the same command goes on"
     return f"{found} in {count} ({how}){rest}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def _kept(said: Object) -> list[str]:
+    """A line for each implementation that was asked for properties: which it keeps, and which it does not."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for one in said["jobs"]:
+        if one["property"] is not None and one["status"] == "searched":
+            who = one["title"].removesuffix(f" {one['property']}")
+            found.setdefault(who, {}).setdefault(one["verdict"], []).append(one["property"])
+    return [
+        f"properties  {who}: " + "; ".join(f"{status} {', '.join(names)}" for status, names in sorted(by.items()))
+        for who, by in found.items()
+    ]
+
+
+def _agreeing(said: Object) -> list[str]:
+    """A line for each target of which kernels were compared: how many pairs agree in which way, as far as was seen."""
+    found: dict[str, dict[str, int]] = {}
+    for one in said["jobs"]:
+        if one["agreement"] is not None:
+            by = found.setdefault(one["target"], {})
+            by[one["agreement"]] = by.get(one["agreement"], 0) + 1
+    return [
+        f"pairs  {target}: " + ", ".join(f"{count:,} agree {how}" for how, count in by.items())
+        for target, by in found.items()
+    ]
 
 
 def target_row(one: Object) -> tuple[str, ...]:
@@ -97,7 +133,7 @@ def _finding(how: str, one: Object) -> list[str]:
     value = "" if one["value"] is None else f" {_number(one['value'])}"
     than = ""
     if one["value"] is not None and one["threshold"] is not None:
-        than = f", where {'at most' if one['judges'] else 'the claim is more than'} {_number(one['threshold'])}"
+        than = f", where {_allowed(one)}"
     why = f": {one['why']}" if one["why"] else ""
     said = f"they agree {one['agreement']}," if one["agreement"] else one["verdict"]
     lines = [f"{how}  {one['title']}: {said}{value}{than}{why}"]
@@ -105,10 +141,14 @@ def _finding(how: str, one: Object) -> list[str]:
     return lines + ([f"       {one['command']}"] if one["command"] else [])
 
 
+def _allowed(one: Object) -> str:
+    threshold = _number(one["threshold"])
+    return f"at most {threshold} is allowed" if one["judges"] else f"the claim is more than {threshold}"
+
+
 def _change(change: Object) -> str:
-    before, now = change["before"], change["now"]
-    said = _told(now) if now["kept"] is None or change["how"] == "gone" else _number(now["kept"])
-    return f"{change['how']}  {change['title']}: {_told(before)} before, {said} now"
+    before = "not asked" if change["before"] is None else _told(change["before"])
+    return f"{change['how']}  {change['title']}: {before} before, {_told(change['now'])} now"
 
 
 def _told(one: Object) -> str:

@@ -107,8 +107,9 @@ class Compare:
 class Keep:
     """Whether an implementation keeps ``properties`` (see diffuzz.judging.properties), all of them by default.
 
-    ``implementation``, ``timeout``, ``arrays`` and ``device`` are those of a ``Judge``; or ``implementation`` is None,
-    and ``kernels`` the name of an implementation of the operation. ``python -m diffuzz search --property`` asks it.
+    ``implementation``, ``timeout``, ``arrays``, ``device`` and ``called``, its name, are those of a ``Judge``; or
+    ``implementation`` is None, and ``kernels`` the name of an implementation of the operation. ``python -m diffuzz
+    search --property`` asks it.
 
     Raises HandingError for arrays and devices that there are none of.
     """
@@ -119,6 +120,7 @@ class Keep:
     timeout: float = attrs.field(default=10.0, kw_only=True)
     arrays: str | None = attrs.field(default=None, kw_only=True)
     device: str | None = attrs.field(default=None, kw_only=True)
+    called: str | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         _handing(self)
@@ -133,6 +135,8 @@ class Keep:
         """What messages call it."""
         if self.kernels is not None:
             return kernels.unlocated(self.kernels)
+        if self.called is not None:
+            return self.called
         return Judge(self.implementation).name if self.implementation is not None else CANDIDATE
 
 

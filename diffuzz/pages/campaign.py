@@ -18,15 +18,14 @@ def page(data: Data) -> str:
     jobs = list(data["jobs"])
     found = sorted((one for one in jobs if one["finding"]), key=lambda one: not one["new"])
     new = int(data["new"])
-    answer = (
-        f"{new} new finding{'s' * (new != 1)} in {data['begun']} jobs"
-        if new
-        else f"nothing new in {data['begun']} jobs"
-    )
+    known = len(found) - new
+    answer = f"{new} new finding{'s' * (new != 1)}" if new else "nothing new"
+    answer += f", {known} known" if known else ""
+    answer += f" in {data['begun']} job{'s' * (data['begun'] != 1)}"
     facts: list[tuple[str, Child]] = [
-        ("jobs", f"{data['planned']:,} planned, {data['begun']:,} begun, {data['settled']:,} over"),
+        ("jobs", f"{data['planned']:,} planned, {data['begun']:,} begun, {data['settled']:,} done"),
         ("findings", f"{data['findings']:,}, of which {new:,} are new"),
-        ("search", f"{data['spent_s']:,.0f} s in night {data['night']}, {data['evaluations']:,} cases in all"),
+        ("search", f"{data['spent_s']:,.0f} s in night {data['night']}, {data['evaluations']:,} cases in all nights"),
         ("seed", str(data["seed"])),
     ]
     if not data["finished"]:
@@ -87,7 +86,7 @@ def _targets(targets: list[Data]) -> Markup:
              "" if one["share"] is None else f"{100 * one['share']:.4g} %",
              "" if most is None else str(most["title"]).removeprefix(str(one["target"])).strip())
         )  # fmt: skip
-    heads = ("target", "jobs", "over", "findings", "new", "largest value", "of", "share", "by the job")
+    heads = ("target", "jobs", "done", "findings", "new", "largest value", "of", "share", "by the job")
     return table("Targets", heads, rows)
 
 
@@ -98,8 +97,9 @@ def _failed(jobs: list[Data]) -> Markup:
 
 def _jobs(jobs: list[Data]) -> Markup:
     rows = [
-        (str(one["title"]), str(one["verdict"] or one["status"] or "not begun"), _value(one["value"]),
-         _value(one["bound"]), _value(one["threshold"]), "over" if one["settled"] else "", f"{one['slices']:,}",
+        (str(one["title"]), str(one["agreement"] or one["verdict"] or one["status"] or "not begun"),
+         _value(one["value"]), _value(one["bound"]), _value(one["threshold"]),
+         "done" if one["settled"] else "", f"{one['slices']:,}",
          f"{one['seconds']:,.1f}", f"{one['evaluations']:,}")
         for one in jobs
     ]  # fmt: skip

@@ -190,9 +190,11 @@ def _checked(result: Mapping[str, Any]) -> Iterator[Finding]:
 def _of_job(job: Mapping[str, Any]) -> Finding:
     """A job of a campaign: an error where it is a new finding, a warning where it is a known one or was not asked."""
     target, status, title = _text(job, "target"), _text(job, "status"), _text(job, "title")
-    candidate, witness = _text(job, "candidate", None), _text(job, "witness", None)
-    why = _text(job, "why", None)
-    said = " ".join(map(str, filter(None, (job.get("verdict"), _value(job.get("value")), why))))
+    why, witness = _text(job, "why", None), _text(job, "witness", None)
+    if job.get("value") is not None and job.get("finding"):
+        said = _confirmed({**job, "candidate": job.get("function")}, title)
+    else:
+        said = f"{title}: {job.get('verdict')}; {why}" if why else f"{title}: {job.get('verdict')}"
     level: Level = "none"
     code = 0
     if status == "failed":
@@ -200,8 +202,9 @@ def _of_job(job: Mapping[str, Any]) -> Finding:
     elif job.get("finding"):
         new = bool(job.get("new"))
         level, code = ("error", 1) if new else ("warning", 0)
-        said = f"{'new' if new else 'known'}: {title}: {said}"
-    places = [place_of_function(candidate) if candidate else None, Place(witness, 1) if witness else None]
+        said = f"{'new' if new else 'known'}: {said}"
+    function = _text(job, "function", None)
+    places = [place_of_function(function) if function else None, Place(witness, 1) if witness else None]
     known = [place for place in places if place is not None]
     return Finding(
         rule=target,
@@ -213,10 +216,6 @@ def _of_job(job: Mapping[str, Any]) -> Finding:
         others=tuple(known[1:]),
         command=_text(job, "command", None),
     )
-
-
-def _value(value: object) -> str:
-    return "" if value is None else f"{float(str(value)):.7g}"
 
 
 def _compared(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Finding:

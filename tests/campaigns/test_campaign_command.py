@@ -58,6 +58,7 @@ def test_night_after_night(plan: Path) -> None:
     (new,) = [one for one in said["jobs"] if one["new"]]
     assert (new["title"], new["verdict"], new["candidate"]) == ("softmax mine", "CONFIRMED", "mine")
     assert (plan / new["witness"]).is_file()
+    assert new["command"] == f"python -m diffuzz replay --judge {new['witness']} --candidate mine=k.py:kernel"
     failed = {one["title"]: one["why"] for one in said["jobs"] if one["status"] == "failed"}
     assert set(failed) == {"softmax k.py:nothing", "softmax k.py:nothing repeat"}
     second = _diffuzz(plan, "p.toml")
@@ -70,7 +71,13 @@ def test_night_after_night(plan: Path) -> None:
     )
     (plan / "p.toml").write_text(_PLAN.replace(', "k.py:nothing"', ""))
     (plan / "k.py").write_text(_KERNELS.format(factor=1.0))
-    third = _diffuzz(plan, "p.toml", "--into", "mended", "--baseline", "campaign", "--html", "page.html")
+    same = _diffuzz(plan, "p.toml")
+    assert "gone  softmax mine: " in same.stdout, same.stdout
+    assert "properties  softmax mine: kept repeat" in same.stdout
+    (plan / "k.py").write_text(_KERNELS.format(factor=0.9))
+    _diffuzz(plan, "p.toml", "--into", "old")
+    (plan / "k.py").write_text(_KERNELS.format(factor=1.0))
+    third = _diffuzz(plan, "p.toml", "--into", "mended", "--baseline", "old", "--html", "page.html")
     assert third.returncode == 0, third.stdout + third.stderr
     assert "gone  softmax mine" in third.stdout
     assert "softmax mine" in (plan / "page.html").read_text()
@@ -98,7 +105,10 @@ def test_status_and_report(plan: Path) -> None:
             ("error", 1), ("warning", 2), ("warning", 2),
         ]  # fmt: skip
         assert "softmax mine" in (plan / "r.html").read_text()
-        assert "softmax mine" in (plan / "r.sarif").read_text()
+        # As of a search: what is wrong, at the line of the function.
+        sarif = (plan / "r.sarif").read_text()
+        assert "softmax mine is wrong: element" in sarif
+        assert '"k.py"' in sarif
 
 
 def test_ctrl_c_and_on(plan: Path) -> None:
@@ -138,10 +148,10 @@ def test_ctrl_c_and_on(plan: Path) -> None:
         (["--targets", "softmax", "--params", "n"], "--params n: KEY=VALUE"),
         (["--targets", "softmax", "--shard", "9/8"], "'9/8' is not I/N"),
         (["--targets", "softmax", "--executor", "nowhere"], "--executor nowhere"),
-        (["p.toml", "--baseline", "nowhere"], "nowhere: is no folder of a campaign"),
+        (["p.toml", "--baseline", "nowhere"], "nowhere is no folder of a campaign"),
         (["p.toml", "--html", "nowhere/page.html"], "there is no folder nowhere"),
         (["--targets", "all", "--budget", "1s"], "budget: 1 s for 31 jobs are less than 0.1 s each"),
-        (["status", "nowhere"], "nowhere: is no folder of a campaign"),
+        (["status", "nowhere"], "nowhere is no folder of a campaign"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], said: str, plan: Path) -> None:
@@ -169,4 +179,4 @@ def test_a_broken_journal_is_told(plan: Path) -> None:
     (plan / "campaign" / "campaign.json").write_text("{}")
     status = _diffuzz(plan, "status")
     assert (status.returncode, status.stderr.count("\n")) == (2, 1)
-    assert "campaign.json: is not as a campaign writes it" in status.stderr
+    assert "campaign.json is not as a campaign writes it" in status.stderr

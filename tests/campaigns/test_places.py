@@ -175,3 +175,12 @@ def test_a_cluster_whose_workers_are_killed(tmp_path: Path) -> None:
     assert {name: verdict for name, (verdict, _) in found.items()} == {
         name: verdict for name, (verdict, _) in wanted.items()
     }
+
+
+def test_an_entry_has_the_name_that_the_plan_gives(tmp_path: Path) -> None:
+    """Of a property, too: with that name it is replayed, wherever the function is then."""
+    (tmp_path / "k.py").write_text("import os\n\ndef f(z):\n    os._exit(3)\n")
+    job = Job("softmax", candidate=f"{tmp_path / 'k.py'}:f", called="mine", keeps="repeat")
+    outcome = json.loads(in_process(_task(job), 60))
+    assert outcome["finding"], outcome
+    assert json.loads(outcome["entry"])["candidate"] == "mine"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from diffuzz.campaigns import plan
+from diffuzz.campaigns.folder import shard_of
 from diffuzz.campaigns.job import Job
 from diffuzz.campaigns.plan import Part, Plan, PlanError
-from diffuzz.campaigns.running import shard_of
 from diffuzz.registry import RegistryError
 
 
@@ -84,9 +84,11 @@ def test_shards_are_a_partition() -> None:
 def test_a_file(tmp_path: Path) -> None:
     """Time and seed, and parts."""
     file = tmp_path / "p.toml"
-    file.write_text('budget = "2h"\nslice = 2\nseed = 3\n[[jobs]]\ntargets = "softmax"\nparams = {n = [3, 4]}\n')
+    file.write_text(
+        'budget = "2h"\nslice = 2\nseed = 3\ninto = "c"\n[[jobs]]\ntargets = "softmax"\nparams = {n = [3, 4]}\n'
+    )
     found = plan.read(file)
-    assert (found.budget, found.slice, found.seed) == (7200.0, 2.0, 3)
+    assert (found.budget, found.slice, found.seed, found.into, found.corpus) == (7200.0, 2.0, 3, Path("c"), None)
     assert [job.title for job in found.jobs().jobs] == ["softmax n=3", "softmax n=4"]
 
 
@@ -126,7 +128,8 @@ def test_complaints(text: str, said: str, tmp_path: Path) -> None:
         ({"targets": ["softmax", "rope"], "params": {"k": 3}}, "k: none of the targets softmax, rope"),
         ({"targets": "softmax", "params": {"n": -3}}, "the plan has no job: softmax n=-3"),
         ({"targets": "chain", "kernels": "all"}, "the plan has no job: chain: .*judges no implementation"),
-        ({"targets": "softmax", "kernels": "exact"}, "two are needed"),
+        ({"targets": "softmax", "kernels": "exact"}, "two kernels are needed"),
+        ({"targets": "softmax", "kernels": ["exact", "apr", "nope"]}, "kernels nope: none of the targets softmax has"),
         ({"targets": "softmax", "kernels": "all", "properties": "odd"}, "odd"),
         ({"targets": "softmax", "candidates": "nowhere.py:f"}, "nowhere.py"),
     ],

@@ -19,6 +19,7 @@ from made_up_places import Outcome, searched
 
 from diffuzz.campaigns import folder as folders
 from diffuzz.campaigns import journal, running
+from diffuzz.campaigns.comparing import Baseline, changes
 from diffuzz.campaigns.job import Job
 from diffuzz.campaigns.journal import Record
 from diffuzz.campaigns.plan import Jobs
@@ -158,28 +159,50 @@ def test_what_fails_is_told(tmp_path: Path) -> None:
 
 
 def test_a_baseline(tmp_path: Path) -> None:
-    """The states of another campaign are what this one begins with, and its findings are known."""
+    """The states of another campaign are what this one begins with; what is worse or better is so on the same case."""
     _run(tmp_path / "old")
     old = {one["job"]: one["value"] for one in _slices(tmp_path / "old")}
-    _run(tmp_path / "new", baseline=tmp_path / "old", asked=Asked(18.0, 2.0, 77))
+    baseline = Baseline.read(tmp_path / "old")
+    changed = {"3": 2.0, "4": 0.5}
+
+    def other(task: dict[str, Any]) -> Outcome:
+        outcome = searched(task)
+        factor = changed.get(dict(task["job"]["params"])["n"], 1.0)
+        return outcome | {"kept": old[Job.of_json(task["job"]).name] * factor}
+
+    tally = _run(tmp_path / "new", other, baseline=baseline, asked=Asked(18.0, 2.0, 77))
     first = {one["job"]: one["value"] for one in _slices(tmp_path / "new") if one["round"] == 0}
     assert all(first[name] >= old[name] for name in old)
+    # However much longer the old one is searched meanwhile.
+    _run(tmp_path / "old")
+    found = [(one.how, one.title) for one in changes([tally.ledger], Baseline.read(tmp_path / "old"))]
+    assert found == [("worse", "softmax n=3"), ("better", "softmax n=4")]
 
 
 def test_shards(tmp_path: Path) -> None:
-    """Several of them write to one folder, at any time, and their status is one; other numbers of shards go on, too."""
+    """Several of them write to one folder, at any time, and their status is one; other numbers of shards go on, too,
+    and back again, and no job is counted twice.
+    """
     folders.write(tmp_path, Jobs(tuple(_JOBS), ()))
-    for shard in (2, 1):
-        own = running.shard_of(_JOBS, shard, 2)
-        with made_up_places.place() as place:
-            run(own, Asked(30.0, 2.0, 5, shard, 2), tmp_path, tmp_path / "corpus", place)
-    found = folders.read(tmp_path)
-    assert len(found.ledgers) == 2
-    assert sorted(name for ledger in found.ledgers for name in ledger.slices) == sorted(job.name for job in _JOBS)
-    before = {one["job"]: one["value"] for one in _slices(tmp_path)}
-    _run(tmp_path, asked=Asked(20.0, 2.0, 6))
-    after = {one["job"]: one["value"] for one in _slices(tmp_path)}
-    assert all(after[name] >= before[name] for name in before)
+    best: dict[str, float] = {}
+    for turn, shards in enumerate((2, 1, 3, 2)):
+        for shard in range(1, shards + 1):
+            own = folders.shard_of(_JOBS, shard, shards)
+            with made_up_places.place() as place:
+                run(own, Asked(30.0, 2.0, turn, shard, shards), tmp_path, tmp_path / "corpus", place)
+        found = folders.read(tmp_path)
+        assert len(found.ledgers) == shards
+        names = [name for ledger in found.ledgers for name in ledger.jobs]
+        assert sorted(names) == sorted(job.name for job in _JOBS)
+        assert {ledger.night for ledger in found.ledgers} == {turn + 1}
+        for ledger in found.ledgers:
+            for name in ledger.jobs:
+                last = ledger.last(name)
+                assert last is not None
+                # Nothing that was reached is lost.
+                assert last["value"] >= best.get(name, 0.0)
+                best[name] = last["value"]
+                assert (tmp_path / "states" / last["state"]).is_file()
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
