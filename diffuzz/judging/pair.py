@@ -186,8 +186,10 @@ def _differing(contract: Contract, p: Params, arrays: Arrays, one: _Side, other:
         first, unexplained, exact = int(differ[row].argmax()), None, None
         if EXACT in contract.kernels(p):
             exact = float(_flat(contract.exact(p, arrays))[row, first])
-        if contract.allows is not None:
-            outside = [~contract.allows(p, arrays, result).reshape(differ.shape)[row] for result in (a, b)]
+        # What a choice explains, or else what a candidate may return.
+        right = contract.allows or contract.accepts
+        if right is not None:
+            outside = [~right(p, arrays, result).reshape(differ.shape)[row] for result in (a, b)]
             unexplained = (float(outside[0].sum()), float(outside[1].sum()))
         return Compared(
             element=first,
