@@ -64,12 +64,12 @@ def main() -> None:
                 shares[how].append(reached[how])
             print(
                 f"{text:36} seed {seed}  one long {long.largest:.6g} ({long.stopped}, {took[0]:.0f} s)  "
-                f"rounds that go on {reached['kept']:.4f} ({took[1]:.0f} s)  apart {reached['apart']:.4f} "
+                f"rounds that go on {reached['kept']:.4g} ({took[1]:.0f} s)  apart {reached['apart']:.4g} "
                 f"({took[2]:.0f} s)",
                 flush=True,
             )
     for how, found in shares.items():
-        print(f"{how}: geometric mean {np.exp(np.mean(np.log(found))):.4f}, least {min(found):.4f}")
+        print(f"{how}: geometric mean {np.exp(np.mean(np.log(found))):.4g}, least {min(found):.4g}")
 
 
 if __name__ == "__main__":

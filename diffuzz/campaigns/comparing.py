@@ -82,7 +82,7 @@ def changes(ledgers: Sequence[Ledger], baseline: Baseline | None) -> Iterator[Ch
             lost = ledger.found_before(name)
             first = next((one for one in ledger.slices[name] if one.get("before")), None) if baseline else None
             old = first["before"] if first is not None else None
-            if lost is not None or (old is not None and old["key"] is not None):
+            if lost is not None or (old is not None and old.get("key") is not None):
                 yield Change("gone", name, now["title"], lost or old, now)
             elif first is not None and old is not None and first.get("kept") is not None:
                 was, kept = value_of(old), float(first["kept"])

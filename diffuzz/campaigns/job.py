@@ -13,6 +13,12 @@ from diffuzz import kernels, targets
 from diffuzz.judging.question import Claim, Compare, Judge, Keep, Question
 from diffuzz.targets.target import Target
 
+# The types of what is not a text, or nothing.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "target": (str,), "engine": (str,), "params": (tuple,), "kernels": (tuple,), "required": (bool,),
+    "timeout": (int, float), "threshold": (int, float, type(None)),
+}  # fmt: skip
+
 
 class JobError(ValueError):
     """A job that is none; one line."""
@@ -104,6 +110,11 @@ class Job:
             given = dict(stored)
             given["params"] = tuple((str(name), str(value)) for name, value in given.get("params", {}).items())
             given["kernels"] = tuple(map(str, given.get("kernels", ())))
-            return cls(**given)
+            found = cls(**given)
         except (TypeError, AttributeError) as error:
             raise JobError(f"a job is not as it is written down: {error}") from error
+        for field in attrs.fields(cls):
+            kinds = _KINDS.get(field.name, (str, type(None)))
+            if not isinstance(getattr(found, field.name), kinds):
+                raise JobError(f"a job is not as it is written down: {field.name}")
+        return found

@@ -28,6 +28,26 @@ except ImportError:  # Windows, where a second campaign in one folder is not not
 
 Record = dict[str, Any]
 SCHEMA = 1
+# Stands for numbers that JSON does not have.
+_NUMERAL = type(None)
+_WORD, _WHOLE, _NUMBER, _VALUE = (str,), (int,), (int, float), (int, float, _NUMERAL)
+# By kind, what a record has, and what it may have.
+_NEEDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]]]] = {
+    "begin": ({"night": _WHOLE, "seed": _WHOLE}, {"baseline": _WORD, "time": _NUMBER}),
+    "end": ({"night": _WHOLE}, {"time": _NUMBER}),
+    "slice": (
+        {
+            "job": _WORD, "title": _WORD, "night": _WHOLE, "round": (int, str), "seconds": _NUMBER, "spent": _NUMBER,
+            "evaluations": _WHOLE, "status": _WORD,
+        },
+        {
+            "of": _WORD, "value": _VALUE, "kept": _VALUE, "bound": _VALUE, "threshold": _VALUE, "verdict": _WORD,
+            "judges": (bool,), "finding": (bool,), "stopped": _WORD, "witness": _WORD, "state": _WORD, "why": _WORD,
+            "failure": _WORD, "agreement": _WORD, "mechanism": _WORD, "command": _WORD, "code": _WHOLE,
+            "before": (dict,), "time": _NUMBER,
+        },
+    ),
+}  # fmt: skip
 _NAME = re.compile(r"journal-([0-9]+)-of-([0-9]+)\.jsonl")
 _EACH = 1.0
 _LONGEST_LINE = 2**24
@@ -61,7 +81,28 @@ def parsed(text: str) -> Record | None:
         found = json.loads(body + "}")
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("kind"), str) else None
+    return found if isinstance(found, dict) and _is_record(found) else None
+
+
+def _is_record(found: Record) -> bool:
+    """Whether a record has what one of its kind needs, of the right types: a journal may come from anywhere."""
+    wanted, perhaps = _NEEDS.get(str(found.get("kind")), (None, {}))
+    if found.get("kind") == "slice" and not (
+        (isinstance(found.get("round"), int) or found.get("round") == "final")
+        and (found.get("status") != "searched" or isinstance(found.get("stopped"), str))
+    ):
+        return False
+    return (
+        wanted is not None
+        and all(_is(found.get(name), kinds) for name, kinds in wanted.items())
+        and all(found.get(name) is None or _is(found[name], kinds) for name, kinds in perhaps.items())
+    )
+
+
+def _is(value: object, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, str) and _NUMERAL in kinds:
+        return value in ("inf", "-inf", "nan")
+    return isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
 
 
 @attrs.frozen

@@ -19,7 +19,8 @@ OVER = ("bound reached", "witness", "ideas")
 
 def value_of(record: Mapping[str, Any]) -> float:
     """The value of a slice, 0 without one."""
-    return float(record.get("value") or 0.0)
+    value = record.get("value")
+    return float(value) if isinstance(value, int | float) or value in ("inf", "-inf") else 0.0
 
 
 def key_of(record: Mapping[str, Any]) -> str | None:

@@ -240,14 +240,14 @@ class _Night:
         if record is None and self.baseline is not None:
             record = old = self.baseline.last.get(name)
             folder = self.baseline.path
-        place = None if record is None else record.get("state")
-        if isinstance(place, str) and Path(place).name == place:
-            try:
-                return base64.b64encode((folder / STATES / place).read_bytes()).decode(), old
-            except OSError:
-                # It is lost; the search begins anew.
-                pass
-        return None, None
+        path = None if record is None else _place(folder, record)
+        if path is None:
+            return None, old
+        try:
+            return base64.b64encode(path.read_bytes()).decode(), old
+        except OSError:
+            # It is lost; the search begins anew.
+            return None, old
 
     def _take(self, future: Future[str], task: _Task, waiting: deque[_Task]) -> None:
         try:
@@ -258,7 +258,8 @@ class _Night:
             if isinstance(error, KeyboardInterrupt):
                 raise
             # The place has lost it: its worker, its scheduler, or the way there.
-            self.place.reopen() if not self._out else None
+            if not self._out:
+                self.place.reopen()
             self._again(task, f"was lost: {one_line(error)}", waiting)
             return
         if outcome["status"] == "died":
@@ -304,9 +305,10 @@ class _Night:
         before = ledger.last(name)
         self.journal.add(record)
         ledger.take(record)
-        if "state" in record and before is not None and before.get("state") not in (None, record["state"]):
+        old = None if before is None else _place(self.folder, before)
+        if "state" in record and old is not None and old.name != record["state"]:
             # Once the line is on the disk nothing needs the one before.
-            self._forget(self.folder / STATES / str(before["state"]))
+            self._forget(old)
         self.tally.slices += 1
         self.tally.evaluations += int(record["evaluations"])
         self.tally.left -= 1
@@ -325,8 +327,7 @@ class _Night:
             stored = json.loads(text)
             entry = lost.of_json(stored, "") if lost.is_lost(stored) else loads(text, "")
             if isinstance(entry, lost.Lost):
-                like = next((path for path, _ in store.lost_like(entry, self.corpus)), None)
-                path = like or store.save_lost(entry, self.corpus)
+                path = store.save_lost(entry, self.corpus)
             else:
                 path = store.save(entry, self.corpus)
             known = mechanism_of(entry)
@@ -347,6 +348,12 @@ class _Task:
     until: float = 0.0
     # The slice of another campaign that this one goes on from.
     old: Record | None = None
+
+
+def _place(folder: Path, record: Record) -> Path | None:
+    """The file of the state of a slice; None for none, and for a name that leads elsewhere."""
+    name = record.get("state")
+    return folder / STATES / name if isinstance(name, str) and name and Path(name).name == name else None
 
 
 def _pause(seconds: float) -> None:

@@ -198,7 +198,7 @@ def _of_job(job: Mapping[str, Any]) -> Finding:
     level: Level = "none"
     code = 0
     if status == "failed":
-        level, code, said = "warning", int(job.get("code") or 2), f"{title}: could not be asked: {why}"
+        level, code, said = "warning", 3 if job.get("code") == 3 else 2, f"{title}: could not be asked: {why}"
     elif job.get("finding"):
         new = bool(job.get("new"))
         level, code = ("error", 1) if new else ("warning", 0)

@@ -179,6 +179,19 @@ def test_a_baseline(tmp_path: Path) -> None:
     assert found == [("worse", "softmax n=3"), ("better", "softmax n=4")]
 
 
+def test_a_property_that_is_kept_now(tmp_path: Path) -> None:
+    """It is gone, though there is no state from which one could begin."""
+
+    def asked(found: bool) -> Any:
+        return lambda task: searched(task) | {
+            "state": None, "judges": True, "finding": found, "verdict": "broken" if found else "kept", "value": None,
+        }  # fmt: skip
+
+    _run(tmp_path / "old", asked(True))
+    tally = _run(tmp_path / "new", asked(False), baseline=Baseline.read(tmp_path / "old"))
+    assert {one.how for one in changes([tally.ledger], Baseline.read(tmp_path / "old"))} == {"gone"}
+
+
 def test_shards(tmp_path: Path) -> None:
     """Several of them write to one folder, at any time, and their status is one; other numbers of shards go on, too,
     and back again, and no job is counted twice.
@@ -219,6 +232,27 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tally = _run(tmp_path / "c", finding)
     assert "No space left" in tally.unsaved[0]
     assert {one["unsaved"] for one in _slices(tmp_path / "c")} == {text}
+
+
+def test_a_forged_state_leads_nowhere(tmp_path: Path) -> None:
+    """A journal that names a file elsewhere has none of it read or removed."""
+    precious = tmp_path / "precious.npz"
+    precious.write_bytes(b"mine")
+    _run(tmp_path / "c")
+    path = tmp_path / "c" / journal.name(1, 1)
+    found = [
+        one | ({"state": "../../precious.npz"} if one["kind"] == "slice" else {}) for one in journal.read(path).records
+    ]
+    path.write_text("".join(map(journal.line, found)))
+    states: list[str | None] = []
+
+    def watching(task: dict[str, Any]) -> Outcome:
+        states.append(task["state"])
+        return searched(task | {"state": None})
+
+    _run(tmp_path / "c", watching)
+    assert states[0] is None
+    assert precious.read_bytes() == b"mine"
 
 
 def _campaign(folder: Path, *words: str) -> list[str]:
