@@ -20,11 +20,11 @@ from diffuzz.campaigns.ledger import Ledger, key_of, value_of
 
 # Relative: what two searches of the same thing may differ by.
 ALIKE = 0.01
-How = Literal["new", "gone", "worse", "better"]
+How = Literal["new", "gone", "unsure", "worse", "better"]
 
 
 # What is told of a slice of either.
-COMPARED = ("verdict", "value", "why", "failure", "witness", "of")
+COMPARED = ("verdict", "value", "why", "failure", "witness", "of", "beside")
 
 
 @attrs.frozen
@@ -68,7 +68,8 @@ def changes(ledgers: Sequence[Ledger], baseline: Baseline | None) -> Iterator[Ch
     """What has changed since the nights before, and, with a ``baseline``, since that campaign; in order of the jobs.
 
     What is worse or better is so on the same case, that with which the first slice of a job began; what is larger
-    because it was searched for longer is no change of the build.
+    because it was searched for longer is no change of the build. What is not found any more, and whose case could not
+    be looked at, is unsure.
     """
     for ledger in ledgers:
         for name in ledger.jobs:
@@ -83,7 +84,9 @@ def changes(ledgers: Sequence[Ledger], baseline: Baseline | None) -> Iterator[Ch
             first = next((one for one in ledger.slices[name] if one.get("before")), None) if baseline else None
             old = first["before"] if first is not None else None
             if lost is not None or (old is not None and old.get("key") is not None):
-                yield Change("gone", name, now["title"], lost or old, now)
+                was_beside = bool((lost or old or {}).get("beside"))
+                asked = now.get("verdict") in ("kept", "not invariant") or ledger.looked_again(name)
+                yield Change("gone" if asked and not was_beside else "unsure", name, now["title"], lost or old, now)
             elif first is not None and old is not None and first.get("kept") is not None:
                 was, kept = value_of(old), float(first["kept"])
                 if kept > was * (1 + ALIKE) or kept < was * (1 - ALIKE):

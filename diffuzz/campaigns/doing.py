@@ -109,6 +109,8 @@ def _of_value(job: Job, task: Mapping[str, Any]) -> Outcome:
         "judges": judges,
         "agreement": None if result.agreement is None else result.agreement.value,
         "finding": wrong,
+        # A case that needs others beside it, or luck, is not had again by itself.
+        "beside": result.company is not None or result.chance is not None or result.unsteady is not None,
         "failure": result.failure,
         "stopped": "witness" if wrong and judges else result.stopped,
         "spent": spent,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from diffuzz.campaigns import journal, versions
+from diffuzz.campaigns import journal
 from diffuzz.campaigns.job import Job, JobError
 from diffuzz.campaigns.journal import JournalError
 from diffuzz.campaigns.ledger import Ledger
@@ -38,6 +38,11 @@ def shard_of(jobs: Sequence[Job], shard: int, shards: int) -> list[Job]:
     """The jobs of one of several shards: each job is in one, and they differ by one job at most."""
     chosen = {job.name for job in sorted(jobs, key=lambda one: one.name)[shard - 1 :: shards]}
     return [job for job in jobs if job.name in chosen]
+
+
+def files(path: Path) -> list[Path]:
+    """The files of a campaign that nothing else may be written to, whether they are there or not."""
+    return [path / FILE, *journal.all_of(path).values()]
 
 
 def is_campaign(path: Path) -> bool:
@@ -83,6 +88,6 @@ def read(path: Path) -> Folder:
     for (shard, shards), one in found.items():
         if last is not None and shards == last[1]:
             own = shard_of(jobs, shard, shards)
-            of = {job.name: versions.of(job) for job in own}
-            ledgers.append(Ledger.of_records(own, of, journal.merged(path, one.records, shards)))
+            # What they ask of now may be elsewhere, and does not matter here.
+            ledgers.append(Ledger.of_records(own, {}, journal.merged(path, one.records, shard, shards)))
     return Folder(path, jobs, left_out, tuple(ledgers), tuple(broken))

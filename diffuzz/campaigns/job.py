@@ -16,7 +16,7 @@ from diffuzz.targets.target import Target
 # The types of what is not a text, or nothing.
 _KINDS: dict[str, tuple[type, ...]] = {
     "target": (str,), "engine": (str,), "params": (tuple,), "kernels": (tuple,), "required": (bool,),
-    "timeout": (int, float), "threshold": (int, float, type(None)),
+    "spelled": (bool,), "timeout": (int, float), "threshold": (int, float, type(None)),
 }  # fmt: skip
 
 
@@ -46,12 +46,15 @@ class Job:
     timeout: float = 10.0
     threshold: float | None = None
     engine: str = "auto"
+    # Whether files and builds are part of the name, because another job of the plan has the same name without them.
+    spelled: bool = False
 
     @property
     def name(self) -> str:
         """Sixteen hexadecimal digits that follow from what is asked, and not from where a build of it is or how long it
         may take.
         """
+        builds = [self.candidate, list(self.kernels), self.library, self.engine] if self.spelled else []
         asked = [
             self.target,
             sorted(self.params),
@@ -61,6 +64,7 @@ class Job:
             self.arrays,
             self.device,
             self.threshold,
+            *builds,
         ]
         return sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
@@ -69,7 +73,11 @@ class Job:
         """The job in words: what is asked of what."""
         settings = " ".join(f"{name}={value}" for name, value in self.params)
         who = self.called or self.candidate or " against ".join(map(kernels.unlocated, self.kernels))
-        return " ".join(filter(None, (self.target, settings, who, self.keeps)))
+        build = ""
+        if self.spelled:
+            said = (self.candidate if self.called else None, *self.kernels, self.library, self.engine)
+            build = f"({', '.join(filter(None, said))})"
+        return " ".join(filter(None, (self.target, settings, who, self.keeps, build)))
 
     def loaded(self) -> Target:
         """The target, after what the job names in files is made known. Raises RegistryError, UnknownNameError."""

@@ -10,6 +10,7 @@ locked it. Slices that were done in another number of shards count, too. Records
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -35,6 +36,7 @@ _WORD, _WHOLE, _NUMBER, _VALUE = (str,), (int,), (int, float), (int, float, _NUM
 _NEEDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]]]] = {
     "begin": ({"night": _WHOLE, "seed": _WHOLE}, {"baseline": _WORD, "time": _NUMBER}),
     "end": ({"night": _WHOLE}, {"time": _NUMBER}),
+    "witness": ({"job": _WORD, "witness": _WORD}, {"mechanism": _WORD, "time": _NUMBER}),
     "slice": (
         {
             "job": _WORD, "title": _WORD, "night": _WHOLE, "round": (int, str), "seconds": _NUMBER, "spent": _NUMBER,
@@ -44,7 +46,7 @@ _NEEDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]]
             "of": _WORD, "value": _VALUE, "kept": _VALUE, "bound": _VALUE, "threshold": _VALUE, "verdict": _WORD,
             "judges": (bool,), "finding": (bool,), "stopped": _WORD, "witness": _WORD, "state": _WORD, "why": _WORD,
             "failure": _WORD, "agreement": _WORD, "mechanism": _WORD, "command": _WORD, "code": _WHOLE,
-            "before": (dict,), "time": _NUMBER,
+            "before": (dict,), "beside": (bool,), "unsaved": _WORD, "time": _NUMBER,
         },
     ),
 }  # fmt: skip
@@ -81,10 +83,10 @@ def parsed(text: str) -> Record | None:
         found = json.loads(body + "}")
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and _is_record(found) else None
+    return found if isinstance(found, dict) and is_record(found) else None
 
 
-def _is_record(found: Record) -> bool:
+def is_record(found: Record) -> bool:
     """Whether a record has what one of its kind needs, of the right types: a journal may come from anywhere."""
     wanted, perhaps = _NEEDS.get(str(found.get("kind")), (None, {}))
     if found.get("kind") == "slice" and not (
@@ -167,7 +169,8 @@ class Journal:
     def __attrs_post_init__(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            self._file = os.fdopen(os.open(self.path, flags, 0o644), "ab")
         except OSError as error:
             raise JournalError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
         if fcntl is not None:
@@ -178,10 +181,14 @@ class Journal:
                 raise JournalError(
                     f"{self.path}: another process writes to it; wait for it, or choose another folder or shard"
                 ) from error
-        # What a crash has cut short is no line, and the next one must not become a part of it.
-        text = self.path.read_bytes()
-        self._file.truncate(text.rfind(b"\n") + 1)
-        self.before = read(self.path)
+        try:
+            # What a crash has cut short is no line, and the next one must not become a part of it.
+            text = self.path.read_bytes()
+            self._file.truncate(text.rfind(b"\n") + 1)
+            self.before = read(self.path)
+        except OSError as error:
+            self._file.close()
+            raise JournalError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
 
     def add(self, record: Record) -> None:
         """Append a record. Raises JournalError."""
@@ -196,9 +203,13 @@ class Journal:
 
     def sync(self) -> None:
         """Have all that was appended reach the disk."""
-        if self._behind:
+        if not self._behind:
+            return
+        try:
             os.fsync(self._file.fileno())
-            self._synced, self._behind = time.monotonic(), False
+        except OSError as error:
+            raise JournalError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self._synced, self._behind = time.monotonic(), False
 
     def __enter__(self) -> Journal:
         return self
@@ -207,7 +218,9 @@ class Journal:
         try:
             self.sync()
         finally:
-            self._file.close()
+            # Nothing is in its buffer that did not fail before.
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
 def records_of(folder: Path) -> Iterator[Record]:
@@ -216,18 +229,17 @@ def records_of(folder: Path) -> Iterator[Record]:
     yield from sorted(found, key=_time)
 
 
-def merged(folder: Path, own: Sequence[Record], shards: int) -> list[Record]:
-    """The records of a shard's ``own`` journal, and the slices that were done in other numbers of shards, as those of a
-    night before all others, in the order of time. Raises JournalError.
+def merged(folder: Path, own: Sequence[Record], shard: int, shards: int) -> list[Record]:
+    """The records of a shard's ``own`` journal, and the slices of all others, as those of a night before all its own:
+    other numbers of shards may have done them, or plans of other jobs. In the order of time. Raises JournalError.
     """
-    others: list[Record] = []
-    for (_, split), path in all_of(folder).items():
-        if split != shards:
-            others += [
-                record | {"night": 0, "was": record["night"]}
-                for record in read(path).records
-                if record["kind"] == "slice"
-            ]
+    others = [
+        record | {"night": 0, "was": record["night"]}
+        for place, path in all_of(folder).items()
+        if place != (shard, shards)
+        for record in read(path).records
+        if record["kind"] == "slice"
+    ]
     return sorted([*own, *others], key=_time)
 
 

@@ -15,6 +15,8 @@ from diffuzz.campaigns.scheduling import Standing
 
 # Why a search ends for good: until what it asks of changes, more of it finds nothing else.
 OVER = ("bound reached", "witness", "ideas")
+# A case that is wrong by more than so many times as much, or as little, as before is wrong in another way.
+SAME = 2.0
 
 
 def value_of(record: Mapping[str, Any]) -> float:
@@ -28,6 +30,16 @@ def key_of(record: Mapping[str, Any]) -> str | None:
     if not record.get("finding"):
         return None
     return str(record.get("mechanism") or record["status"])
+
+
+def _alike(then: float, record: Record) -> bool:
+    """Whether the case that was wrong then is as wrong in a slice that began with it: within a factor of SAME."""
+    kept, threshold = (value_of({"value": record.get(name)}) for name in ("kept", "threshold"))
+    if not kept > threshold:
+        return False
+    if math.isinf(kept) or math.isinf(then):
+        return kept == then
+    return then / SAME <= kept <= then * SAME
 
 
 @attrs.define(eq=False)
@@ -48,6 +60,8 @@ class Ledger:
     slices: dict[str, list[Record]] = attrs.field(init=False, factory=dict)
     # Slices of jobs that are not among those of the plan any more.
     others: int = 0
+    # Witnesses that could be saved later only.
+    saved: dict[str, Record] = attrs.field(init=False, factory=dict)
 
     @classmethod
     def of_records(
@@ -70,6 +84,8 @@ class Ledger:
             self.night, self.unfinished, self.begun = int(record["night"]), True, record
         elif kind == "end":
             self.unfinished = False
+        elif kind == "witness":
+            self.saved[record["job"]] = record
         elif kind == "slice":
             if record["job"] in self.jobs:
                 self.slices.setdefault(record["job"], []).append(record)
@@ -160,14 +176,26 @@ class Ledger:
         same kind, or on the very case that was wrong then.
         """
         name, key = record["job"], key_of(record)
-        before = {key_of(one) for one in self.slices.get(name, ()) if one["night"] < self.night} - {None}
-        before |= {known for job, known in self.known if job == name}
-        return key in before or (bool(before) and self._still(record))
+        before = [one for one in self.slices.get(name, ()) if one["night"] < self.night and key_of(one) is not None]
+        known = {key_of(one) for one in before} | {other for job, other in self.known if job == name}
+        then = before[-1] if before else next((one["before"] for one in self.tonight(name) if one.get("before")), None)
+        # The first slice of the night looked at the case of then: it says whether this is the same.
+        first = next((one for one in self.tonight(name) if one["status"] == "searched"), record)
+        if first.get("kept") is not None and then is not None and then.get("value") is not None:
+            return bool(known) and _alike(value_of(then), first)
+        return key in known
 
-    def _still(self, record: Record) -> bool:
-        """Whether what a slice began with was a finding itself."""
-        kept, threshold = record.get("kept"), record.get("threshold")
-        return kept is not None and threshold is not None and float(kept) > float(threshold)
+    def witness(self, name: str) -> str | None:
+        """The last witness of a job that was saved."""
+        if name in self.saved:
+            return str(self.saved[name]["witness"])
+        found = (one["witness"] for one in reversed(self.slices.get(name, ())) if one.get("witness"))
+        return next(found, None)
+
+    def unwritten(self, name: str) -> str | None:
+        """The entry of a job that could not be saved, if none was saved since."""
+        found = [one for one in self.slices.get(name, ()) if one.get("witness") or one.get("unsaved")]
+        return None if name in self.saved or not found else found[-1].get("unsaved")
 
     def found_before(self, name: str) -> Record | None:
         """The last finding of a job in the night before the last one in which it was asked, if it was one then and is
@@ -178,6 +206,10 @@ class Ledger:
             return None
         before = [one for one in found if one["night"] != self.night]
         return before[-1] if before and key_of(before[-1]) is not None else None
+
+    def looked_again(self, name: str) -> bool:
+        """Whether a slice of this night has evaluated the case that was best before it."""
+        return any(one.get("kept") is not None for one in self.tonight(name))
 
     def is_first(self, record: Record) -> bool:
         """Whether a slice that was taken into account is the first of this night that has a new finding of its job."""

@@ -16,6 +16,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,9 +179,10 @@ class Place:
             if self._executor is None:
                 self._executor, self._close = self._open()
             return self._executor.submit(in_process, text, limit)
-        except PlaceError:
+        except (PlaceError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
+            # A function of others may raise SystemExit, too.
             raise PlaceError(f"--executor {self.name}: {one_line(error)}") from error
 
     def reopen(self) -> None:
@@ -248,6 +250,8 @@ def _dask(name: str, jobs: int | None) -> Place:
             silence_logs=logging.CRITICAL,
         )
         return Place(name, slots, lambda: connected(cluster), end=cluster.close)
+    if re.fullmatch(r"dask://[^/\s]+:[0-9]{1,5}", name) is None:
+        raise PlaceError(f"--executor {name}: dask://HOST:PORT is needed")
     address = "tcp://" + name.removeprefix("dask://")
     try:
         with distributed.Client(address, timeout=_LONGEST_START, set_as_default=False) as client:
@@ -271,7 +275,10 @@ def _of_function(name: str, jobs: int | None) -> Place:
         sys.path.insert(0, os.getcwd())
     try:
         make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # A module of others may raise anything.
         raise PlaceError(f"--executor {name}: {one_line(error)}, as seen from {os.getcwd()}") from error
 
     def made() -> tuple[Executor, Callable[[], None]]:

@@ -142,17 +142,19 @@ class Plan:
 
     def jobs(self) -> Jobs:
         """All jobs. Raises PlanError where there are none; RegistryError, UnknownNameError, QuestionError."""
-        found: dict[str, Job] = {}
+        found: dict[str, list[Job]] = {}
         gathered = _Gathered()
         for part in self.parts:
             for job in _jobs(part, gathered):
-                found.setdefault(job.name, job)
+                _add(found.setdefault(job.name, []), job)
                 if len(found) > MOST_JOBS:
                     raise PlanError(f"the plan has more than {MOST_JOBS} jobs; name fewer things")
         if not found:
             why = f": {next(iter(gathered.left_out))}" if gathered.left_out else ""
             raise PlanError(f"the plan has no job{why}")
-        return Jobs(tuple(found.values()), tuple(gathered.left_out))
+        # Of several builds of one thing each is a job.
+        jobs = [attrs.evolve(job, spelled=len(alike) > 1) for alike in found.values() for job in alike]
+        return Jobs(tuple(jobs), tuple(gathered.left_out))
 
 
 _KEYS: dict[str, Callable[[object], Any]] = {
@@ -199,13 +201,24 @@ def part(given: Mapping[str, Any], where: str) -> Part:
     found = Part(**given)
     if (found.properties or found.require) and not (found.candidates or found.kernels):
         raise PlanError(f"{where}: properties: give candidates or kernels, whose properties they are")
+    if (found.arrays or found.device) and not found.candidates:
+        raise PlanError(f"{where}: arrays: they are for candidates, of which there are none")
     return found
 
 
 def _check_keys(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     for key in given:
         if key not in known:
-            raise PlanError(f"{where}: there is no key {escaped(key)!r}; there are {', '.join(known)}")
+            raise PlanError(f"{where}: there is no key '{escaped(key)}'; there are {', '.join(known)}")
+
+
+def _add(alike: list[Job], job: Job) -> None:
+    """Add a job to those of its name, unless it asks of the same files; what one of two requires is required."""
+    for place, other in enumerate(alike):
+        if attrs.evolve(job, required=other.required, timeout=other.timeout) == other:
+            alike[place] = attrs.evolve(other, required=job.required or other.required)
+            return
+    alike.append(job)
 
 
 @attrs.frozen

@@ -28,7 +28,7 @@ from diffuzz.campaigns import scheduling, versions
 from diffuzz.campaigns.comparing import COMPARED, Baseline
 from diffuzz.campaigns.job import Job
 from diffuzz.campaigns.journal import Journal, Record
-from diffuzz.campaigns.ledger import Ledger, key_of
+from diffuzz.campaigns.ledger import OVER, Ledger, key_of
 from diffuzz.campaigns.places import Place, PlaceError
 from diffuzz.corpus import files as store
 from diffuzz.corpus import lost
@@ -37,6 +37,7 @@ from diffuzz.corpus.grouping import mechanism_of
 from diffuzz.corpus.strict import NeedsFileError
 from diffuzz.registry import one_line
 from diffuzz.replacing import replace
+from diffuzz.searching.state import LARGEST_STATE, State
 
 STATES = "states"
 # How often a slice is done that does not come back, and what it may take beside its seconds: loading, compiling,
@@ -105,19 +106,28 @@ def run(
     *,
     baseline: Baseline | None = None,
     limit: Callable[[float], float] = lambda seconds: FACTOR * seconds + EXTRA,
+    on_begin: Callable[[], None] | None = None,
     on_slice: Callable[[Tally, Record | None], None] = lambda tally, record: None,
 ) -> Tally:
-    """Run a night, or what is left of one, and return what was done. Raises KeyboardInterrupt after the journal has all
+    """Run a night, or what is left of one, and return what was done. ``on_begin`` is called once nobody else can write
+    to the journal, ``on_slice`` after each slice. Raises KeyboardInterrupt after the journal has all
     that has come back; PlaceError; JournalError; what ``check`` raises.
     """
     check(jobs, asked, corpus)
     with Journal(folder / journals.name(asked.shard, asked.shards)) as journal:
         of = {job.name: versions.of(job) for job in jobs}
-        records = journals.merged(folder, journal.before.records, asked.shards)
+        if on_begin is not None:
+            on_begin()
+        records = journals.merged(folder, journal.before.records, asked.shard, asked.shards)
         ledger = Ledger.of_records(jobs, of, records, frozenset() if baseline is None else baseline.known)
+        seed = asked.seed if ledger.begun is None else ledger.begun["seed"]
+        if ledger.unfinished and seed != asked.seed:
+            raise BudgetError(
+                f"seed: night {ledger.night} was begun with seed {seed}, and has not ended: go on with that"
+            )
         if not ledger.unfinished:
             begin = {
-                "kind": "begin", "schema": journals.SCHEMA, "night": 1 + max(ledger.night, _night_of_others(records)),
+                "kind": "begin", "schema": journals.SCHEMA, "night": 1 + max(ledger.night, _night_of_others(ledger)),
                 "version": __version__, "jobs": len(jobs), **attrs.asdict(asked),
                 "baseline": None if baseline is None else str(baseline.path),
             }  # fmt: skip
@@ -133,8 +143,8 @@ def run(
         return night.tally
 
 
-def _night_of_others(records: Sequence[Record]) -> int:
-    return max((int(record.get("was", 0)) for record in records), default=0)
+def _night_of_others(ledger: Ledger) -> int:
+    return max((int(one.get("was", 0)) for slices in ledger.slices.values() for one in slices), default=0)
 
 
 @attrs.define(eq=False)
@@ -153,6 +163,12 @@ class _Night:
 
     def run(self) -> None:
         ledger = self.tally.ledger
+        for name in ledger.jobs:
+            if (text := ledger.unwritten(name)) is not None and "witness" in (found := self._saved(text)):
+                # There is room for it now.
+                record = {"kind": "witness", "job": name} | found
+                self.journal.add(record)
+                ledger.take(record)
         for number in self._rounds():
             self.tally.round = number
             seconds = self._allotted(number)
@@ -241,31 +257,31 @@ class _Night:
             record = old = self.baseline.last.get(name)
             folder = self.baseline.path
         path = None if record is None else _place(folder, record)
-        if path is None:
-            return None, old
-        try:
-            return base64.b64encode(path.read_bytes()).decode(), old
-        except OSError:
-            # It is lost; the search begins anew.
-            return None, old
+        data = None if path is None else _bytes(path)
+        if data is None and record is not None:
+            # It is lost; but the witness may be there still.
+            data = _of_witness(record.get("witness") or self.tally.ledger.witness(name))
+        return (None if data is None else base64.b64encode(data).decode()), old
 
     def _take(self, future: Future[str], task: _Task, waiting: deque[_Task]) -> None:
         try:
-            outcome = json.loads(future.result())
-            if not isinstance(outcome, dict) or not isinstance(outcome.get("status"), str):
-                raise ValueError("what came back is no outcome of a slice")
+            text = future.result()
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
+            # An executor may raise anything, and some of that is no Exception.
             # The place has lost it: its worker, its scheduler, or the way there.
             if not self._out:
                 self.place.reopen()
             self._again(task, f"was lost: {one_line(error)}", waiting)
             return
-        if outcome["status"] == "died":
-            self._again(task, str(outcome["why"]), waiting)
-            return
-        self._keep(task, outcome)
+        outcome = _outcome(text)
+        if outcome is None:
+            self._again(task, "what it answered is no outcome of a slice", waiting)
+        elif outcome["status"] == "died":
+            self._again(task, str(outcome.get("why")), waiting)
+        else:
+            self._keep(task, outcome)
 
     def _again(self, task: _Task, why: str, waiting: deque[_Task]) -> None:
         if task.attempts + 1 < ATTEMPTS:
@@ -285,10 +301,13 @@ class _Night:
         """Save what a slice found, then what the next one begins with, then say so in the journal."""
         entry, state = outcome.pop("entry", None), outcome.pop("state", None)
         ledger, name = self.tally.ledger, task.job.name
-        record: Record = {
+        record: Record = {"spent": 0.0, "evaluations": 0} | outcome | {
             "kind": "slice", "job": name, "title": task.job.title, "night": ledger.night, "round": task.round,
-            "seconds": task.seconds, "seed": task.seed, "of": ledger.of[name], "spent": 0.0, "evaluations": 0,
-        } | outcome  # fmt: skip
+            "seconds": task.seconds, "seed": task.seed, "of": ledger.of[name],
+        }  # fmt: skip
+        if record["status"] == "searched" and record["stopped"] not in OVER:
+            # A budget that is never spent would have no end.
+            record["spent"] = max(float(record["spent"]), task.seconds)
         if entry is not None:
             record |= self._saved(str(entry))
         if task.old is not None:
@@ -302,24 +321,27 @@ class _Night:
                 record["state"] = file
             except OSError as error:
                 self.tally.unsaved.append(f"{self.folder / STATES / file}: cannot be written ({error.strerror})")
-        before = ledger.last(name)
         self.journal.add(record)
         ledger.take(record)
-        old = None if before is None else _place(self.folder, before)
-        if "state" in record and old is not None and old.name != record["state"]:
-            # Once the line is on the disk nothing needs the one before.
-            self._forget(old)
+        self._forget(name)
         self.tally.slices += 1
         self.tally.evaluations += int(record["evaluations"])
         self.tally.left -= 1
         self.on_slice(self.tally, record)
 
-    def _forget(self, path: Path) -> None:
+    def _forget(self, name: str) -> None:
+        """Remove the states of a job but the last two: where the last line is spoilt, its slice is done again from the
+        one before.
+        """
+        places = [place for one in self.tally.ledger.slices[name] if (place := _place(self.folder, one)) is not None]
+        different = list(dict.fromkeys(reversed(places)))
+        if len(different) < 3:
+            return
         self.journal.sync()
         try:
-            path.unlink(missing_ok=True)
+            different[2].unlink(missing_ok=True)
         except OSError as error:
-            self.tally.unsaved.append(f"{path}: cannot be removed ({error.strerror})")
+            self.tally.unsaved.append(f"{different[2]}: cannot be removed ({error.strerror})")
 
     def _saved(self, text: str) -> Record:
         """What a record says of an entry that was saved; all of it, where it cannot be."""
@@ -354,6 +376,49 @@ def _place(folder: Path, record: Record) -> Path | None:
     """The file of the state of a slice; None for none, and for a name that leads elsewhere."""
     name = record.get("state")
     return folder / STATES / name if isinstance(name, str) and name and Path(name).name == name else None
+
+
+def _bytes(path: Path) -> bytes | None:
+    """What a file of a state has; None for none, and for what is none: a pipe, or more than any search leaves."""
+    try:
+        with store.open_regular(path) as file:
+            data = file.read(LARGEST_STATE + 1)
+    except (OSError, ValueError):
+        return None
+    return data if len(data) <= LARGEST_STATE else None
+
+
+def _of_witness(witness: object) -> bytes | None:
+    """A state that has the case of a witness, and nothing else."""
+    if not isinstance(witness, str):
+        return None
+    try:
+        entry = store.load_any(Path(witness))
+    except (ValueError, ImportError, OSError):
+        return None
+    return None if isinstance(entry, lost.Lost) else State(entry.case, entry.value).dumps()
+
+
+def _outcome(text: object) -> dict[str, Any] | None:
+    """What came of a slice; None for what is no outcome of one, whoever sent it."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("status") not in ("searched", "failed", "died"):
+        return None
+    known = {
+        "kind": "slice",
+        "job": "",
+        "title": "",
+        "night": 1,
+        "round": 0,
+        "seconds": 1.0,
+        "spent": 0.0,
+        "evaluations": 0,
+    }
+    texts = all(found.get(name) is None or isinstance(found[name], str) for name in ("entry", "state", "why"))
+    return found if texts and journals.is_record(known | found | {"kind": "slice"}) else None
 
 
 def _pause(seconds: float) -> None:

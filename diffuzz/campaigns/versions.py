@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -28,7 +30,7 @@ def of(job: Job) -> str:
         parsed = kernels.KernelName.parse(kernels.located(name, job.library))
         said += [f"{one} {_version(one)}" for one in _PACKAGES.get(parsed.module, ())]
         if parsed.is_library:
-            said.append(f"{parsed.base} {_digest(libggml.files(parsed.path))}")
+            said.append(f"{parsed.base} {_digest(_of_library(parsed.path))}")
         elif is_file_name(name):
             said.append(f"{name} {_digest([_file(name)])}")
     if job.candidate is not None:
@@ -39,6 +41,10 @@ def of(job: Job) -> str:
     if job.arrays is not None:
         said.append(f"{job.arrays} {_version(job.arrays)}")
     return "; ".join(dict.fromkeys(said))
+
+
+def _of_library(path: str | None) -> Iterator[str]:
+    yield from libggml.files(path)
 
 
 def _file(name: str) -> str:
@@ -63,19 +69,21 @@ def _there(word: str) -> str | None:
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):
         return "none"
 
 
 def _digest(files: Iterable[str]) -> str:
     """A digest of the bytes of files; of what cannot be read, of that."""
     whole = sha256()
-    for file in files:
-        try:
+    try:
+        for file in files:
             about = Path(file).stat()
-            whole.update(_of_file(file, about.st_mtime_ns, about.st_size))
-        except OSError as error:
-            whole.update(repr(error.errno).encode())
+            # A pipe or a device has no end.
+            regular = stat.S_ISREG(about.st_mode)
+            whole.update(_of_file(file, about.st_mtime_ns, about.st_size) if regular else b"no file")
+    except (OSError, ValueError, ImportError) as error:
+        whole.update(type(error).__name__.encode())
     return whole.hexdigest()[:16]
 
 
@@ -83,4 +91,4 @@ def _digest(files: Iterable[str]) -> str:
 def _of_file(file: str, changed: int, size: int) -> bytes:
     """The digest of a file; it is read again where its time or size is another."""
     with open(file, "rb") as opened:
-        return sha256(opened.read()).digest()
+        return hashlib.file_digest(opened, "sha256").digest()

@@ -88,6 +88,10 @@ def command(
         raise click.UsageError(f"{entry}: is about the arithmetic, of which there are no builds")
     if candidate is None and library is None:
         candidate, library = (MARK, None) if found.candidate is not None else (None, MARK)
+    if not any(MARK in given for given in (candidate, library, before) if given):
+        raise click.UsageError(
+            f"--candidate, --library, --before: {MARK} is in none of them, so all builds are the same"
+        )
     options = {"candidate": candidate, "library": library, "arrays": arrays, "device": device}
     say = line_printer()
     reasons: dict[str, str] = {}
@@ -129,7 +133,7 @@ def _answer(done: subprocess.CompletedProcess[str]) -> tuple[Answer, str]:
         lines = done.stderr.strip().splitlines()
         return "cannot be asked", lines[-1] if lines else f"exit code {done.returncode}"
     answers: dict[str, Answer] = {
-        "wrong": "shows", "as recorded": "shows", "right": "does not show", "changed": "does not show"
+        "wrong": "shows", "as recorded": "shows", "right": "does not show"
     }  # fmt: skip
     return answers.get(one["status"], "cannot be asked"), one["message"]
 

@@ -170,6 +170,7 @@ def run(
     """
     from diffuzz.campaigns import comparing, places, running
     from diffuzz.campaigns import folder as folders
+    from diffuzz.campaigns.journal import JournalError
 
     given = {
         "targets": _list(targets), "formats": _list(formats), "kernels": _list(kernels), "params": _settings(settings),
@@ -177,15 +178,16 @@ def run(
     }  # fmt: skip
     named = {key: value for key, value in given.items() if value}
     planned = _plan(plan_file, named)
-    if html is not None:
-        check_writable("--html", html, *([plan_file] if plan_file is not None else []))
     folder, corpus = into or planned.into or DEFAULT_FOLDER, corpus or planned.corpus or DEFAULT_CORPUS
+    if html is not None:
+        check_writable("--html", html, *([] if plan_file is None else [plan_file]))
+        _check_own(html, folder)
     old = None if baseline is None else comparing.Baseline.read(baseline)
     found = planned.jobs()
     own = folders.shard_of(found.jobs, *shard)
     asked = _asked(planned, len(found.jobs), len(own), budget, first, seed, shard, folder)
     running.check(own, asked, corpus)
-    interrupted = False
+    interrupted, broken = False, None
     tally: Tally | None = None
     shown = -math.inf
 
@@ -200,8 +202,15 @@ def run(
 
     with places.place(executor, jobs) as place:
         try:
-            folders.write(folder, found)
-            tally = running.run(own, asked, folder, corpus, place, baseline=old, on_slice=watch)
+            tally = running.run(
+                own, asked, folder, corpus, place, baseline=old, on_begin=lambda: folders.write(folder, found),
+                on_slice=watch,
+            )  # fmt: skip
+        except JournalError as error:
+            if tally is None:
+                raise
+            # What has come back is told, whatever becomes of the journal.
+            broken = str(error)
         except KeyboardInterrupt:
             interrupted = True
         except places.PlaceError as error:
@@ -215,9 +224,10 @@ def run(
     said = campaign_json(
         folder, [tally.ledger], planned=len(own), left_out=found.left_out, retried=tally.retried,
         broken=tally.broken, seconds=tally.seconds, changes=comparing.changes([tally.ledger], old),
-        interrupted=interrupted,
+        interrupted=interrupted or broken is not None,
     )  # fmt: skip
-    return _told(said, tally.unsaved, html, annotations, quiet=quiet, verbose=verbose, as_json=as_json)
+    unsaved = [*([] if broken is None else [broken]), *tally.unsaved]
+    return _told(said, unsaved, html, annotations, quiet=quiet, verbose=verbose, as_json=as_json)
 
 
 @command.command("status")
@@ -233,9 +243,21 @@ def status(folder: Path, baseline: Path | None, html: Path | None, quiet: bool, 
     """
     from diffuzz.campaigns import folder as folders
 
+    if html is not None:
+        check_writable("--html", html)
+        _check_own(html, folder)
     said = status_json(folders.read(folder), baseline)
     _told(said, (), html, False, quiet=quiet, verbose=verbose, as_json=as_json)
     return 0
+
+
+def _check_own(html: Path, folder: Path) -> None:
+    """Raise click.UsageError where a page would take the place of a file of the campaign."""
+    from diffuzz.campaigns import folder as folders
+
+    own = html.name == folders.FILE or re.fullmatch(r"journal-.*\.jsonl", html.name)
+    if own and html.parent.resolve() == folder.resolve():
+        raise click.UsageError(f"--html {html}: that is a file of the campaign; choose another file")
 
 
 def status_json(found: Folder, baseline: Path | None) -> dict[str, Any]:
@@ -336,7 +358,8 @@ def _asked(
     whole = budget or planned.budget or slice_ * SLICES * count
     if seed is None:
         # A night goes on with the seed that it was begun with.
-        begun = [one for one in journal.records_of(folder) if one["kind"] == "begin"]
+        mine = journal.read(folder / journal.name(*shard)).records
+        begun = [one for one in (*journal.records_of(folder), *mine) if one["kind"] == "begin"]
         seed = planned.seed if planned.seed is not None else begun[-1]["seed"] if begun else secrets.randbelow(2**31)
     return Asked(whole * own / max(count, 1), slice_, seed, *shard)
 

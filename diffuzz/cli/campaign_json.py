@@ -71,7 +71,7 @@ def _result(ledger: Ledger, name: str) -> Object:
     # A slice that only made the case simpler, or failed tonight, says less of what was found than the one before.
     said: Mapping[str, Any] = (ledger.last(name) or last) if last.get("status") == "searched" else last
     finding = bool(said.get("finding"))
-    witness = next((str(one["witness"]) for one in reversed(slices) if one.get("witness")), None)
+    witness = ledger.witness(name)
     return {
         "job": name,
         "title": job.title,

@@ -87,7 +87,8 @@ def command(
 
     for option, file in (("--sarif", sarif), ("--summary", summary), ("--html", html)):
         if file is not None:
-            given_files = (path for path in results if path != _STDIN and path.is_file())
+            given_files = [path for path in results if path != _STDIN and path.is_file()]
+            given_files += [own for path in results if folder.is_campaign(path) for own in folder.files(path)]
             check_writable(option, file, *given_files, *files_named(*candidates, library))
     check_arrays(candidates, arrays, device)
     judged = named.parse(candidates, timeout, arrays, device)

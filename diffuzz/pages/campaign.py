@@ -10,7 +10,7 @@ from diffuzz.pages.figures import plain
 from diffuzz.pages.markup import Child, Markup, element
 
 _KIND = "diffuzz campaign: many searches, night after night"
-_HOW = {"new": "bad", "worse": "odd", "gone": "good", "better": "good"}
+_HOW = {"new": "bad", "worse": "odd", "unsure": "odd", "gone": "good", "better": "good"}
 
 
 def page(data: Data) -> str:

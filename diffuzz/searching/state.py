@@ -26,8 +26,8 @@ Batch = dict[str, np.ndarray]
 
 # Bytes of the cases that an engine keeps; one case it may always have.
 LARGEST_KEPT = 2**21
-# Bytes of a state, unpacked.
-_LARGEST = 2**24
+# Bytes of a state, packed or not.
+LARGEST_STATE = 2**24
 _MOST_SIZES, _MOST_SEARCHES = 2**17, 2**31
 _BEST, _VALUE, _DEALT, _SEARCHES = "best", "value", "dealt", "searches"
 _CASES, _VALUES, _NOTES = "cases", "values", "notes"
@@ -118,7 +118,7 @@ class State:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 # A few bytes may be packed that ask for any amount of memory.
-                if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+                if sum(member.file_size for member in archive.infolist()) > LARGEST_STATE:
                     raise StateError("is larger than the state of a search can be")
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}

@@ -164,6 +164,29 @@ def test_bad_input_is_one_line(words: list[str], said: str, plan: Path) -> None:
     assert sorted(plan.rglob("*")) == before
 
 
+def test_a_page_takes_no_place_of_the_campaign(plan: Path) -> None:
+    """Neither of its journal nor of its jobs, whichever command writes it."""
+    words = ["--targets", "softmax", "--params", "n=3", "--budget", "300ms", "--slice", "100ms", "--seed", "1"]
+    _diffuzz(plan, *words)
+    before = {path: path.read_bytes() for path in (plan / "campaign").iterdir() if path.is_file()}
+    for command in (["campaign", *words], ["campaign", "status"], ["report", "campaign"]):
+        for name in ("journal-1-of-1.jsonl", "campaign.json"):
+            line = [sys.executable, "-m", "diffuzz", *command, "--html", f"campaign/{name}"]
+            done = subprocess.run(line, cwd=plan, capture_output=True, text=True, check=False)
+            assert done.returncode == 2, done.stdout
+            assert "choose another file" in done.stderr
+    assert before == {path: path.read_bytes() for path in before}
+    # What the jobs name may be elsewhere by now.
+    (plan / "campaign" / "campaign.json").write_text(
+        '{"campaign": 1, "left_out": [], "jobs": [{"target": "gone.py:T", "library": "gone", '
+        '"kernels": ["ggml", "libggml"]}]}'
+    )
+    assert _diffuzz(plan, "status").returncode == 0
+    (plan / "campaign" / "campaign.json").write_text('{"campaign": 1, "jobs": [{"target": 5}], "left_out": []}')
+    done = _diffuzz(plan, "status")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
 def test_a_broken_journal_is_told(plan: Path) -> None:
     """A line that is spoilt counts for nothing, and is said; the rest is there."""
     words = ["--targets", "softmax,rope", "--budget", "2s", "--slice", "500ms", "--seed", "1"]

@@ -116,6 +116,11 @@ def processes() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(2)
 
 
+def leaves() -> ThreadPoolExecutor:
+    """A function that ends what calls it, or would."""
+    raise SystemExit(0)
+
+
 def test_any_executor(tmp_path: Path) -> None:
     """Any that a function returns gives the same as this machine."""
     wanted = _campaign(tmp_path / "local", places.place("local", 2))
@@ -135,14 +140,16 @@ def test_processes_of_the_standard_library(tmp_path: Path) -> None:
         ("somewhere", "MODULE:FUNCTION is needed"),
         ("nowhere:f", "nowhere"),
         ("test_places:nothing", "nothing"),
+        ("dask://127.0.0.1", "dask://HOST:PORT is needed|needs the package distributed"),
+        ("test_places:leaves", "SystemExit"),
         ("dask://127.0.0.1:1", "no scheduler answers there|needs the package distributed"),
     ],
 )
 def test_places_that_there_are_not(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says which."""
     monkeypatch.setattr(places, "_LONGEST_START", 1.0)
-    with pytest.raises((PlaceError, ImportError), match=said) as caught:
-        places.place(name, 1)
+    with pytest.raises((PlaceError, ImportError), match=said) as caught, places.place(name, 1) as place:
+        place.submit("", 1.0)
     assert "\n" not in str(caught.value)
 
 

@@ -59,6 +59,24 @@ def test_names_follow_from_what_is_asked() -> None:
     assert Job.of_json(other.as_json()) == other
 
 
+def test_no_job_takes_the_place_of_another(tmp_path: Path) -> None:
+    """Of several builds that have one name each is a job; of one that is asked twice, what one requires is required."""
+    for name in "ab":
+        (tmp_path / f"{name}.py").write_text("def f(z): return z\n")
+    one, other = f"mine={tmp_path / 'a.py'}:f", f"mine={tmp_path / 'b.py'}:f"
+    jobs = _jobs(targets="softmax", candidates=[one, other])
+    assert len({job.name for job in jobs}) == len({job.title for job in jobs}) == 2
+    assert {job.candidate for job in jobs} == {f"{tmp_path / name}.py:f" for name in "ab"}
+    parts = [
+        plan.part({"targets": "softmax", "candidates": one, **more}, "test")
+        for more in ({"properties": "batch"}, {"require": "batch"}, {"engine": "random"})
+    ]
+    found = Plan(tuple(parts)).jobs().jobs
+    assert [(job.keeps, job.required, job.engine) for job in found] == [
+        (None, False, "auto"), (None, False, "random"), ("batch", True, "auto"),
+    ]  # fmt: skip
+
+
 def test_everything() -> None:
     """All targets, formats and kernels: every job can be asked, and what is left out is said."""
     found = Plan((Part("all"), Part("all", formats="all", kernels="all"))).jobs()
@@ -108,6 +126,7 @@ def test_a_file(tmp_path: Path) -> None:
         ("[[jobs]]\ntargets = 'softmax'\nparams = {n = []}", "params: n: a number or a word"),
         ("[[jobs]]\ntargets = 'softmax'\ntimeout = 'never'", "timeout: 'never' is not a duration"),
         ("[[jobs]]\ntargets = 'softmax'\nproperties = 'all'", "give candidates or kernels"),
+        ("[[jobs]]\ntargets = 'softmax'\narrays = 'torch'", "arrays: they are for candidates"),
     ],
 )
 def test_complaints(text: str, said: str, tmp_path: Path) -> None:

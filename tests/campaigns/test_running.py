@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import attrs
 import made_up_places
 import pytest
 from made_up_places import Outcome, searched
@@ -23,7 +26,9 @@ from diffuzz.campaigns.comparing import Baseline, changes
 from diffuzz.campaigns.job import Job
 from diffuzz.campaigns.journal import Record
 from diffuzz.campaigns.plan import Jobs
-from diffuzz.campaigns.running import Asked, Tally, run
+from diffuzz.campaigns.running import Asked, BudgetError, Tally, run
+from diffuzz.corpus import files
+from diffuzz.searching.state import State
 
 _JOBS = [Job("softmax", (("n", str(size)),)) for size in range(3, 12)]
 _ASKED = Asked(budget=60.0, slice=2.0, seed=5)
@@ -39,7 +44,7 @@ def _run(folder: Path, do: Any = searched, **others: Any) -> Tally:
 
 
 def test_a_night(tmp_path: Path) -> None:
-    """Each job has a first slice, the budget is spent, states go from slice to slice, and one of each is left."""
+    """Each job has a first slice, the budget is spent, states go from slice to slice, and the last two are left."""
     tally = _run(tmp_path)
     found = _slices(tmp_path)
     assert Counter(one["job"] for one in found if one["round"] == 0) == dict.fromkeys((job.name for job in _JOBS), 1)
@@ -49,7 +54,7 @@ def test_a_night(tmp_path: Path) -> None:
         assert values == sorted(values)
         # At the end the case of a claim is made simpler.
         assert [one["round"] for one in found if one["job"] == job.name][-1] == "final"
-    assert len(list((tmp_path / "states").iterdir())) == len(_JOBS)
+    assert len(list((tmp_path / "states").iterdir())) == 2 * len(_JOBS)
     assert [one["kind"] for one in journal.records_of(tmp_path)][-1] == "end"
 
 
@@ -232,6 +237,151 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tally = _run(tmp_path / "c", finding)
     assert "No space left" in tally.unsaved[0]
     assert {one["unsaved"] for one in _slices(tmp_path / "c")} == {text}
+
+
+def test_a_spoilt_line_costs_one_slice(tmp_path: Path) -> None:
+    """Its slice is done again, from the state that it began with, and comes out the same."""
+    _run(tmp_path)
+    path = tmp_path / journal.name(1, 1)
+    lines = path.read_text().splitlines(keepends=True)
+    spoilt = max(number for number, line in enumerate(lines) if '"round":"final"' not in line and '"slice"' in line)
+    before = journal.parsed(lines[spoilt].removesuffix("\n"))
+    path.write_text("".join([*lines[:spoilt], "spoilt\n"]))
+    _run(tmp_path)
+    assert before is not None
+    (again,) = [one for one in _slices(tmp_path) if (one["job"], one["round"]) == (before["job"], before["round"])]
+    assert {**again, "time": 0} == {**before, "time": 0}
+
+
+def test_a_plan_may_grow(tmp_path: Path) -> None:
+    """With the same number of shards, which then have other jobs: what was found is known, and nothing is lost."""
+
+    def finding(task: dict[str, Any]) -> Outcome:
+        return searched(task) | {"judges": True, "finding": True, "stopped": "work"}
+
+    best: dict[str, float] = {}
+    for count in (6, 7, 9):
+        for shard in (1, 2):
+            own = folders.shard_of(_JOBS[:count], shard, 2)
+            with made_up_places.place(finding) as place:
+                tally = run(own, Asked(20.0, 2.0, 1, shard, 2), tmp_path, tmp_path / "corpus", place)
+            assert {one["job"] for one in tally.ledger.new()} == {job.name for job in own} - set(best)
+            for name in tally.ledger.jobs:
+                last = tally.ledger.last(name)
+                assert last is not None
+                assert last["value"] >= best.get(name, 0.0)
+        best = {one["job"]: one["value"] for one in _slices(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("kept", "new"), [(7.0, False), (7.5, False), (30.0, True), (1.0, True), (None, False), ("inf", True)]
+)
+def test_another_fault_is_new(kept: float | str | None, new: bool, tmp_path: Path) -> None:
+    """A finding of last night is known while its case is as wrong; where that is right, or wrong by another amount,
+    what is found is new. What was not looked at is known by its kind.
+    """
+
+    def finding(more: dict[str, Any]) -> Any:
+        return lambda task: searched(task) | {"judges": True, "finding": True, "stopped": "work", "value": 7.0} | more
+
+    _run(tmp_path, finding({}))
+    tally = _run(tmp_path, finding({"kept": kept, "value": 7.0}))
+    assert bool(tally.ledger.new()) is new
+
+
+def test_states_may_be_lost(tmp_path: Path, saved: Path) -> None:
+    """Then a slice begins with the witness; and without one nothing is said to be gone that nobody looked at."""
+    text = saved.read_text()
+    jobs = [Job("softmax", (("n", "3"),))]
+    states: list[str | None] = []
+
+    def finding(found: bool, **more: Any) -> Any:
+        def do(task: dict[str, Any]) -> Outcome:
+            states.append(task["state"])
+            task = task | {"state": None}
+            return searched(task) | {"judges": True, "finding": found, "entry": text if found else None} | more
+
+        return do
+
+    def night(do: Any) -> Tally:
+        with made_up_places.place(do) as place:
+            return run(jobs, Asked(2.0, 2.0, 5), tmp_path / "c", tmp_path / "found", place)
+
+    night(finding(True))
+    shutil.rmtree(tmp_path / "c" / "states")
+    night(finding(True))
+    assert states[-1] is not None
+    began = State.loads(base64.b64decode(states[-1]))
+    assert began.best == files.load(saved).case
+    shutil.rmtree(tmp_path / "c" / "states")
+    shutil.rmtree(tmp_path / "found")
+    tally = night(finding(False, kept=None))
+    assert states[-1] is None
+    assert [one.how for one in changes([tally.ledger], None)] == ["unsure"]
+
+
+def test_what_could_not_be_saved_is_saved_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+    """The next night, if there is room."""
+    text = saved.read_text()
+
+    def finding(task: dict[str, Any]) -> Outcome:
+        return searched(task) | {"finding": True, "entry": text, "stopped": "witness", "judges": True}
+
+    def full(*_: object, **__: object) -> Path:
+        raise running.store.CorpusError("corpus: cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.store, "save", full)
+        _run(tmp_path / "c", finding)
+    tally = _run(tmp_path / "c", finding)
+    for job in _JOBS:
+        assert Path(str(tally.ledger.witness(job.name))).read_text() == text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["5", "[]", "no JSON", '{"status": "odd"}', '{"status": "searched"}', '{"status": "searched", "stopped": "work", '
+     '"value": "abc"}', '{"status": "searched", "stopped": "work", "entry": 3}'],
+)  # fmt: skip
+def test_what_is_no_outcome_is_none(answer: str, tmp_path: Path) -> None:
+    """Whoever sends it: it is asked for again, and does not get into the journal."""
+    tries: Counter[str] = Counter()
+
+    def odd(task: dict[str, Any]) -> Any:
+        tries[task["seed"]] += 1
+        return searched(task) if tries[task["seed"]] > 1 else made_up_places.Raw(answer)
+
+    tally = _run(tmp_path, odd)
+    assert len(tally.retried) == len(tries)
+    assert all(one["status"] == "searched" for one in _slices(tmp_path))
+
+
+def test_a_budget_comes_to_its_end(tmp_path: Path) -> None:
+    """Though what comes back says that nothing was spent, and claims to be another job."""
+
+    def free(task: dict[str, Any]) -> Outcome:
+        return searched(task) | {"spent": 0, "job": "zzz", "night": 77, "kind": "end"}
+
+    tally = _run(tmp_path, free)
+    assert 58 < tally.ledger.spent() <= 60
+    assert {one["job"] for one in _slices(tmp_path)} == {job.name for job in _JOBS}
+
+
+def test_a_night_has_one_seed(tmp_path: Path) -> None:
+    """One that was stopped goes on with that seed, or not at all; and who has not the lock changes nothing."""
+
+    def stop(tally: Tally, record: Record | None) -> None:
+        if record is not None:
+            raise _StopError
+
+    with pytest.raises(_StopError):
+        _run(tmp_path, on_slice=stop)
+    with pytest.raises(BudgetError, match="was begun with seed 5"):
+        _run(tmp_path, asked=attrs.evolve(_ASKED, seed=6))
+    begun: list[int] = []
+    with journal.Journal(tmp_path / journal.name(1, 1)), pytest.raises(journal.JournalError, match="another process"):
+        _run(tmp_path, on_begin=lambda: begun.append(1))
+    assert not begun
 
 
 def test_a_forged_state_leads_nowhere(tmp_path: Path) -> None:
