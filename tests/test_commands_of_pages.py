@@ -36,6 +36,8 @@ NOT_RUN = {
     r"cuda:0": "needs a GPU",
     r"third_party/run\.py +#": "takes hours: every library that is installed",
     r"bench properties$": "takes a quarter of an hour: tests/properties asks the same functions",
+    r"bisect corpus/": "needs three builds of the reader's",
+    r"campaign examples/campaigns/everything": "takes an hour",
     r"--cases 1000000": "takes as long as one likes; the line before it is the same with fewer",
 }  # fmt: skip
 # What has to be installed for a command that has this in it.

@@ -52,9 +52,17 @@ class _Campaign(Parts):
     """``campaign PLAN.toml`` is ``campaign run PLAN.toml``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self._named(ctx, args))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, self._named(ctx, args))
+
+    def _named(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The words, the first of which is a command."""
+        given = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return args if given else ["run", *args]
 
 
 class _Shard(click.ParamType):  # type: ignore[type-arg]

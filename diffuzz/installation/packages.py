@@ -17,6 +17,7 @@ EXTRAS = {
     "llama": "runs of llama.cpp, for dump and trace",
     "torch": "references in PyTorch; bench kernelbench",
     "hf": "runs of transformers, for dump and trace",
+    "dask": "campaigns on a Dask cluster",
     "bench": "the peers of bench engines, and its pictures",
 }
 FOR_DEVELOPMENT = ("test", "lint", "docs")

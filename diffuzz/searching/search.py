@@ -208,7 +208,7 @@ def search(
         judged=objective.judged,
         state=_state(objective, made),
         kept=objective.kept,
-        work_s=objective.work / WORK_PER_SECOND,
+        work_s=objective.work / max(WORK_PER_SECOND, 1.0),
     )
 
 

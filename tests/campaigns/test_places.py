@@ -122,9 +122,11 @@ def leaves() -> ThreadPoolExecutor:
 
 
 def test_any_executor(tmp_path: Path) -> None:
-    """Any that a function returns gives the same as this machine."""
-    wanted = _campaign(tmp_path / "local", places.place("local", 2))
-    assert _campaign(tmp_path / "pool", places.place("test_places:a_pool", 2)) == wanted
+    """Any that a function returns finds what there is."""
+    found = _campaign(tmp_path / "pool", places.place("test_places:a_pool", 2))
+    assert {name: verdict for name, (verdict, _) in found.items()} == {
+        "softmax": "CONFIRMED", "rope": "CONFIRMED", "rmsnorm": "FALSIFIED", "silu": "CONFIRMED",
+    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -244,7 +244,7 @@ def test_a_spoilt_line_costs_one_slice(tmp_path: Path) -> None:
     _run(tmp_path)
     path = tmp_path / journal.name(1, 1)
     lines = path.read_text().splitlines(keepends=True)
-    spoilt = max(number for number, line in enumerate(lines) if '"round":"final"' not in line and '"slice"' in line)
+    spoilt = max(number for number, line in enumerate(lines) if '"kind":"slice"' in line)
     before = journal.parsed(lines[spoilt].removesuffix("\n"))
     path.write_text("".join([*lines[:spoilt], "spoilt\n"]))
     _run(tmp_path)
@@ -408,12 +408,12 @@ def test_a_forged_state_leads_nowhere(tmp_path: Path) -> None:
 def _campaign(folder: Path, *words: str) -> list[str]:
     return [
         sys.executable, "-m", "diffuzz", "campaign", "--targets", "softmax,rope,rmsnorm", "--params", "n=3,7,9",
-        "--slice", "300ms", "--budget", "6s", "--seed", "4", "--into", str(folder / "c"),
+        "--slice", "300ms", "--budget", "4s", "--seed", "4", "--into", str(folder / "c"),
         "--corpus", str(folder / "corpus"), *words,
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_kill_9_loses_no_finding(kills: int, tmp_path: Path) -> None:
     """Killed at random moments, again and again, it ends with the findings of a campaign that was not disturbed, and
     with all of its entries in the corpus.
@@ -425,7 +425,7 @@ def test_kill_9_loses_no_finding(kills: int, tmp_path: Path) -> None:
     for _ in range(kills):
         # The folder is new now and then, so that it is killed at its beginning, too.
         process = subprocess.Popen(_campaign(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.3, 2.5))
+        time.sleep(rng.uniform(0.3, 2.0))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         _no_finding_is_lost(killed)

@@ -87,7 +87,11 @@ def _is_operation(name: str) -> bool:
     return isinstance(module.TARGET, Operation)
 
 
-@pytest.mark.parametrize("target", JUDGING)
+# One that takes as long as three others, and is written as they are.
+MOST = [pytest.param(name, marks=pytest.mark.slow if name in ("attention", "gelu") else ()) for name in JUDGING]
+
+
+@pytest.mark.parametrize("target", MOST)
 def test_a_candidate(tmp_path: Path, target: str) -> None:
     """The program runs as it is, with the file that was recorded, and finds the value that the entry has: how many
     times the error that is allowed, or how many elements that are not right.
@@ -105,7 +109,7 @@ def test_a_candidate(tmp_path: Path, target: str) -> None:
     assert "  element " in out
 
 
-@pytest.mark.parametrize("target", JUDGING)
+@pytest.mark.parametrize("target", MOST)
 def test_the_arguments_are_the_same_bits(tmp_path: Path, target: str) -> None:
     """What the function of the program is called with is what the candidate was called with, scalars included."""
     contract = targets.get(target).contract

@@ -58,6 +58,7 @@ def test_results_are_told_apart(number: int) -> None:
 
 
 @pytest.mark.quality
+@pytest.mark.slow
 def test_all_problems_are_analysed_and_told_apart() -> None:
     """All of them, with other weights and inputs."""
     rows = judged(seed=1)

@@ -153,6 +153,7 @@ def test_kernels(folder: Path) -> None:
     assert ["to rounding", "not at all", "not at all"] == [cell["agreement"] for cell in cells["cells"]]
 
 
+@pytest.mark.slow
 def test_kernels_of_a_target_of_diffuzz(folder: Path) -> None:
     """They stand beside those of diffuzz; an entry that needs them does not stop others from being saved."""
     search = ("search", "--target", "rmsnorm", "--param", "candidate_max_abs=1", *QUICK)

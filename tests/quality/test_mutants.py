@@ -67,7 +67,14 @@ def test_many_mutants_are_wrong_for_some_sizes_only() -> None:
     assert {row[0] for row in (*wrong_sizes.WRONG, *wrong_sizes.RIGHT)} <= BY_NAME.keys()
 
 
-@pytest.mark.parametrize("name", [row[0] for row in wrong_sizes.RIGHT])
+@pytest.mark.parametrize(
+    "name",
+    [
+        # It takes as long as all the others.
+        pytest.param(row[0], marks=pytest.mark.slow if row[0] == "rmsnorm/4096" else ())
+        for row in wrong_sizes.RIGHT
+    ],
+)
 def test_functions_that_take_some_sizes_only_are_not_flagged(name: str) -> None:
     """They are called with nothing else, as their parameters say: not by the search, and not by ggml's criteria."""
     objective = scoring.searched(BY_NAME[name], seconds=2, seed=1)

@@ -13,7 +13,7 @@ from diffuzz.vectors.vectors import LARGEST_FILE
 pytestmark = pytest.mark.quality
 
 
-@pytest.mark.parametrize("name", ["matmul", "top_k"])
+@pytest.mark.parametrize("name", ["matmul", pytest.param("top_k", marks=pytest.mark.slow)])
 def test_vectors_tell_wrong_from_right(name: str) -> None:
     """Of each operation nine in ten, of half of them by cases for the others three in four; in less than a megabyte."""
     groups = scoring.groups([name])[:6]

@@ -142,7 +142,7 @@ class Table:
 
 def names() -> tuple[str, ...]:
     """All competitors: auto with and without constructions, the other engines, and the peers."""
-    return ("auto", BLIND, *(name for name in engines.names() if name not in ("auto", "prompts")), *PEERS)
+    return ("auto", BLIND, *(name for name in engines.names() if name not in ("auto", "prompts", "device")), *PEERS)
 
 
 def check(chosen: Iterable[str] | None) -> tuple[str, ...]:
