@@ -161,16 +161,6 @@ class Ledger:
         kept = [value_of(one) for one in self.slices[name] if one.get("witness") or one["round"] == "final"]
         return not kept or value_of(last) > kept[-1] * (1 + 1e-9)
 
-    def findings(self, *, tonight: bool) -> dict[str, Record]:
-        """The last finding of each job that stands, by job: in this night, or in any before it."""
-        found: dict[str, Record] = {}
-        for name in self.jobs:
-            slices = [one for one in self.slices.get(name, ()) if (one["night"] == self.night) == tonight]
-            said = [one for one in slices if one["status"] != "failed"]
-            if said and key_of(said[-1]) is not None:
-                found[name] = said[-1]
-        return found
-
     def is_known(self, record: Record) -> bool:
         """Whether a finding was one before this night, or is one of the campaign that this one is compared with: of the
         same kind, or on the very case that was wrong then.
@@ -217,8 +207,10 @@ class Ledger:
         return key_of(record) is not None and found[0] is record and not self.is_known(record)
 
     def new(self) -> list[Record]:
-        """The findings of this night that are new."""
-        return [one for one in self.findings(tonight=True).values() if not self.is_known(one)]
+        """The findings of this night that are new: the last slice of each job that says so, if it could be asked."""
+        said = [[one for one in self.tonight(name) if one["status"] != "failed"] for name in self.jobs]
+        last = [slices[-1] for slices in said if slices]
+        return [one for one in last if key_of(one) is not None and not self.is_known(one)]
 
     def failed(self) -> list[Record]:
         """The jobs of this night that could not be asked, by their last slice."""

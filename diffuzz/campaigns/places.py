@@ -32,6 +32,8 @@ import attrs
 from diffuzz.escaping import escaped
 from diffuzz.registry import one_line
 
+# Memory of a GPU as it is needed, where JAX would take most of it at once: several processes share the device.
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 # One core a slice, whatever library computes; NPROC is XLA's.
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"), "1")
 # Tasks after which a process is replaced: compiled programs add up in it.
@@ -60,7 +62,7 @@ class _Process:
             [sys.executable, "-m", "diffuzz.campaigns.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, encoding="utf-8",
             # A Ctrl-C is for the campaign, which ends this itself.
-            env=os.environ | ONE_CORE, start_new_session=True,
+            env=SHARED | os.environ | ONE_CORE, start_new_session=True,
         )  # fmt: skip
         return cls(running, said)
 
