@@ -13,6 +13,8 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LEVELS = 6
 # Numbers of which multiples may be infinite.
 _HUGE = 1e300
+# Distances below which steps are next to the subnormal numbers.
+_TINY = 1e-290
 
 
 def real(value: Any) -> float:
@@ -147,6 +149,9 @@ def _linear(low: float, high: float) -> Ruler:
         low, high = (low, high) if low < high else (min(low, 0.0), max(high, 0.0))
         ends = ((0.0, plain(low, 4)), (1.0, plain(high, 4)))
         return Ruler(ends, False, lambda number: (number / 4 - low / 4) / (high / 4 - low / 4))
+    if high - low < _TINY:
+        # Nor are there round numbers between these.
+        return Ruler(((0.0, plain(low, 4)), (1.0, plain(high, 4))), False, lambda number: (number - low) / (high - low))
     # Three or four are written.
     rough = (high - low) / 3
     unit = 10.0 ** math.floor(math.log10(rough))

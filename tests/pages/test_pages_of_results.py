@@ -274,6 +274,7 @@ def test_a_series_loses_no_extreme(numbers: list[float], times: int) -> None:
             assert drawn(low if drawn is np.nanmin else high) == wanted(array)
 
 
+@example([5e-324])
 @example([1.5000000005000003e308])
 @example([-1.7e308, 1.7e308])
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=30))
