@@ -22,8 +22,9 @@ from diffuzz.campaigns.job import Job
 from diffuzz.cases import domain
 from diffuzz.corpus import lost, record
 from diffuzz.corpus.entry import dumps
+from diffuzz.corpus.spelling import given_words, json_number
 from diffuzz.judging.evidence import Agreement
-from diffuzz.judging.question import Compare, Judge, Keep
+from diffuzz.judging.question import Compare, Judge
 from diffuzz.judging.verdict import Verdict
 from diffuzz.registry import one_line, place_of
 from diffuzz.searching.keeping import keeping
@@ -61,11 +62,6 @@ def _failed(why: str, code: int) -> Outcome:
     return {"status": "failed", "why": " ".join(why.split()), "code": code}
 
 
-def number(value: float) -> float | str:
-    """A number for JSON, which has no infinities."""
-    return value if abs(value) < float("inf") else str(value)
-
-
 def _given(job: Job) -> dict[str, str]:
     """The parameters; a format may be in a file. Raises RegistryError."""
     return {name: formats.load(value) if name == "format" else value for name, value in job.params}
@@ -96,14 +92,15 @@ def _of_value(job: Job, task: Mapping[str, Any]) -> Outcome:
         result = attrs.evolve(result, evaluations=result.evaluations + found.evaluations)
     wrong = outside if compares else result.verdict is Verdict.CONFIRMED
     keeps = result.replays and (wrong if judges else final and result.value > 0)
-    bound = None if result.bound is None else number(result.bound.value)
+    bound = None if result.bound is None else json_number(result.bound.value)
+    detail = {name: json_number(one) for name, one in result.measurement.evidence.as_dict().items()} if wrong else None
     return {
         "status": "searched",
-        "value": number(max(result.value, result.largest) if not judges else result.value),
+        "value": json_number(max(result.value, result.largest) if not judges else result.value),
         # What the best case of the slice before, or of another campaign, has now.
-        "kept": None if kept is None else number(max(kept, 0.0)),
+        "kept": None if kept is None else json_number(max(kept, 0.0)),
         "measure": result.measurement.measure,
-        "threshold": number(result.threshold),
+        "threshold": json_number(result.threshold),
         "bound": bound,
         "verdict": result.verdict.value,
         "judges": judges,
@@ -117,7 +114,7 @@ def _of_value(job: Job, task: Mapping[str, Any]) -> Outcome:
         "evaluations": result.evaluations,
         # What goes on from an earlier slice is not had again by a command.
         "command": record.command_of(result) if result.state.searches == 1 else None,
-        "detail": {name: number(one) for name, one in result.measurement.evidence.as_dict().items()} if wrong else None,
+        "detail": detail,
         "entry": dumps(record.record(result)) if keeps else None,
         "state": base64.b64encode(result.state.dumps()).decode(),
     }
@@ -145,7 +142,7 @@ def _of_property(job: Job, task: Mapping[str, Any]) -> Outcome:
     finding = report.status == "broken" or (report.status == "not invariant" and job.required)
     entry, said = None, None
     if report.findings:
-        said = record.again(report, report.findings[0], kept, _words(job, asked))
+        said = record.again(report, report.findings[0], kept, _words(job))
         found = record.lost(kept, report, report.findings[0], asked, said) if finding else None
         entry = None if found is None else lost.dumps(found)
     return {
@@ -164,12 +161,11 @@ def _of_property(job: Job, task: Mapping[str, Any]) -> Outcome:
     }
 
 
-def _words(job: Job, asked: Keep) -> list[str]:
+def _words(job: Job) -> list[str]:
     """The words of a command that asks for a property, but for its name and the domain."""
-    words = ["search", "--target", job.target]
-    words += [word for key, value in job.params if not domain.is_domain(key) for word in domain.option(key, value)]
     named = {
         "candidate": job.candidate, "kernels": ",".join(job.kernels * 2) or None, "library": job.library,
         "arrays": job.arrays, "device": job.device,
     }  # fmt: skip
-    return words + [word for name, value in named.items() if value is not None for word in (f"--{name}", value)]
+    plain = [(key, value) for key, value in job.params if not domain.is_domain(key)]
+    return ["search", "--target", job.target, *given_words(plain, named)]

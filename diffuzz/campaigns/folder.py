@@ -77,17 +77,15 @@ def read(path: Path) -> Folder:
         if isinstance(error, JournalError):
             raise
         raise JournalError(f"{file} is not as a campaign writes it; run the campaign again ({error})") from error
-    paths = journal.all_of(path)
-    found = {place: journal.read(file) for place, file in paths.items()}
-    broken = [f"{paths[place]}: line {number}" for place, one in found.items() for number in one.broken]
+    found = journal.read_all(path)
+    broken = [f"{path / journal.name(*place)}: line {number}" for place, one in found.items() for number in one.broken]
     # Of several numbers of shards the one that was at work last; the slices of the others count in its ledgers.
-    last = max(
-        found, key=lambda place: max((one.get("time", 0.0) for one in found[place].records), default=0.0), default=None
-    )
-    ledgers = []
-    for (shard, shards), one in found.items():
-        if last is not None and shards == last[1]:
-            own = shard_of(jobs, shard, shards)
-            # What they ask of now may be elsewhere, and does not matter here.
-            ledgers.append(Ledger.of_records(own, {}, journal.merged(path, one.records, shard, shards)))
+    times = {place: max((one.get("time", 0.0) for one in read.records), default=0.0) for place, read in found.items()}
+    last = max(times, key=lambda place: times[place], default=(0, 0))[1]
+    ledgers = [
+        # What the jobs ask of now may be elsewhere, and does not matter here.
+        Ledger.of_records(shard_of(jobs, shard, shards), {}, journal.merged(found, shard, shards))
+        for shard, shards in found
+        if shards == last
+    ]
     return Folder(path, jobs, left_out, tuple(ledgers), tuple(broken))

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -223,21 +223,26 @@ class Journal:
                 self._file.close()
 
 
-def records_of(folder: Path) -> Iterator[Record]:
-    """The records of all journals of a folder, those of slices in the order of time. Raises JournalError."""
-    found = [record for path in all_of(folder).values() for record in read(path).records]
-    yield from sorted(found, key=_time)
+def read_all(folder: Path) -> dict[tuple[int, int], Read]:
+    """What the journals of a folder have, by shard and number of shards. Raises JournalError."""
+    return {place: read(path) for place, path in all_of(folder).items()}
 
 
-def merged(folder: Path, own: Sequence[Record], shard: int, shards: int) -> list[Record]:
-    """The records of a shard's ``own`` journal, and the slices of all others, as those of a night before all its own:
-    other numbers of shards may have done them, or plans of other jobs. In the order of time. Raises JournalError.
+def records_of(folder: Path) -> list[Record]:
+    """The records of all journals of a folder in the order of time. Raises JournalError."""
+    return sorted((record for found in read_all(folder).values() for record in found.records), key=_time)
+
+
+def merged(found: Mapping[tuple[int, int], Read], shard: int, shards: int) -> list[Record]:
+    """The records of a shard's own journal, and the slices of all others, as those of a night before all its own: other
+    numbers of shards may have done them, or plans of other jobs. In the order of time.
     """
+    own = found[shard, shards].records
     others = [
         record | {"night": 0, "was": record["night"]}
-        for place, path in all_of(folder).items()
+        for place, one in found.items()
         if place != (shard, shards)
-        for record in read(path).records
+        for record in one.records
         if record["kind"] == "slice"
     ]
     return sorted([*own, *others], key=_time)

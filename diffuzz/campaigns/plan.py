@@ -25,7 +25,6 @@ and said. Without candidates and kernels the target's own claim is asked.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, product
@@ -38,16 +37,16 @@ from diffuzz import formats, kernels, targets
 from diffuzz.campaigns.job import Job
 from diffuzz.cases import domain
 from diffuzz.corpus.candidates import parse as parse_candidates
+from diffuzz.corpus.spelling import seconds
 from diffuzz.escaping import escaped
 from diffuzz.judging import properties
 from diffuzz.judging.opening import check_handing
-from diffuzz.judging.pair import implementations
+from diffuzz.judging.pair import EXACT, implementations
 from diffuzz.judging.question import Judge, QuestionError
 from diffuzz.registry import UnknownNameError
 from diffuzz.targets.target import Target
 
 ALL = "all"
-_UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _LARGEST_FILE = 2**20
 # Of a complaint that is quoted, such as one that lists all formats.
 _LONGEST = 120
@@ -87,14 +86,6 @@ def _text(given: object) -> str:
     if not isinstance(given, str) or not given:
         raise ValueError("a text is needed")
     return given
-
-
-def seconds(given: object) -> float:
-    """A duration: a number of seconds, or a text such as 90s, 10min or 2h. Raises ValueError."""
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(ms|s|m|min|h|)", str(given).strip())
-    if isinstance(given, bool) or found is None or not 0 < (number := float(found[1]) * _UNITS[found[2]]) <= 1e8:
-        raise ValueError(f"{given!r} is not a duration above zero; 90s, 10min or 2h are")
-    return number
 
 
 def _seed(given: object) -> int:
@@ -315,7 +306,7 @@ def _kernels(
         raise QuestionError(f"two kernels are needed, and it has {', '.join(here) or 'none of them'} here{said}")
     gathered.left_out.update({f"{target.name}: {one}, which it does not have": None for one in absent})
     # A mathematical function in float64 keeps no promise of bits.
-    return list(combinations(here, 2)), [name for name in here if name != "exact"]
+    return list(combinations(here, 2)), [name for name in here if name != EXACT]
 
 
 def _here(names: Iterable[str], library: str | None) -> tuple[list[str], list[str]]:

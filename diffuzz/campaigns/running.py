@@ -118,7 +118,7 @@ def run(
         of = {job.name: versions.of(job) for job in jobs}
         if on_begin is not None:
             on_begin()
-        records = journals.merged(folder, journal.before.records, asked.shard, asked.shards)
+        records = journals.merged(journals.read_all(folder), asked.shard, asked.shards)
         ledger = Ledger.of_records(jobs, of, records, frozenset() if baseline is None else baseline.known)
         seed = asked.seed if ledger.begun is None else ledger.begun["seed"]
         if ledger.unfinished and seed != asked.seed:
@@ -169,9 +169,8 @@ class _Night:
                 record = {"kind": "witness", "job": name} | found
                 self.journal.add(record)
                 ledger.take(record)
-        for number in self._rounds():
+        for number, seconds in self._rounds():
             self.tally.round = number
-            seconds = self._allotted(number)
             self._do(
                 [self._task(name, number, each) for name, each in seconds.items() if not ledger.done(name, number)]
             )
@@ -179,11 +178,11 @@ class _Night:
         self.tally.round = "final"
         self._do([self._task(name, "final", FINAL) for name in unsaved])
 
-    def _rounds(self) -> Iterator[int]:
-        """The numbers of rounds, as long as there is something to do in them."""
+    def _rounds(self) -> Iterator[tuple[int, Mapping[str, float]]]:
+        """The numbers of rounds and the seconds of each job in them, as long as there is something to do."""
         number = 0
-        while self._allotted(number):
-            yield number
+        while seconds := self._allotted(number):
+            yield number, seconds
             number += 1
 
     def _allotted(self, number: int) -> Mapping[str, float]:

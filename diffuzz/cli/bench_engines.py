@@ -23,8 +23,8 @@ from diffuzz.cli.options import (
     target_named,
     unfinished,
 )
-from diffuzz.cli.tables import json_number
 from diffuzz.cli.tables import table as grid
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.studies.engines.tournament import Run, Table

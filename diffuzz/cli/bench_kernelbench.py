@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import JSON, SEED, VERBOSITY, print_json, print_text, unfinished
-from diffuzz.cli.tables import json_number, table
+from diffuzz.cli.tables import table
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.studies.kernelbench.judging import Row, Seen

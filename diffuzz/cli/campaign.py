@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from diffuzz.campaigns.folder import Folder
     from diffuzz.campaigns.journal import Record
     from diffuzz.campaigns.plan import Plan
-    from diffuzz.campaigns.running import Tally
+    from diffuzz.campaigns.running import Asked, Tally
 
 DEFAULT_FOLDER = Path("campaign")
 # Seconds of a job's first slice, and how many of them a job has on average, where nothing is said of them.
@@ -355,7 +355,7 @@ def _asked(
     seed: int | None,
     shard: tuple[int, int],
     folder: Path,
-) -> Any:
+) -> Asked:
     """How much of what is asked for: what is given, or else what the plan says, or else what is usual."""
     import secrets
 
@@ -366,8 +366,8 @@ def _asked(
     whole = budget or planned.budget or slice_ * SLICES * count
     if seed is None:
         # A night goes on with the seed that it was begun with.
-        mine = journal.read(folder / journal.name(*shard)).records
-        begun = [one for one in (*journal.records_of(folder), *mine) if one["kind"] == "begin"]
+        begun = [one for one in journal.records_of(folder) if one["kind"] == "begin"]
+        begun.sort(key=lambda one: (one.get("shard"), one.get("shards")) == shard)
         seed = planned.seed if planned.seed is not None else begun[-1]["seed"] if begun else secrets.randbelow(2**31)
     return Asked(whole * own / max(count, 1), slice_, seed, *shard)
 

@@ -105,7 +105,7 @@ def _result(ledger: Ledger, name: str) -> Object:
 
 def _command(job: Job, witness: str | None) -> str | None:
     """The command that asks whether the witness still shows it, or else shows the witness."""
-    from diffuzz.cli.saving import command_line
+    from diffuzz.corpus.spelling import command_line
 
     if witness is None:
         return None

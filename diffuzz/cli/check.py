@@ -23,7 +23,8 @@ from diffuzz.cli.options import (
     print_json,
     print_text,
 )
-from diffuzz.cli.saving import HTML, check_writable, command_line, written
+from diffuzz.cli.saving import HTML, check_writable, written
+from diffuzz.corpus.spelling import command_line
 
 
 @click.command("check")

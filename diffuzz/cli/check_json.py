@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from diffuzz.cli.check_text import headline, worst_of_layers
-from diffuzz.cli.tables import json_number
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.models.checking import Report

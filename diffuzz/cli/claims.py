@@ -23,8 +23,9 @@ from diffuzz.cli.options import (
     sequence,
     unfinished,
 )
-from diffuzz.cli.saving import HTML, check_writable, command_line, written
-from diffuzz.cli.tables import columns, folded, json_number, number, table
+from diffuzz.cli.saving import HTML, check_writable, written
+from diffuzz.cli.tables import columns, folded, number, table
+from diffuzz.corpus.spelling import command_line, json_number
 
 if TYPE_CHECKING:
     from diffuzz.studies.claims.model import Subject

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffuzz import formats
 from diffuzz.cases.text import array_text, blocks_text
-from diffuzz.cli.tables import json_number
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.cases.case import Case

@@ -26,8 +26,9 @@ from diffuzz.cli.options import (
     report,
     target_named,
 )
-from diffuzz.cli.saving import HTML, check_writable, command_line, files_named, given_words, written
-from diffuzz.cli.tables import json_number, params_text
+from diffuzz.cli.saving import HTML, check_writable, files_named, written
+from diffuzz.cli.tables import params_text
+from diffuzz.corpus.spelling import command_line, given_words, json_number
 
 if TYPE_CHECKING:
     from diffuzz.fingerprinting.box import Box

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffuzz.cli.tables import bound_json, json_number, params_text
+from diffuzz.cli.tables import bound_json, params_text
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.corpus.candidates import Candidates

@@ -33,8 +33,9 @@ from diffuzz.cli.options import (
     target_named,
     unfinished,
 )
-from diffuzz.cli.saving import HTML, check_writable, command_line, files_named, given_words, written
-from diffuzz.cli.tables import at_most, json_number, libraries_text, table
+from diffuzz.cli.saving import HTML, check_writable, files_named, written
+from diffuzz.cli.tables import at_most, libraries_text, table
+from diffuzz.corpus.spelling import command_line, given_words, json_number
 from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:

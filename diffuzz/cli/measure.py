@@ -30,7 +30,8 @@ from diffuzz.cli.options import (
     target_named,
 )
 from diffuzz.cli.search_text import headline
-from diffuzz.cli.tables import bound_json, bound_text, json_number, number, params_text
+from diffuzz.cli.tables import bound_json, bound_text, number, params_text
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.cases.case import Case

@@ -27,7 +27,7 @@ from diffuzz.cli.options import (
     print_text,
 )
 from diffuzz.cli.show import entry_text
-from diffuzz.cli.tables import json_number
+from diffuzz.corpus.spelling import json_number
 
 
 @click.command("minimise")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from diffuzz.cli import progress
+from diffuzz.corpus import spelling
 from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ DEFAULT_CORPUS = Path("corpus")
 # EX_SOFTWARE of sysexits.h: Python's own 1 would say that a witness was found.
 DEFECT = 70
 
-_UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
 
 # Click's types take a parameter from 8.4 on, and earlier versions will do: so none is given below.
 class _Seconds(click.ParamType):  # type: ignore[type-arg]
@@ -40,10 +39,10 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(ms|s|m|min|h|)", str(value).strip())
-        if match is None or not 0 < (seconds := float(match[1]) * _UNITS[match[2]]) <= 1e6:
-            self.fail(f"{value!r} is not a duration above zero; 10s, 500ms, 2min or 1h are", param, ctx)
-        return seconds
+        try:
+            return spelling.seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Place(click.Path):

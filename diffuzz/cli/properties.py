@@ -11,7 +11,8 @@ import attrs
 
 from diffuzz.cli.annotating import annotate
 from diffuzz.cli.options import BAD_INPUT, CONFIRMED, INTERRUPTED, answer_of, complain, print_json, print_text, report
-from diffuzz.cli.tables import json_number, params_text
+from diffuzz.cli.tables import params_text
+from diffuzz.corpus.spelling import json_number
 from diffuzz.escaping import escaped
 from diffuzz.registry import one_line
 

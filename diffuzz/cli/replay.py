@@ -31,7 +31,7 @@ from diffuzz.cli.options import (
     report,
 )
 from diffuzz.cli.saving import check_writable, files_named, written
-from diffuzz.cli.tables import json_number
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.corpus.replay import Replayed

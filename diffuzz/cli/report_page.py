@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from diffuzz.cli.saving import command_line
+from diffuzz.corpus.spelling import command_line
 
 if TYPE_CHECKING:
     from diffuzz.corpus.candidates import Candidates

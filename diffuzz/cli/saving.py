@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -16,19 +14,6 @@ from diffuzz.replacing import replace
 HTML = click.option(
     "--html", type=FILE, metavar="FILE", help="Write a page, too: one file for a browser, which needs no network."
 )
-
-
-def command_line(*words: object) -> str:
-    """A command of diffuzz as it is typed into a shell."""
-    return shlex.join(("python", "-m", "diffuzz", *map(str, words)))
-
-
-def given_words(settings: Iterable[tuple[str, str]], others: Mapping[str, str | None]) -> list[str]:
-    """The words of a command that give these parameters, and those ``others`` of its options that have a value."""
-    from diffuzz.cases import domain
-
-    words = [word for key, value in dict(settings).items() for word in domain.option(key, value)]
-    return words + [word for name, value in others.items() if value is not None for word in (f"--{name}", value)]
 
 
 def files_named(*texts: str | None) -> list[Path]:

@@ -24,7 +24,8 @@ from diffuzz.cli.options import (
     print_text,
     report,
 )
-from diffuzz.cli.tables import bare_table, columns, fitting, folded, json_number
+from diffuzz.cli.tables import bare_table, columns, fitting, folded
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     import numpy as np

@@ -38,10 +38,10 @@ from diffuzz.cli.options import (
     print_text,
     target_named,
 )
-from diffuzz.cli.saving import HTML, check_writable, files_named, given_words, written
+from diffuzz.cli.saving import HTML, check_writable, files_named, written
 from diffuzz.cli.search_json import search_json
 from diffuzz.cli.search_text import search_text
-from diffuzz.cli.tables import json_number
+from diffuzz.corpus.spelling import given_words, json_number
 from diffuzz.escaping import escaped
 
 if TYPE_CHECKING:

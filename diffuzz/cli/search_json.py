@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffuzz.cli.tables import bound_json, json_number
+from diffuzz.cli.tables import bound_json
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.cases.space import Dim

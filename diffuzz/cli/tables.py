@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
+
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.targets.outcome import Bound
@@ -122,11 +123,6 @@ def number(value: float) -> str:
 def libraries_text(libraries: Mapping[str, str]) -> list[str]:
     """A line for each library that took part: its name, the file that was taken, and its version."""
     return [f"{name} is {about.partition('; ')[0]}." for name, about in libraries.items()]
-
-
-def json_number(value: float) -> Number:
-    """A number for JSON, which has no infinities: those are the strings "inf", "-inf", "nan"."""
-    return value if math.isfinite(value) else str(value)
 
 
 def plain(value: object) -> str:

@@ -17,7 +17,8 @@ from diffuzz.cli.options import (
     print_text,
     target_named,
 )
-from diffuzz.cli.tables import bound_json, json_number, number, plain
+from diffuzz.cli.tables import bound_json, number, plain
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.targets.parameter import Parameter, Params

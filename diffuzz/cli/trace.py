@@ -25,9 +25,10 @@ from diffuzz.cli.options import (
     print_text,
     sequence,
 )
-from diffuzz.cli.saving import HTML, check_writable, command_line, written
+from diffuzz.cli.saving import HTML, check_writable, written
 from diffuzz.cli.trace_json import trace_json
 from diffuzz.cli.trace_text import trace_text
+from diffuzz.corpus.spelling import command_line
 
 if TYPE_CHECKING:
     from diffuzz.models.dump import Dump

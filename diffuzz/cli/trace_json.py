@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diffuzz.cli.check_json import culprit_json, judged_json, model_json, not_finite_json, texts
-from diffuzz.cli.tables import json_number
 from diffuzz.cli.trace_answer import SIDES, answer, labelled, prices
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from diffuzz.cli.options import CONFIRMED, FILE, JSON, VERBOSITY, answer_of, print_json, print_text, report
-from diffuzz.cli.tables import json_number, number
+from diffuzz.cli.tables import number
+from diffuzz.corpus.spelling import json_number
 
 if TYPE_CHECKING:
     from diffuzz.vectors.vectors import Vectors

@@ -19,6 +19,7 @@ from diffuzz.corpus.entry import Counterexample
 from diffuzz.corpus.environment import arrays_of, device, environment
 from diffuzz.corpus.lost import Lost
 from diffuzz.corpus.replay import LONGEST, check_time
+from diffuzz.corpus.spelling import command_line
 from diffuzz.corpus.strict import LONGEST_TEXT, Scalar
 from diffuzz.escaping import escaped
 from diffuzz.judging.evidence import Judged
@@ -150,7 +151,7 @@ def again(one: Report, finding: Finding, kept: Kept, command: Sequence[str]) -> 
         # Multiples narrow a range further; another range or size would contradict those of the finding.
         if domain.is_domain(key) and (kind == "multiple" or name not in said):
             words += domain.option(key, value)
-    return shlex.join(("python", "-m", "diffuzz", *map(str, words)))
+    return command_line(*words)
 
 
 def still_lost(entry: Lost, asked: Keep) -> bool:

@@ -119,6 +119,11 @@ class Format:
         stored = _stored(values, kind)
         return _scale(stored) if kind.kind == "u" else stored
 
+    @property
+    def any_bytes(self) -> bool:
+        """Whether every byte string is a block that a quantiser might write: ``canonical`` changes none."""
+        return self._canonical is None
+
     def canonical(self, blocks: UInt8[np.ndarray, "b type_size"]) -> UInt8[np.ndarray, "b type_size"]:
         """``blocks`` without what no quantiser writes; the same array where every byte string is a block."""
         if self._canonical is None:

@@ -125,18 +125,24 @@ def _searched(result: Mapping[str, Any]) -> Finding:
     else:
         count = result.get("evaluations")
         message = f"at most {_number(result, 'value')}, where {_number(result, 'threshold')} is allowed; {count} cases"
-    places = [place_of_function(candidate) if candidate else None, Place(witness, 1) if witness else None]
-    known = [place for place in places if place is not None]
+    place, others = _places(candidate, witness)
     return Finding(
         rule=target,
         level=level,
         subject=subject,
         message=message,
         code=int(level == "error"),
-        place=known[0] if known else None,
-        others=tuple(known[1:]),
+        place=place,
+        others=others,
         command=_text(result, "command", None),
     )
+
+
+def _places(function: str | None, witness: str | None) -> tuple[Place | None, tuple[Place, ...]]:
+    """Where to look first, and what else belongs to it: the function, and the witness, as far as there are any."""
+    both = (place_of_function(function) if function else None, Place(witness, 1) if witness else None)
+    known = [place for place in both if place is not None]
+    return (known[0] if known else None), tuple(known[1:])
 
 
 def _confirmed(result: Mapping[str, Any], subject: str) -> str:
@@ -203,17 +209,15 @@ def _of_job(job: Mapping[str, Any]) -> Finding:
         new = bool(job.get("new"))
         level, code = ("error", 1) if new else ("warning", 0)
         said = f"{'new' if new else 'known'}: {said}"
-    function = _text(job, "function", None)
-    places = [place_of_function(function) if function else None, Place(witness, 1) if witness else None]
-    known = [place for place in places if place is not None]
+    place, others = _places(_text(job, "function", None), witness)
     return Finding(
         rule=target,
         level=level,
         subject=title,
         message=said,
         code=code,
-        place=known[0] if known else None,
-        others=tuple(known[1:]),
+        place=place,
+        others=others,
         command=_text(job, "command", None),
     )
 

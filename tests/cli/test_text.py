@@ -22,11 +22,11 @@ from diffuzz.cases.text import case_text, decimal, runs_text, space_text
 from diffuzz.cli.progress import line_printer, shown
 from diffuzz.cli.replay import junit_xml, replay_json, replay_text
 from diffuzz.cli.show import entry_text
-from diffuzz.cli.tables import json_number
 from diffuzz.cli.targets import target_json, targets_text
 from diffuzz.corpus import files
 from diffuzz.corpus.entry import Counterexample
 from diffuzz.corpus.replay import Replayed
+from diffuzz.corpus.spelling import json_number
 from diffuzz.judging.verdict import Verdict
 from diffuzz.targets.outcome import Bound
 

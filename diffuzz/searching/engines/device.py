@@ -218,7 +218,7 @@ def _bytes(jax: ModuleType, spec: TensorSpec, flat: AnyArray, partner: AnyArray,
     fmt = formats.get(spec.format or "")
     blocks = flat.reshape(rows, -1, fmt.type_size)
     turned = xp.roll(blocks, 1, axis=1).reshape(flat.shape)
-    if fmt._canonical is not None:
+    if not fmt.any_bytes:
         # Not every byte string is a block.
         return xp.where(jax.random.uniform(keys[5], (rows, 1)) < 0.5, partner, turned)
     random = jax.random.bits(keys[5], flat.shape, "uint8")
